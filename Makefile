@@ -1,0 +1,82 @@
+# The project's jobs. Each target does its own set-up; `make help` lists them.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+WHEEL := dist/meristem-$(VERSION)-py3-none-any.whl
+SOURCES := $(shell find src -type f -not -path '*/__pycache__/*')
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+WORKERS ?= 2
+
+.PHONY: help demo test check format docs zoo bench figure clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/ready-demo ## fixed, grown and pruned nets on real digits, and the report runs/demo/report.html
+	$(VENV)/bin/meristem demo
+
+test: $(VENV)/ready-test ## the tests, against the installed wheel
+	$(PYTEST) -n $(WORKERS) --dist worksteal
+
+check: $(VENV)/ready-dev docs ## format, lint, types, one-way imports, docs
+	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/ruff check src tests benchmarks
+	$(VENV)/bin/pyright
+	PYTHONPATH=src $(VENV)/bin/lint-imports
+
+format: $(VENV)/ready-dev ## rewrite the sources in the project's format
+	$(VENV)/bin/ruff format src tests benchmarks
+	$(VENV)/bin/ruff check --fix src tests benchmarks
+
+docs: $(VENV)/ready-dev ## the documentation, in docs/_build/index.html
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
+zoo: $(VENV)/ready-test ## regenerate the report on what can be edited in which model
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.report
+
+bench: $(VENV)/ready-test ## all benchmarks
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks
+
+figure: demo ## the figure of the README, from the demo's results
+	$(VENV)/bin/python docs/figure.py
+
+clean: ## remove what was built; runs/ and the virtual environment stay
+	rm -rf dist docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -f $(VENV)/ready-*
+
+# --- set-up: every stage is stamped, so that it is repeated only when what it depends on has changed -------------------
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready-build: constraints.txt | $(VENV)/bin/python
+	$(INSTALL) build hatchling
+	touch $@
+
+# Without isolation: an isolated build would fetch its own, unpinned tools.
+$(WHEEL): $(SOURCES) pyproject.toml README.md LICENSE $(VENV)/ready-build
+	rm -f dist/meristem-*.whl
+	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	touch $@
+
+$(VENV)/ready-demo: $(WHEEL)
+	$(INSTALL) "$(WHEEL)[demo]"
+	$(INSTALL) --force-reinstall --no-deps $(WHEEL)
+	touch $@
+
+# torchvision and timm ask for a torch of their own choice: they are installed without their dependencies.
+$(VENV)/ready-test: $(WHEEL)
+	$(INSTALL) "$(WHEEL)[test]"
+	$(INSTALL) --force-reinstall --no-deps $(WHEEL)
+	$(INSTALL) --no-deps timm torchvision
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready-test
+	$(INSTALL) "$(WHEEL)[dev]"
+	touch $@

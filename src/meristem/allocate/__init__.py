@@ -1,0 +1,24 @@
+"""Where structure is edited: how an amount is divided over axes, within limits and budgets."""
+
+from meristem.allocate.allocator import Allocator, Offer
+from meristem.allocate.limits import Limits
+from meristem.allocate.planning import plan_growth, plan_pruning
+from meristem.allocate.proportional import Proportional
+from meristem.allocate.ranked import Ranked
+from meristem.allocate.selection import Selection, choose
+from meristem.allocate.separately import Separately
+from meristem.allocate.uniform import Uniform
+
+__all__ = [
+    "Allocator",
+    "Limits",
+    "Offer",
+    "Proportional",
+    "Ranked",
+    "Selection",
+    "Separately",
+    "Uniform",
+    "choose",
+    "plan_growth",
+    "plan_pruning",
+]

@@ -1,0 +1,54 @@
+"""Which sizes an axis may have after an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from meristem.axes.map import Axis
+from meristem.errors import ConfigError
+from meristem.schedule.schedule import Action
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The sizes that an axis may be given.
+
+    An axis that is outside already is left there; an edit never moves it further out.
+
+    Attributes:
+        minimum: smallest size that pruning leaves (default 1).
+        maximum: largest size that growth gives, or None.
+        multiple: every new size is a multiple of this (default 1), e.g. 8 for tensor cores.
+    """
+
+    minimum: int = 1
+    maximum: int | None = None
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if self.minimum < 1 or self.multiple < 1 or (self.maximum is not None and self.maximum < self.minimum):
+            raise ConfigError(f"limits must satisfy 1 <= minimum <= maximum and multiple >= 1, got {self}")
+
+    def counts(self, action: Action, size: int, most: int) -> range:
+        """The numbers of units, ascending, up to `most` (rounded up to a multiple for growth), that an axis of this
+        size may gain or lose."""
+        if action == "grow":
+            first = self.multiple - size % self.multiple
+            last = -(-(size + most) // self.multiple) * self.multiple - size
+            return range(first, last + 1 if self.maximum is None else min(last, self.maximum - size) + 1, self.multiple)
+        first = size % self.multiple or self.multiple
+        return range(first, min(most, size - self.minimum) + 1, self.multiple)
+
+
+LimitsByName: TypeAlias = "Limits | Mapping[str, Limits]"
+"""Limits for all axes, or by glob pattern of axis names: the first pattern that matches holds, no match means none."""
+
+
+def limits_of(limits: LimitsByName, axis: Axis) -> Limits:
+    """The limits that hold for one axis."""
+    if isinstance(limits, Limits):
+        return limits
+    return next((found for pattern, found in limits.items() if fnmatchcase(axis.name, pattern)), Limits())

@@ -1,0 +1,43 @@
+"""Which axes a controller may touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from meristem.axes.map import Axis, AxisMap
+from meristem.errors import FrozenAxisError, UnknownAxisError
+
+Selection: TypeAlias = "None | str | Sequence[str] | Callable[[Axis], bool]"
+"""All editable axes (None); glob patterns of axis names; or a predicate over editable axes."""
+
+
+def choose(axes: AxisMap, selection: Selection) -> tuple[Axis, ...]:
+    """The editable axes that a selection means, in the order of the map.
+
+    A pattern is matched against axis names; one without wildcards may also be anything that `axes[...]` understands.
+
+    Raises:
+        UnknownAxisError: a pattern matches no axis, or a predicate no editable one.
+        FrozenAxisError: a pattern matches frozen axes only; the message carries the reasons.
+    """
+    if selection is None:
+        return axes.editable
+    if callable(selection):
+        chosen = tuple(axis for axis in axes.editable if selection(axis))
+        if not chosen:
+            raise UnknownAxisError(f"the predicate chose none of the {len(axes.editable)} editable axes")
+        return chosen
+    patterns = (selection,) if isinstance(selection, str) else tuple(selection)
+    indices = {axis.index for pattern in patterns for axis in _matching(axes, pattern)}
+    return tuple(axis for axis in axes.editable if axis.index in indices)
+
+
+def _matching(axes: AxisMap, pattern: str) -> tuple[Axis, ...]:
+    found = tuple(axis for axis in axes if fnmatchcase(axis.name, pattern)) or (axes[pattern],)
+    editable = tuple(axis for axis in found if axis.editable)
+    if not editable:
+        reasons = "; ".join(f"{axis.name}: {axis.frozen}" for axis in found)
+        raise FrozenAxisError(f"{pattern!r} matches frozen axes only ({reasons})")
+    return editable

@@ -1,0 +1,34 @@
+"""Separately: one allocator for growth and another for pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from meristem.allocate.allocator import Allocator, Offer
+from meristem.allocate.limits import LimitsByName
+from meristem.allocate.uniform import Uniform
+from meristem.schedule.schedule import Action
+
+
+@dataclass(frozen=True)
+class Separately(Allocator):
+    """Growth is divided by one allocator and pruning by another, each within its own limits.
+
+    Attributes:
+        grow: divides growth.
+        prune: divides pruning.
+    """
+
+    limits: LimitsByName = field(init=False, repr=False, default_factory=dict)
+    grow: Allocator = field(default_factory=Uniform)
+    prune: Allocator = field(default_factory=Uniform)
+
+    def limits_for(self, action: Action) -> LimitsByName:
+        return self._of(action).limits_for(action)
+
+    def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
+        return self._of(offers[0].action).shares(total, offers)
+
+    def _of(self, action: Action) -> Allocator:
+        return self.grow if action == "grow" else self.prune

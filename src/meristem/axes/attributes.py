@@ -1,0 +1,94 @@
+"""Python attributes that hold a length: reading, writing and finding them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+Path: TypeAlias = "tuple[str | int, ...]"
+"""How to reach a value from a module: attribute names, positions in tuples and lists, keys of dictionaries."""
+
+_OPAQUE = (nn.Module, Tensor, type, str, bytes, int, float, complex, bool)
+
+
+def read(holder: Any, path: Path) -> Any:
+    """The value at a path; None if there is none."""
+    for step in path:
+        if isinstance(holder, (list, tuple)):
+            holder = holder[step] if isinstance(step, int) and step < len(holder) else None
+        elif isinstance(holder, Mapping):
+            holder = holder.get(step)
+        else:
+            holder = getattr(holder, str(step), None)
+    return holder
+
+
+def write(holder: Any, path: Path, value: Any) -> None:
+    """Set the value at a path; tuples on the way are rebuilt."""
+    step, rest = path[0], path[1:]
+    if isinstance(holder, (list, dict)):
+        if rest:
+            value = _replaced(holder[step], rest, value)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        holder[step] = value  # pyright: ignore[reportArgumentType, reportCallIssue]
+    else:
+        setattr(holder, str(step), _replaced(getattr(holder, str(step)), rest, value) if rest else value)
+
+
+def _replaced(holder: Any, path: Path, value: Any) -> Any:
+    """The holder with the value set: itself if it can be changed, a new one if it is a tuple."""
+    if not isinstance(holder, tuple):
+        write(holder, path, value)
+        return holder
+    items: list[Any] = list(holder)
+    position = int(path[0])
+    items[position] = _replaced(items[position], path[1:], value) if path[1:] else value
+    return type(holder)(*items) if hasattr(holder, "_fields") else type(holder)(items)
+
+
+@contextmanager
+def written(model: nn.Module, values: Iterable[tuple[str, Path, int]]) -> Iterator[None]:
+    """Attributes of modules set to other values for a while."""
+    saved: list[tuple[nn.Module, Path, Any]] = []
+    try:
+        for name, path, value in values:
+            module = model.get_submodule(name)
+            saved.append((module, path, read(module, path)))
+            write(module, path, value)
+        yield
+    finally:
+        for module, path, value in reversed(saved):
+            write(module, path, value)
+
+
+def lengths_of(module: nn.Module) -> Iterator[tuple[Path, int]]:
+    """Every integer that a module holds: directly, in a tuple, list or dictionary, or in a configuration object."""
+    for name, content in vars(module).items():
+        if not name.startswith("_") or isinstance(content, int):
+            yield from _lengths((name,), content, depth=2)
+
+
+def _lengths(path: Path, content: Any, depth: int) -> Iterator[tuple[Path, int]]:
+    if isinstance(content, int) and not isinstance(content, bool):
+        yield path, content
+    elif depth == 0 or callable(content) or isinstance(content, _OPAQUE):
+        return
+    elif isinstance(content, (list, tuple)):
+        for i, item in enumerate(content):
+            yield from _lengths((*path, i), item, depth - 1)
+    elif isinstance(content, Mapping):
+        for key, item in content.items():
+            if isinstance(key, str):
+                yield from _lengths((*path, key), item, depth - 1)
+    elif hasattr(content, "__dict__"):
+        for name, item in vars(content).items():
+            yield from _lengths((*path, name), item, depth - 1)
+
+
+def mentioned(path: Path, code: Iterable[CodeType]) -> bool:
+    """Whether these functions mention every name on the path."""
+    names = {name for each in code for name in (*each.co_names, *(c for c in each.co_consts if isinstance(c, str)))}
+    return all(step in names for step in path if isinstance(step, str))

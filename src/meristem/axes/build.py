@@ -1,0 +1,135 @@
+"""From what was solved and proven to the finished, immutable map."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
+from meristem.axes.map import AttributeBinding, Axis, AxisMap, Role, TensorLayout, Work
+from meristem.axes.solver import Solution
+
+_PRIORITY = ("head size", "heads", "groups", "hidden", "channels", "features")
+
+
+def build(
+    model: weakref.ref[nn.Module],
+    solution: Solution,
+    bindings: Sequence[AttributeBinding],
+    names: Mapping[str, tuple[str, ...]],
+    parameters: set[str],
+    unreached: tuple[str, ...],
+    history: tuple[Mapping[str, Any], ...],
+) -> AxisMap:
+    """Number the axes in the order of the forward pass, name them, and write everything over these numbers."""
+    space = solution.space
+    dims = {name: tuple(space.resolve(d) for d in expressions) for name, expressions in solution.layouts.items()}
+    order: dict[int, None] = {}
+    for mark in solution.marks:
+        if mark.role is Role.PRODUCES:
+            order.update(dict.fromkeys(leaves(dims[mark.origin[0]][mark.origin[1]])))
+    for expressions in (*dims.values(), [binding.value for binding in bindings]):
+        for expression in expressions:
+            order.update(dict.fromkeys(leaves(expression)))
+    number = {root: index for index, root in enumerate(order)}
+
+    def numbered(expression: Expression) -> Expression:
+        if isinstance(expression, Leaf):
+            return Leaf(number[expression.axis])
+        if isinstance(expression, Product):
+            return Product(tuple(numbered(factor) for factor in expression.factors))
+        return Concat(tuple(numbered(part) for part in expression.parts))
+
+    roles = _roles(solution, dims, number)
+    layouts = {
+        name: TensorLayout(
+            name=name,
+            names=names[name],
+            buffer=name not in parameters,
+            dims=tuple(numbered(dim) for dim in expressions),
+            roles=tuple(roles.get((name, i), {}) for i in range(len(expressions))),
+            neutral=solution.neutrals.get(name),
+        )
+        for name, expressions in dims.items()
+    }
+    kinds = _kinds(solution)
+    titles = _titles(solution, dims, order)
+    axes = tuple(
+        Axis(
+            index=index,
+            name=titles[root],
+            size=space.sizes[root],
+            kind=kinds.get(root, "units"),
+            frozen="; ".join(space.reasons[root]) or None,
+            couplings=frozenset(space.couplings[root]),
+        )
+        for root, index in number.items()
+    )
+    attributes = tuple(AttributeBinding(b.module, b.path, numbered(b.value)) for b in bindings)
+    return AxisMap(axes, layouts, attributes, _work(solution, number, numbered), unreached, model, history)
+
+
+def _roles(
+    solution: Solution, dims: Mapping[str, tuple[Expression, ...]], number: Mapping[int, int]
+) -> dict[tuple[str, int], dict[int, frozenset[Role]]]:
+    roles: dict[tuple[str, int], dict[int, frozenset[Role]]] = {}
+    for mark in solution.marks:
+        name, dim = mark.origin
+        both = set(leaves(dims[name][dim])) & solution.space.roots(mark.within)
+        found = roles.setdefault((name, dim), {})
+        for root in both:
+            found[number[root]] = found.get(number[root], frozenset()) | {mark.role}
+    return roles
+
+
+def _kinds(solution: Solution) -> dict[int, str]:
+    """What a unit of each axis is called; the more specific word wins."""
+    kinds: dict[int, str] = {}
+    for expression, word in solution.kinds:
+        for root in solution.space.roots(expression):
+            held = kinds.get(root)
+            if held is None or _PRIORITY.index(word) < _PRIORITY.index(held):
+                kinds[root] = word
+    return kinds
+
+
+def _titles(solution: Solution, dims: Mapping[str, tuple[Expression, ...]], order: Mapping[int, None]) -> dict[int, str]:
+    """The path of the first module that produces an axis; numbered where one dimension holds several axes."""
+    wished: dict[int, str] = {}
+    producers = [mark.origin for mark in solution.marks if mark.role is Role.PRODUCES]
+    anywhere = [(name, dim) for name, expressions in dims.items() for dim in range(len(expressions))]
+    for known, origins in ((True, producers), (False, anywhere)):
+        for name, dim in origins:
+            roots = list(dict.fromkeys(leaves(dims[name][dim])))
+            editable = [root for root in roots if not solution.space.reasons[root]]
+            own = editable if known and editable else roots
+            base = name.rpartition(".")[0] or name if known else f"{name}.{dim}"
+            for position, root in enumerate(own):
+                wished.setdefault(root, base if len(own) == 1 else f"{base}[{position}]")
+    taken: dict[str, int] = {}
+    titles: dict[int, str] = {}
+    for root in order:
+        base = wished.get(root, "unnamed")
+        taken[base] = taken.get(base, 0) + 1
+        titles[root] = base if taken[base] == 1 else f"{base}#{taken[base]}"
+    return titles
+
+
+def _work(solution: Solution, number: Mapping[int, int], numbered: Any) -> tuple[Work, ...]:
+    """Contractions of the first example, lengths that no edit changes multiplied out."""
+    work = []
+    space = solution.space
+    for operations in solution.operations:
+        if operations.recording != 0:
+            continue
+        fixed, lengths = 1, []
+        for length in map(space.resolve, operations.lengths):
+            if space.frozen(length) or not set(leaves(length)) <= number.keys():
+                fixed *= space.size(length)
+            else:
+                lengths.append(numbered(length))
+        work.append(Work(operations.module, fixed, tuple(lengths)))
+    return tuple(work)

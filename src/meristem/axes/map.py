@@ -1,0 +1,238 @@
+"""The map of a model: its axes, and where each axis occurs in its parameters, buffers and Python attributes."""
+
+from __future__ import annotations
+
+import difflib
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from meristem.axes.expression import Expression, Leaf, leaves, size_of
+from meristem.errors import StaleMapError, UnknownAxisError
+
+
+class Role(str, Enum):
+    """What a parameter's dimension does with the units of an axis."""
+
+    PRODUCES = "produces"
+    READS = "reads"
+    CARRIES = "carries"
+
+
+class Coupling(str, Enum):
+    """Why inserting units with zero fan-out does not by itself preserve the function."""
+
+    NORMALIZED = "normalized"
+    REDUCED = "reduced"
+    SOFTMAX = "softmax"
+    BILINEAR = "bilinear"
+    STANDARDIZED = "standardized"
+    SCALED = "scaled"
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One independent length of the model.
+
+    Attributes:
+        index: the axis's number in its map; `Leaf(index)` in expressions.
+        name: unique in the map; the path of the first module that produces it.
+        size: number of units.
+        kind: what a unit is, for people: "channels", "features", "heads", "head size", "hidden", ...
+        frozen: why it may not be edited, or None if it may.
+        couplings: why growth with zero fan-out is not exact; empty if it is.
+    """
+
+    index: int
+    name: str
+    size: int
+    kind: str
+    frozen: str | None
+    couplings: frozenset[Coupling]
+
+    @property
+    def editable(self) -> bool:
+        """Whether units may be inserted and removed."""
+        return self.frozen is None
+
+    @property
+    def exact(self) -> bool:
+        """Whether growth with zero fan-out preserves the function to float rounding."""
+        return self.editable and not self.couplings
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """How one parameter or buffer is laid out over axes.
+
+    Attributes:
+        name: its first qualified name in the model.
+        names: all its qualified names (several if tied).
+        buffer: whether it is a buffer.
+        dims: one expression per dimension.
+        roles: for each dimension, the role that it has towards each axis in it (by axis number).
+        neutral: the value that makes a carried entry do nothing (1 for scales and variances, 0 for biases and means),
+            or None where no such value exists.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    buffer: bool
+    dims: tuple[Expression, ...]
+    roles: tuple[Mapping[int, frozenset[Role]], ...]
+    neutral: float | None
+
+    def shape(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The tensor's shape when axes have the given sizes."""
+        return tuple(size_of(dim, sizes) for dim in self.dims)
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeBinding:
+    """A Python attribute that holds a length: it must change with the axes.
+
+    Attributes:
+        module: qualified name of the module.
+        path: how to reach the value from it: attribute names and tuple or list positions, e.g. `("normalized_shape", 0)`.
+        value: the length as an expression.
+    """
+
+    module: str
+    path: tuple[str | int, ...]
+    value: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One contraction of the forward pass: `2 * fixed * product(lengths)` floating-point operations.
+
+    Attributes:
+        module: qualified name of the module that ran it.
+        fixed: the product of the lengths that no edit changes (batch, positions, kernel).
+        lengths: the others.
+    """
+
+    module: str
+    fixed: int
+    lengths: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One dimension of one tensor in which an axis occurs."""
+
+    layout: TensorLayout
+    dim: int
+    roles: frozenset[Role]
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """All axes of one model. Immutable: an edit returns a new map.
+
+    Iterating yields every axis; `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by
+    the name of a tensor whose first dimension it is.
+    """
+
+    axes: tuple[Axis, ...]
+    layouts: Mapping[str, TensorLayout]
+    attributes: tuple[AttributeBinding, ...]
+    work: tuple[Work, ...]
+    unreached: tuple[str, ...]
+    model_reference: weakref.ref[nn.Module] = field(repr=False)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model this map belongs to. Raises `StaleMapError` if it no longer exists."""
+        model = self.model_reference()
+        if model is None:
+            raise StaleMapError("the traced model no longer exists; keep a reference to it, or trace the new model")
+        return model
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The size of every axis, by its number."""
+        return tuple(axis.size for axis in self.axes)
+
+    @cached_property
+    def editable(self) -> tuple[Axis, ...]:
+        """The axes that may be edited, in the order of the forward pass."""
+        return tuple(axis for axis in self.axes if axis.editable)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Axis]:
+        """Every axis by its name."""
+        return {axis.name: axis for axis in self.axes}
+
+    @cached_property
+    def places(self) -> Mapping[int, tuple[Place, ...]]:
+        """Where each axis (by number) occurs: every dimension of every tensor, in the model's order."""
+        found: dict[int, list[Place]] = {axis.index: [] for axis in self.axes}
+        for layout in self.layouts.values():
+            for dim, expression in enumerate(layout.dims):
+                for axis in dict.fromkeys(leaves(expression)):
+                    found[axis].append(Place(layout, dim, layout.roles[dim].get(axis, frozenset())))
+        return {axis: tuple(places) for axis, places in found.items()}
+
+    def __iter__(self) -> Iterator[Axis]:
+        return iter(self.axes)
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __getitem__(self, key: str) -> Axis:
+        """The axis of that name, or the only one that the module or tensor of that name produces.
+
+        Raises:
+            UnknownAxisError: none or several match; the message lists them.
+        """
+        if key in self.by_name:
+            return self.by_name[key]
+        layout = self.layouts.get(key) or self.layouts.get(f"{key}.weight")
+        found = list(dict.fromkeys(leaves(layout.dims[0]))) if layout is not None and layout.dims else []
+        if len(found) == 1:
+            return self.axes[found[0]]
+        near = [self.axes[a].name for a in found] or difflib.get_close_matches(key, list(self.by_name), n=5, cutoff=0.3)
+        what = "several axes" if found else "no axis"
+        raise UnknownAxisError(f"{what} found for {key!r}; did you mean one of: {', '.join(near) or '(none)'}")
+
+    def dimension(self, tensor: str, dim: int) -> Expression:
+        """The expression of one dimension of a parameter or buffer."""
+        return self.layouts[tensor].dims[dim]
+
+    def flops(self, sizes: Sequence[int] | None = None) -> int:
+        """Floating-point operations of one forward pass on the example input, contractions only (2 per multiply-add)."""
+        sizes = self.sizes if sizes is None else sizes
+        total = 0
+        for work in self.work:
+            product = 2 * work.fixed
+            for length in work.lengths:
+                product *= size_of(length, sizes)
+            total += product
+        return total
+
+    def parameter_count(self, sizes: Sequence[int] | None = None) -> int:
+        """Number of parameters (tied ones once) when axes have the given sizes (default: today's)."""
+        sizes = self.sizes if sizes is None else sizes
+        total = 0
+        for layout in self.layouts.values():
+            if not layout.buffer:
+                count = 1
+                for length in layout.shape(sizes):
+                    count *= length
+                total += count
+        return total
+
+    def resized(self, sizes: Mapping[int, int], record: Mapping[str, Any]) -> AxisMap:
+        """The map after an edit that gave some axes (by number) new sizes, with its record appended to the history."""
+        axes = tuple(replace(a, size=sizes[a.index]) if a.index in sizes else a for a in self.axes)
+        return replace(self, axes=axes, history=(*self.history, record))
+
+
+__all__ = ["AttributeBinding", "Axis", "AxisMap", "Coupling", "Leaf", "Place", "Role", "TensorLayout", "Work"]

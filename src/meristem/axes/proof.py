@@ -1,0 +1,266 @@
+"""Permissible means proven: give every candidate axis a new size at once, rehearse, and explain what differs.
+
+A difference is explained in one of three ways, and the rehearsal is repeated until nothing differs:
+an attribute of a module holds the old number (it is bound to the length, and lengths that share it become one axis); the
+number follows another length (the two become one axis); or neither: the axis is frozen, with the line of code that fixes
+its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+from torch import nn
+from torch._ops import OpOverload
+
+from meristem.axes.attributes import Path, lengths_of, mentioned, read
+from meristem.axes.expression import Expression, Product, leaves, size_of
+from meristem.axes.map import AttributeBinding, Coupling
+from meristem.axes.rehearsal import Divergence, Mismatch, Outcome, rehearse
+from meristem.axes.solver import Solution
+
+Example = tuple[tuple[Any, ...], Mapping[str, Any], bool]
+
+_ROUNDS = 40
+
+
+class Proof:
+    """The proof that a solved model can be edited, and what had to be assumed for it.
+
+    Attributes:
+        bindings: attributes that must change with the axes, by (module, path).
+    """
+
+    def __init__(
+        self, model: nn.Module, examples: Sequence[Example], solution: Solution, known: Callable[[OpOverload], bool]
+    ) -> None:
+        self.model = model
+        self.examples = examples
+        self.solution = solution
+        self.space = solution.space
+        self.bindings: dict[tuple[str, Path], Expression] = {}
+        self._known = known
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._by_name = dict(model.named_modules())
+
+    def run(self) -> None:
+        """Bind, tie and freeze until a rehearsal with all candidates resized goes as predicted."""
+        self._bind_facts()
+        for _ in range(_ROUNDS):
+            candidates = self.candidates()
+            if not candidates:
+                return
+            new_sizes = self._distinct(candidates)
+            outcome = self._rehearse(new_sizes)
+            self._note_scalars(outcome, new_sizes)
+            if outcome.passed:
+                return
+            explained = [self._explain(mismatch, new_sizes) for mismatch in outcome.mismatches]
+            if outcome.divergence is not None and not any(explained):
+                explained.append(self._explain_divergence(outcome.divergence))
+            if not any(explained):
+                self._give_up(outcome, candidates)
+        self._freeze_culprits(self.candidates(), "meristem could not prove that it may be edited")
+
+    def candidates(self) -> list[int]:
+        """Representative axes of parameters and buffers that nothing has frozen yet."""
+        found: dict[int, None] = {}
+        for dims in self.solution.layouts.values():
+            for dim in dims:
+                found.update(dict.fromkeys(leaves(self.space.resolve(dim))))
+        return [axis for axis in found if not self.space.reasons[axis]]
+
+    def attribute_bindings(self) -> tuple[AttributeBinding, ...]:
+        """The bindings whose value some editable axis changes."""
+        return tuple(
+            AttributeBinding(module, path, self.space.resolve(value))
+            for (module, path), value in self.bindings.items()
+            if not self.space.frozen(value)
+        )
+
+    def _rehearse(self, new_sizes: Mapping[int, int]) -> Outcome:
+        return rehearse(
+            self.model, self.examples, self.solution, self.attribute_bindings(), new_sizes, self._known
+        )
+
+    def _distinct(self, candidates: Iterable[int]) -> dict[int, int]:
+        """New sizes such that no two axes of equal size stay equal."""
+        return {axis: self.space.sizes[axis] + step for step, axis in enumerate(candidates, start=1)}
+
+    # ------------------------------------------------------------------ bindings
+
+    def _bind_facts(self) -> None:
+        """PyTorch's own layers keep lengths under the operator's argument names."""
+        for fact in self.solution.facts:
+            for name in fact.modules:
+                module = self._by_name.get(name)
+                value = None if module is None else read(module, fact.path)
+                if isinstance(value, int) and value == self.space.size(fact.value):
+                    self._bind(name, fact.path, fact.value)
+
+    def _bind(self, module: str, path: Path, value: Expression) -> bool:
+        """Tie an attribute to a length. Returns whether that said anything new."""
+        held = self.bindings.setdefault((module, path), value)
+        if held is value:
+            return True
+        before = self.space.resolve(held), self.space.resolve(value)
+        self.space.unify(held, value)
+        return before[0] != before[1]
+
+    # ------------------------------------------------------------------ explanations
+
+    def _explain(self, mismatch: Mismatch, new_sizes: Mapping[int, int]) -> bool:
+        """Whether a difference could be explained (and the explanation is new)."""
+        literal = mismatch.literal
+        if literal is None or self.space.frozen(literal.value):
+            return False
+        assert mismatch.actual is not None
+        if mismatch.actual == self.space.size(literal.value):
+            return self._bind_constant(mismatch, literal.value)
+        return self._tie(mismatch, literal.value, new_sizes)
+
+    def _bind_constant(self, mismatch: Mismatch, value: Expression) -> bool:
+        """The code passed the old number: find the attribute that holds it, innermost module first."""
+        call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
+        size = self.space.size(value)
+        for name in _outward(call.module):
+            module = self._by_name.get(name)
+            if module is None:
+                continue
+            for path, held in lengths_of(module):
+                if held == size and (name, path) not in self.bindings and mentioned(path, call.code):
+                    return self._bind(name, path, value)
+            tied = [
+                self._bind(name, path, value)
+                for (owner, path), _ in list(self.bindings.items())
+                if owner == name and read(module, path) == size and mentioned(path, call.code)
+            ]
+            if any(tied):
+                return True
+        return False
+
+    def _tie(self, mismatch: Mismatch, value: Expression, new_sizes: Mapping[int, int]) -> bool:
+        """The code passed another new number: find the length that it follows."""
+        sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
+        old, new = self.space.size(value), mismatch.actual
+        seen = list(self._lengths_seen(mismatch))
+        for other in seen:
+            if self.space.size(other) == old and size_of(other, sizes) == new:
+                return self.space.unify(value, other)
+        call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
+        siblings = self.solution.values[mismatch.recording][call.outputs[0]].dims
+        for other in seen:
+            for sibling in siblings:  # a quotient: the code divides one length by another
+                divisor, new_divisor = self.space.size(sibling), size_of(self.space.resolve(sibling), sizes)
+                whole, new_whole = self.space.size(other), size_of(other, sizes)
+                if divisor > 1 and whole == divisor * old and new_whole // new_divisor == new:
+                    return self.space.unify(other, Product((sibling, value)))
+        return False
+
+    def _lengths_seen(self, mismatch: Mismatch) -> Iterator[Expression]:
+        """Every length of every tensor up to a call, latest first, not frozen, once."""
+        recording, values = self.solution.recordings[mismatch.recording], self.solution.values[mismatch.recording]
+        seen: set[Expression] = set()
+        numbers = [o for call in recording.calls[: mismatch.call] for o in call.outputs]
+        for number in (*reversed(numbers), *recording.named.values()):
+            for dim in values[number].dims if number in values else ():
+                resolved = self.space.resolve(dim)
+                if resolved not in seen and not self.space.frozen(resolved):
+                    seen.add(resolved)
+                    yield resolved
+
+    def _explain_divergence(self, divergence: Divergence) -> bool:
+        """The model's code raised: perhaps it compares attributes. Bind those of the innermost module."""
+        module = divergence.module
+        if module is None:
+            return False
+        name = self._names[id(module)]
+        new = [
+            self._bind(name, path, value)
+            for path, held in lengths_of(module)
+            if mentioned(path, divergence.code)
+            for value in self._lengths_of_module(name, divergence.recording)
+            if self.space.size(value) == held
+        ]
+        return any(new)
+
+    def _lengths_of_module(self, name: str, recording: int) -> list[Expression]:
+        """Lengths of the tensors that a module owns or works on."""
+        values = self.solution.values[recording]
+        found: dict[Expression, None] = {}
+        for call in self.solution.recordings[recording].calls:
+            if call.module == name or call.module.startswith(f"{name}."):
+                for output in call.outputs:
+                    found.update(dict.fromkeys(self.space.resolve(dim) for dim in values[output].dims))
+        for tensor, dims in self.solution.layouts.items():
+            if tensor.startswith(f"{name}."):
+                found.update(dict.fromkeys(self.space.resolve(dim) for dim in dims))
+        return [value for value in found if not self.space.frozen(value)]
+
+    def _note_scalars(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
+        """A number that is not a length changed with the sizes, 1/sqrt(head size) say: growth is not exact."""
+        for recording, index, ratio in outcome.scalars:
+            exact = [
+                axis
+                for axis, new in new_sizes.items()
+                for power in (-1.0, -0.5, 0.5, 1.0)
+                if abs((new / self.space.sizes[axis]) ** power / ratio - 1) < 1e-9
+            ]
+            for axis in exact or new_sizes:
+                self.space.couplings[axis].add(Coupling.SCALED)
+            del recording, index
+
+    # ------------------------------------------------------------------ giving up
+
+    def _give_up(self, outcome: Outcome, candidates: Sequence[int]) -> None:
+        """Freeze what cannot be explained."""
+        for mismatch in outcome.mismatches:
+            call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
+            reason = f"the code at {call.where} fixes its size"
+            if mismatch.literal is not None:
+                self.space.freeze(mismatch.literal.value, reason)
+                continue
+            values = self.solution.values[mismatch.recording]
+            for output in call.outputs:
+                for dim in values[output].dims:
+                    self.space.freeze(dim, reason)
+        if not outcome.mismatches and outcome.divergence is not None:
+            divergence = outcome.divergence
+            reason = f"the code at {divergence.where} fixes its size ({divergence.message.splitlines()[0]})"
+            self._freeze_culprits(candidates, reason)
+
+    def _freeze_culprits(self, candidates: Sequence[int], reason: str) -> None:
+        """Find by bisection the axes whose change alone makes the rehearsal fail, and freeze them."""
+        if not candidates:
+            return
+        sizes = self._distinct(self.candidates())
+        chosen = {axis: sizes[axis] for axis in candidates if axis in sizes}
+        if not chosen or self._rehearse(chosen).passed:
+            return
+        if len(chosen) == 1:
+            self.space.reasons[next(iter(chosen))].setdefault(reason)
+            return
+        axes = list(chosen)
+        middle = len(axes) // 2
+        before = len(self.candidates())
+        self._freeze_culprits(axes[:middle], reason)
+        self._freeze_culprits(axes[middle:], reason)
+        if len(self.candidates()) == before:  # neither half fails alone: they only fail together
+            for axis in axes:
+                self.space.reasons[axis].setdefault(reason)
+
+
+def _outward(name: str) -> Iterator[str]:
+    """A module's name, then its parents'."""
+    while True:
+        yield name
+        if not name:
+            return
+        name = name.rpartition(".")[0]
+
+
+def code_names(code: Iterable[CodeType]) -> set[str]:
+    """All names that functions mention."""
+    return {name for each in code for name in each.co_names}

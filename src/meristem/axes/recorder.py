@@ -1,0 +1,210 @@
+"""Recording: run the model once under fake tensors and note every operator call, undecomposed and without computing.
+
+Under `torch.inference_mode` a dispatch mode sees composite operators (linear, conv2d, matmul, scaled dot-product
+attention, lstm, ...) whole, so that a rule per operator family suffices. Composite operators without a rule are
+decomposed into ones that may have a rule. Where the model's Python code needs values (`.item()`, branches on data), the
+same recording runs on real tensors instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_HERE = os.path.dirname(__file__) + os.sep
+_MODULE_CALL = {nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__}
+_QUERIES = ("prim.device", "aten.size", "aten.sym_size", "aten.stride", "aten.is_", "aten.numel", "aten.dim")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor among the arguments of a recorded call: its number in the recording."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operator call.
+
+    Attributes:
+        operator: the overload that was called.
+        name: its name without overload and without the trailing underscore of in-place variants, e.g. `aten.add`.
+        args, kwargs: the arguments, tensors replaced by `Ref`.
+        outputs: the numbers of the tensors that came out, in order.
+        module: qualified name of the innermost module being run.
+        where: `file:line` of the user's code that made the call.
+        code: code objects of the functions between that module and the call, innermost first.
+    """
+
+    operator: OpOverload
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[int, ...]
+    module: str
+    where: str
+    code: tuple[CodeType, ...]
+
+
+@dataclass
+class Recording:
+    """All calls of one run of the model.
+
+    Attributes:
+        calls: in order.
+        shapes, dtypes: of every tensor by number.
+        named: number of each parameter and buffer that was used, by canonical name.
+        inputs, results: numbers of the tensors that went into the model and that came out of it.
+        real: whether real tensors were needed.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
+    named: dict[str, int] = field(default_factory=dict)
+    inputs: list[int] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)
+    real: bool = False
+
+
+def short_name(operator: OpOverload) -> str:
+    """`aten.add_.Tensor` -> `aten.add`."""
+    return str(operator.overloadpacket).rstrip("_")
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """Every tensor in nested mappings, sequences and dataclasses; other objects are opaque (a key-value cache, say)."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for item in tree.values():
+            yield from tensors_in(item)
+    elif isinstance(tree, (list, tuple, set)):
+        for item in tree:
+            yield from tensors_in(item)
+    elif hasattr(tree, "__dataclass_fields__"):
+        for name in tree.__dataclass_fields__:
+            yield from tensors_in(getattr(tree, name, None))
+
+
+def substitute(tree: Any, leaf: Callable[[Tensor], Any]) -> Any:
+    """The same nesting of tuples, lists and mappings with every tensor replaced."""
+    if isinstance(tree, Tensor):
+        return leaf(tree)
+    if isinstance(tree, (list, tuple)):
+        items = [substitute(item, leaf) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    if isinstance(tree, dict):
+        return {key: substitute(item, leaf) for key, item in tree.items()}
+    return tree
+
+
+class Recorder(TorchDispatchMode):
+    """A dispatch mode that runs operators on stand-ins of real tensors and records the calls.
+
+    Args:
+        known: whether there is a rule for an operator of that name; composite ones without are decomposed.
+        stack: the qualified names of the modules being run, innermost last.
+        fake: the fake tensor mode, or None to compute for real.
+    """
+
+    def __init__(self, known: Callable[[OpOverload], bool], stack: Sequence[str], fake: FakeTensorMode | None) -> None:
+        super().__init__()
+        self.recording = Recording(real=fake is None)
+        self.fake = fake
+        self._known = known
+        self._stack = stack
+        self._numbers: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # keeps ids unique while recording
+        self._stand_ins: dict[int, Tensor] = {}
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """The context in which operators run: fake tensors, or nothing."""
+        return nullcontext() if self.fake is None else self.fake
+
+    def stand_in(self, real: Tensor) -> Tensor:
+        """The tensor that takes a real one's place."""
+        found = self._stand_ins.get(id(real))
+        if found is None:
+            if self.fake is None or isinstance(real, FakeTensor):
+                return real
+            with self.fake:
+                found = torch.empty(real.shape, dtype=real.dtype, device=real.device)
+            self.replace(real, found)
+        return found
+
+    def replace(self, real: Tensor, stand_in: Tensor) -> None:
+        """From now on use `stand_in` wherever the model's code uses `real`."""
+        self._stand_ins[id(real)] = stand_in
+        self._alive.append(real)
+
+    def number(self, tensor: Tensor) -> int:
+        """The number of a tensor in the recording."""
+        found = self._numbers.get(id(tensor))
+        if found is None:
+            found = len(self.recording.shapes)
+            self._numbers[id(tensor)] = found
+            self._alive.append(tensor)
+            self.recording.shapes.append(tuple(tensor.shape))
+            self.recording.dtypes.append(tensor.dtype)
+        return found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = short_name(func)
+        if name.startswith(_QUERIES):
+            return func(*args, **kwargs)
+        args = substitute(args, self.stand_in)
+        kwargs = substitute(kwargs, self.stand_in)
+        if not self._known(func) and func._can_decompose():
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return self.perform(func, name, args, kwargs)
+
+    def perform(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
+        """Run one operator and record it."""
+        reference = self._reference
+        call_args, call_kwargs = substitute(args, reference), substitute(kwargs, reference)
+        where, code = user_frames(sys._getframe(2))
+        with self.computing():
+            result = func(*args, **kwargs)
+        outputs = tuple(self.number(t) for t in tensors_in(result))
+        module = self._stack[-1] if self._stack else ""
+        self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, module, where, code))
+        return result
+
+    def _reference(self, tensor: Tensor) -> Ref:
+        return Ref(self.number(tensor))
+
+
+def user_frames(frame: FrameType | None) -> tuple[str, tuple[CodeType, ...]]:
+    """`file:line` of the innermost code outside PyTorch, and all code objects up to the module's call."""
+    where, code = "", []
+    inside = True
+    while frame is not None and (inside or not where):
+        current = frame.f_code
+        filename = current.co_filename
+        if current in _MODULE_CALL:
+            inside = False
+        elif not filename.startswith(_HERE):
+            if inside:
+                code.append(current)
+            if not where and not filename.startswith(_TORCH):
+                where = f"{filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return where, tuple(code)

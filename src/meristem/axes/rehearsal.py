@@ -1,0 +1,240 @@
+"""Rehearsing: run the model as if it had been edited, under stand-ins, and compare every call with the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from meristem.axes.attributes import written
+from meristem.axes.expression import Expression, size_of
+from meristem.axes.map import AttributeBinding
+from meristem.axes.recorder import Recorder, Recording, substitute, tensors_in
+from meristem.axes.running import run
+from meristem.axes.solver import Literal, Solution
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A call that did not go as predicted.
+
+    Attributes:
+        recording, call: which one, by numbers.
+        literal: the number that differed, or None if the operator failed or gave another shape.
+        actual: the number that the code passed.
+    """
+
+    recording: int
+    call: int
+    literal: Literal | None
+    actual: int | None
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The model's Python code raised or took another way.
+
+    Attributes:
+        recording, call: how far it had come.
+        module: the innermost module of the traceback.
+        where: `file:line` of the innermost frame of the model's code.
+        code: the functions between that module's and the innermost one.
+        message: the error.
+    """
+
+    recording: int
+    call: int
+    module: nn.Module | None
+    where: str
+    code: tuple[CodeType, ...]
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rehearsal found; nothing if everything went as predicted."""
+
+    mismatches: tuple[Mismatch, ...]
+    scalars: tuple[tuple[int, int, float], ...]
+    divergence: Divergence | None
+
+    @property
+    def passed(self) -> bool:
+        return not self.mismatches and self.divergence is None
+
+
+class _OtherWay(Exception):
+    """Another operator was called than recorded."""
+
+
+class _Rehearsal(Recorder):
+    """Compares calls with a recording; where they differ it notes so and goes on with what was predicted."""
+
+    def __init__(
+        self,
+        known: Callable[[OpOverload], bool],
+        stack: Sequence[str],
+        fake: FakeTensorMode | None,
+        recording: Recording,
+        literals: Mapping[int, list[Literal]],
+        length: Callable[[Expression], int],
+        predicted: Callable[[int], tuple[int, ...]],
+        number: int,
+    ) -> None:
+        super().__init__(known, stack, fake)
+        self.expected = recording
+        self.literals = literals
+        self.length = length
+        self.predicted = predicted
+        self.number_of_recording = number
+        self.index = 0
+        self.mismatches: list[Mismatch] = []
+        self.scalars: list[tuple[int, int, float]] = []
+
+    def perform(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
+        if self.index >= len(self.expected.calls) or self.expected.calls[self.index].operator is not func:
+            raise _OtherWay(f"{func} was called where another operator was recorded")
+        index, call = self.index, self.expected.calls[self.index]
+        self.index += 1
+        wrong = self._wrong_literals(index, args, kwargs)
+        self.mismatches.extend(wrong)
+        if not wrong:
+            self._compare_scalars(index, call.args, args)
+            shapes = [self.predicted(output) for output in call.outputs]
+            try:
+                with self.computing():
+                    result = func(*args, **kwargs)
+            except Exception:  # whatever it is, the edit it stands for would fail here: noted, judged by the caller
+                result = None
+            if result is not None and [tuple(t.shape) for t in tensors_in(result)] == shapes:
+                return result
+            self.mismatches.append(Mismatch(self.number_of_recording, index, None, None))
+        return self._as_predicted(func, call.outputs, args, kwargs)
+
+    def _wrong_literals(self, index: int, args: Any, kwargs: Any) -> list[Mismatch]:
+        wrong = []
+        for literal in self.literals.get(index, ()):
+            actual: Any = args[literal.path[0]] if isinstance(literal.path[0], int) else kwargs[literal.path[0]]
+            for step in literal.path[1:]:
+                actual = actual[step]
+            if actual != self.length(literal.value) and actual != -1:
+                wrong.append(Mismatch(self.number_of_recording, index, literal, int(actual)))
+        return wrong
+
+    def _compare_scalars(self, index: int, before: Sequence[Any], now: Sequence[Any]) -> None:
+        for old, new in zip(before, now, strict=False):
+            if isinstance(old, float) and isinstance(new, float) and old != new and old != 0:
+                self.scalars.append((self.number_of_recording, index, new / old))
+
+    def _as_predicted(self, func: OpOverload, outputs: tuple[int, ...], args: Any, kwargs: Any) -> Any:
+        with self.computing():
+            made = [torch.zeros(self.predicted(o), dtype=self.expected.dtypes[o]) for o in outputs]
+        returns = func._schema.returns
+        if len(returns) == 1:
+            return made if "[]" in str(returns[0].type) or "List" in str(returns[0].type) else made[0]
+        return tuple(made)
+
+
+def rehearse(
+    model: nn.Module,
+    examples: Sequence[tuple[tuple[Any, ...], Mapping[str, Any], bool]],
+    solution: Solution,
+    bindings: Sequence[AttributeBinding],
+    new_sizes: Mapping[int, int],
+    known: Callable[[OpOverload], bool],
+) -> Outcome:
+    """Run every example as if axes had the new sizes.
+
+    Args:
+        examples: arguments, keyword arguments and mode (True: training) of each recording.
+        new_sizes: by representative axis.
+
+    Must be called within `untouched(model)`.
+    """
+    space = solution.space
+    sizes = {**dict(enumerate(space.sizes)), **new_sizes}
+    lengths: dict[int, int] = {}
+    kept: list[Expression] = []
+
+    def length(expression: Expression) -> int:
+        found = lengths.get(id(expression))
+        if found is None:
+            found = lengths[id(expression)] = size_of(space.resolve(expression), sizes)
+            kept.append(expression)
+        return found
+
+    attributes = [(b.module, b.path, length(b.value)) for b in bindings]
+    mismatches: list[Mismatch] = []
+    scalars: list[tuple[int, int, float]] = []
+    for number, (args, kwargs, training) in enumerate(examples):
+        values, recording = solution.values[number], solution.recordings[number]
+        literals: dict[int, list[Literal]] = {}
+        for literal in solution.literals:
+            if literal.recording == number:
+                literals.setdefault(literal.call, []).append(literal)
+
+        def predicted(output: int, values: Any = values) -> tuple[int, ...]:
+            return tuple(length(dim) for dim in values[output].dims)
+
+        def new_tensor(name: str, tensor: Tensor, real: bool = recording.real) -> Tensor:
+            shape = tuple(length(dim) for dim in solution.layouts[name])
+            return _resized(tensor, shape) if real else torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+
+        rehearsal: _Rehearsal | None = None
+
+        def make(stack: list[str], fake: FakeTensorMode | None, *rest: Any, number: int = number) -> _Rehearsal:
+            nonlocal rehearsal
+            recording = solution.recordings[number]
+            rehearsal = _Rehearsal(known, stack, fake, recording, literals, length, predicted, number)
+            return rehearsal
+
+        model.train(training)
+        try:
+            with written(model, attributes):
+                run(model, args, kwargs, make, real=recording.real, new_tensor=new_tensor)
+        except Exception as error:  # the model's own code raised: noted, judged by the caller
+            assert rehearsal is not None, "the model could not even be set up"
+            divergence = _divergence(number, rehearsal.index, model, error)
+            return Outcome((*mismatches, *rehearsal.mismatches), (*scalars, *rehearsal.scalars), divergence)
+        assert rehearsal is not None
+        mismatches.extend(rehearsal.mismatches)
+        scalars.extend(rehearsal.scalars)
+    return Outcome(tuple(mismatches), tuple(scalars), None)
+
+
+def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A real tensor of another shape with entries like the old ones."""
+    for dim, n in enumerate(shape):
+        if tensor.shape[dim] != n:
+            tensor = tensor.index_select(dim, torch.arange(n) % tensor.shape[dim])
+    return tensor.detach().clone()
+
+
+def _divergence(number: int, call: int, model: nn.Module, error: BaseException) -> Divergence:
+    frames: list[tuple[Any, int]] = []
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        frames.append((trace.tb_frame, trace.tb_lineno))
+        trace = trace.tb_next
+    own = __file__.rpartition("/")[0]
+    frames = [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(own)]
+    members = {id(module) for module in model.modules()}
+    module, code = None, []
+    for frame, _line in frames:
+        candidate = frame.f_locals.get("self")
+        if isinstance(candidate, nn.Module) and id(candidate) in members:
+            if candidate is not module:
+                code = []
+            module = candidate
+        code.append(frame.f_code)
+    where = f"{frames[-1][0].f_code.co_filename}:{frames[-1][1]}" if frames else ""
+    return Divergence(number, call, module, where, tuple(code), f"{type(error).__name__}: {error}")
+
+
+__all__ = ["Divergence", "Mismatch", "Outcome", "rehearse", "substitute"]

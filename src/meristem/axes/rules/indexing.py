@@ -1,0 +1,85 @@
+"""Picking units by position."""
+
+from __future__ import annotations
+
+from meristem.axes.expression import ONE, Expression
+from meristem.axes.rules.registry import rule
+from meristem.axes.solver import Context, Value, broadcast
+
+PICKED = "its units are picked by position"
+
+
+@rule("select")
+def select(c: Context) -> list[Value]:
+    x = c.value(c.call.args[0])
+    dim = c.argument(1, "dim") % len(x.dims)
+    c.positional(x.dims[dim], PICKED)
+    return [c.derived([*x.dims[:dim], *x.dims[dim + 1 :]], [x])]
+
+
+@rule("unbind")
+def unbind(c: Context) -> list[Value]:
+    x = c.value(c.call.args[0])
+    dim = c.argument(1, "dim", 0) % len(x.dims)
+    c.positional(x.dims[dim], PICKED)
+    return [c.derived([*x.dims[:dim], *x.dims[dim + 1 :]], [x]) for _ in c.call.outputs]
+
+
+@rule("index")
+def index(c: Context) -> list[Value]:
+    """`x[i, :, j]`: indexed dimensions are replaced by the indices' dimensions, in place or in front."""
+    x = c.value(c.call.args[0])
+    indices = [None if i is None else c.value(i) for i in c.argument(1, "indices")]
+    used = [d for d, i in enumerate(indices) if i is not None]
+    for d in used:
+        c.positional(x.dims[d], PICKED)
+    picked = [i for i in indices if i is not None]
+    if any(c.recording.dtypes[r.value].itemsize == 1 for r in c.argument(1, "indices") if r is not None):
+        return c.unknown()  # a mask: the number of units depends on the data
+    new = broadcast(c, picked)
+    adjacent = used == list(range(used[0], used[0] + len(used)))
+    front = used[0] if adjacent else 0
+    kept: list[Expression] = [dim for d, dim in enumerate(x.dims) if d not in used]
+    return [c.derived([*kept[:front], *new, *kept[front:]], [x, *picked], keeps_zero=x.keeps_zero)]
+
+
+@rule("index_select")
+def index_select(c: Context) -> list[Value]:
+    x, picked = c.value(c.call.args[0]), c.value(c.argument(2, "index"))
+    dim = c.argument(1, "dim") % len(x.dims)
+    c.positional(x.dims[dim], PICKED)
+    new = picked.dims[0] if picked.dims else ONE
+    return [c.derived([*x.dims[:dim], new, *x.dims[dim + 1 :]], [x, picked])]
+
+
+@rule("gather", "take_along_dim", "scatter", "scatter_add", "scatter_reduce")
+def gather(c: Context) -> list[Value]:
+    x, dim = c.value(c.call.args[0]), c.argument(1, "dim")
+    positions = c.value(c.argument(2, "index"))
+    dim %= len(x.dims)
+    c.positional(x.dims[dim], PICKED)
+    c.positional(positions.dims[dim], PICKED)
+    for d, (own, other) in enumerate(zip(x.dims, positions.dims, strict=True)):
+        if d != dim and ONE not in (own, other):
+            same = c.space.size(own) == c.space.size(other)
+            c.unify(own, other) if same else c.positional(own, PICKED)
+    source = positions if c.call.name in ("aten.gather", "aten.take_along_dim") else x
+    return [c.derived(source.dims, c.tensors(), keeps_zero=False)]
+
+
+@rule("roll")
+def roll(c: Context) -> list[Value]:
+    x, dims = c.value(c.call.args[0]), c.argument(2, "dims", [])
+    for dim in dims or range(len(x.dims)):
+        c.positional(x.dims[dim], "its units are rolled along")
+    return [c.derived(x.dims, [x])]
+
+
+@rule("tril", "triu", "diagonal", "diag_embed")
+def triangle(c: Context) -> list[Value]:
+    x = c.value(c.call.args[0])
+    for dim in x.dims[-2:]:
+        c.positional(dim, PICKED)
+    if len(c.shape()) == len(x.dims):
+        return [c.derived(x.dims, [x])]
+    return c.unknown()

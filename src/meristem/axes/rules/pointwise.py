@@ -1,0 +1,94 @@
+"""Elementwise operators: lengths that meet are the same, broadcasting from the right."""
+
+from __future__ import annotations
+
+from meristem.axes.expression import ONE, Expression
+from meristem.axes.rules.registry import rule
+from meristem.axes.solver import Context, Value, broadcast
+
+_SCALES = {"aten.mul", "aten.div", "aten.true_divide"}
+_SHIFTS = {"aten.add", "aten.sub", "aten.rsub"}
+_KEEP_ZERO = _SCALES | _SHIFTS | {
+    "aten.abs", "aten.neg", "aten.relu", "aten.gelu", "aten.silu", "aten.tanh", "aten.sin", "aten.sign", "aten.sqrt",
+    "aten.leaky_relu", "aten.elu", "aten.square", "aten._to_copy",
+}  # fmt: skip
+
+
+@rule("pointwise", "isclose", "where", "masked_fill", "dist_backward", "rrelu", "hardtanh", "addcmul", "addcdiv", "lerp")
+def pointwise(c: Context) -> list[Value]:
+    values = c.tensors()
+    dims = broadcast(c, values)
+    if any(not value.static for value in values):
+        for value in values:
+            if value.static:
+                c.carry(value, _neutral(c.call.name))
+                c.meets_activation(value)
+    elif any(not value.constant for value in values):
+        for value in values:
+            if value.constant and value.dims:
+                c.carry(value, _neutral(c.call.name))
+    keeps = c.call.name in _KEEP_ZERO and _zero_stays_zero(c, values)
+    result = c.derived(dims, values, keeps_zero=keeps)
+    return [result for _ in c.call.outputs]
+
+
+def _neutral(name: str) -> float | None:
+    return 1.0 if name in _SCALES else 0.0 if name in _SHIFTS else None
+
+
+def _zero_stays_zero(c: Context, values: list[Value]) -> bool:
+    """Whether 0 in every parameter gives 0: not if a number or a constant is added."""
+    if c.call.name not in _SHIFTS:
+        return True
+    numbers = [a for a in c.call.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    return not any(numbers) and not any(value.constant for value in values)
+
+
+@rule(
+    "dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "contiguous",
+    "clone", "detach", "alias", "lift_fresh", "lift", "to", "_to_copy", "type_as", "float", "half", "cpu", "cuda",
+    "resolve_conj", "resolve_neg", "bernoulli", "native_dropout_backward", "data", "requires_grad", "softplus",
+)  # fmt: skip
+def same_shape(c: Context) -> list[Value]:
+    """The first argument, perhaps with some entries changed; further outputs (masks) look like it."""
+    x = c.value(c.call.args[0])
+    if len(x.dims) != len(c.shape()):
+        return c.unknown()
+    keeps = x.keeps_zero and c.call.name != "aten.softplus"
+    return [Value(x.dims, x.static, x.constant, x.origins, keeps) for _ in c.call.outputs]
+
+
+@rule("copy", "set_")
+def copy(c: Context) -> list[Value]:
+    """`copy_(target, source)`: what is written takes the target's dimensions."""
+    target, source = c.value(c.call.args[0]), c.value(c.call.args[1])
+    dims = broadcast(c, [target, source])
+    if target.static and not source.static:
+        c.meets_activation(target)
+    return [Value(tuple(dims), source.static and target.static, source.constant and target.constant, *_origin(target, source))]
+
+
+def _origin(target: Value, source: Value) -> tuple[tuple[frozenset[tuple[str, int]], ...]]:
+    return (target.origins if target.static and source.static else (),)
+
+
+@rule("prelu")
+def prelu(c: Context) -> list[Value]:
+    """`prelu(x, weight)`: one slope per channel (dimension 1), or one for all."""
+    x, weight = c.value(c.call.args[0]), c.value(c.call.args[1])
+    if weight.dims and weight.dims[-1] != ONE and len(x.dims) > 1:
+        c.unify(x.dims[1], weight.dims[-1])
+        c.fact("num_parameters", x.dims[1])
+    c.carry(weight, 0.25)
+    return [c.derived(x.dims, [x])]
+
+
+@rule("glu")
+def glu(c: Context) -> list[Value]:
+    """`glu(x, dim)`: the first half is multiplied by a gate from the second."""
+    x, dim = c.value(c.call.args[0]), c.argument(1, "dim", -1) % len(c.value(c.call.args[0]).dims)
+    half = c.space.size(x.dims[dim]) // 2
+    first, second = c.space.cut(x.dims[dim], [half, half])
+    c.unify(first, second)
+    dims: list[Expression] = [*x.dims[:dim], first, *x.dims[dim + 1 :]]
+    return [c.derived(dims, [x])]

@@ -1,0 +1,38 @@
+"""Which rule speaks for which operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch._ops import OpOverload
+
+from meristem.axes.recorder import short_name
+from meristem.axes.solver import Rule
+
+RULES: dict[str, Rule] = {}
+"""Rules by operator name without overload and in-place underscore, e.g. `aten.add`."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operators of these names (in the namespace `aten`)."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[f"aten.{name}"] = function
+        return function
+
+    return register
+
+
+def find(operator: OpOverload) -> Rule | None:
+    """The rule of an operator; elementwise operators are recognized by their tag."""
+    found = RULES.get(short_name(operator))
+    if found is None and torch.Tag.pointwise in operator.tags:
+        return RULES["aten.pointwise"]
+    return found
+
+
+def known(operator: OpOverload) -> bool:
+    """Whether an operator has a rule."""
+    return find(operator) is not None

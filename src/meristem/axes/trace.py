@@ -1,0 +1,165 @@
+"""`trace`: from a model and an example input to the map of its axes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+from meristem.axes.build import build
+from meristem.axes.map import AxisMap
+from meristem.axes.proof import Example, Proof
+from meristem.axes.recorder import Recorder, Recording, Ref, user_frames
+from meristem.axes.rules import find, known
+from meristem.axes.running import canonical_tensors, run, untouched
+from meristem.axes.solver import solve
+from meristem.axes.wrapped import check_model
+from meristem.errors import TraceError
+
+_NEEDS_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+    NotImplementedError,
+)
+
+
+def trace(
+    model: nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    also: Sequence[tuple[Any, Mapping[str, Any]]] = (),
+    history: Sequence[Mapping[str, Any]] = (),
+) -> AxisMap:
+    """Map a model: find its axes, what is coupled with what, and which axes may be edited.
+
+    The model's forward runs once in evaluation mode under fake tensors (nothing is computed) and once or a few times
+    more to prove that edits are permissible. If that leaves parameters unreached, it also runs in training mode. The
+    model, its buffers, mode and attributes are left exactly as they were.
+
+    Args:
+        model: any module that is not wrapped (DDP, FSDP, compiled, scripted).
+        args: the forward's positional arguments: a tuple, or a single tensor; or a mapping, taken as `kwargs`.
+        kwargs: its keyword arguments.
+        also: further examples `(args, kwargs)` for branches that the first one does not take.
+        history: edits that were applied to the model earlier, to be continued in the map's history.
+
+    Returns:
+        The map. `AxisMap.unreached` lists parameters that no example reached; they are frozen.
+
+    Raises:
+        WrappedModelError: the model is a wrapper; the message says what to pass instead.
+        TraceError: the model cannot be run on the example; the message names the source line and the operator.
+    """
+    model = check_model(model)
+    examples = [_example(args, kwargs or {}), *(_example(*more) for more in also)]
+    tensors = canonical_tensors(model)
+    parameters = {name for name, (tensor, _) in tensors.items() if isinstance(tensor, nn.Parameter)}
+    with untouched(model):
+        runs = [(example, _record(model, example)) for example in examples]
+        if _unreached(parameters, [recording for _, recording in runs]):
+            runs.extend(_training_runs(model, examples))
+        shapes = {name: tuple(tensor.shape) for name, (tensor, _) in tensors.items()}
+        solution = solve([recording for _, recording in runs], shapes, set(tensors) - parameters, find)
+        unreached = _unreached(set(tensors), solution.recordings)
+        for name in unreached:
+            for dim in solution.layouts[name]:
+                solution.space.freeze(dim, "the example input does not reach it")
+        proof = Proof(model, [example for example, _ in runs], solution, known)
+        proof.run()
+    names = {name: found for name, (_, found) in tensors.items()}
+    missing = tuple(name for name in tensors if name in unreached and name in parameters)
+    return build(weakref.ref(model), solution, proof.attribute_bindings(), names, parameters, missing, tuple(history))
+
+
+def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:
+    if isinstance(args, Tensor):
+        args = (args,)
+    elif isinstance(args, Mapping):
+        args, kwargs = (), {**args, **kwargs}
+    return tuple(args), kwargs, False
+
+
+def _record(model: nn.Module, example: Example) -> Recording:
+    """Run on fake tensors; where values are needed, on real ones."""
+    args, kwargs, training = example
+    model.train(training)
+    recorder: Recorder | None = None
+
+    def make(stack: list[str], fake: Any) -> Recorder:
+        nonlocal recorder
+        recorder = Recorder(known, stack, fake)
+        return recorder
+
+    try:
+        return run(model, args, kwargs, make, real=False).recording
+    except Exception as error:
+        if not _needs_values(error):
+            raise _trace_error(model, recorder, error) from error
+    try:
+        return run(model, args, kwargs, make, real=True).recording
+    except Exception as error:
+        raise _trace_error(model, recorder, error) from error
+
+
+def _needs_values(error: BaseException) -> bool:
+    """Whether a run failed only because fake tensors hold no values."""
+    return isinstance(error, _NEEDS_VALUES) or any(
+        text in str(error) for text in ("data-dependent", "Cannot access data pointer", "FakeTensor", "fake tensor")
+    )
+
+
+def _trace_error(model: nn.Module, recorder: Recorder | None, error: Exception) -> TraceError:
+    where, frame = "", error.__traceback__
+    while frame is not None:
+        found, _ = user_frames(frame.tb_frame)
+        where = found or where
+        frame = frame.tb_next
+    calls = recorder.recording.calls if recorder is not None else []
+    last = f" after {calls[-1].operator} in module {calls[-1].module!r}" if calls else ""
+    shapes = "" if calls else " (does the example fit the model's forward?)"
+    return TraceError(
+        f"{type(model).__name__} could not be run on the example input: {type(error).__name__}: "
+        f"{str(error).splitlines()[0] if str(error) else ''}{shapes}, at {where or 'unknown line'}{last}. "
+        "Pass the arguments that the model's forward takes: trace(model, args, kwargs)."
+    )
+
+
+def _training_runs(model: nn.Module, examples: Sequence[Example]) -> list[tuple[Example, Recording]]:
+    """What training mode adds, where the model can be run in it on these examples; parameters it leaves are reported."""
+    found: list[tuple[Example, Recording]] = []
+    for args, kwargs, _ in examples:
+        try:
+            found.append(((args, kwargs, True), _record(model, (args, kwargs, True))))
+        except TraceError:
+            continue  # e.g. batch norm on a single sample; the unreached parameters stay frozen and reported
+    return found
+
+
+def _unreached(names: set[str], recordings: Sequence[Recording]) -> set[str]:
+    """Names of tensors that no call of any recording has among its arguments."""
+    reached: set[str] = set()
+    for recording in recordings:
+        used: set[int] = set()
+        for call in recording.calls:
+            _collect((call.args, tuple(call.kwargs.values())), used)
+        reached |= {name for name, number in recording.named.items() if number in used or number in recording.results}
+    return names - reached
+
+
+def _collect(item: Any, into: set[int]) -> None:
+    if isinstance(item, Ref):
+        into.add(item.value)
+    elif isinstance(item, (list, tuple)):
+        for inner in item:
+            _collect(inner, into)

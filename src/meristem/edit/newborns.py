@@ -1,0 +1,118 @@
+"""What newborn units start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from meristem.axes.map import Axis, Role, TensorLayout
+from meristem.edit.gather import Gather
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One dimension of one tensor along which units of one axis are gathered.
+
+    A tensor in which several axes change is gathered dimension by dimension: first what merely disappears or moves,
+    then the newborns of each (axis, dimension), those that read last. `old` is the tensor as it stands at that point.
+
+    Attributes:
+        layout: the tensor's layout.
+        dim: the dimension.
+        axis: the axis, as it was before the edit.
+        roles: what the dimension does with the axis.
+        old: the tensor that is gathered.
+        sources: for each new index of the dimension the index of `old` that it copies, -1 for none; int64.
+        newborn: which new indices belong to a newborn unit (with or without a source); bool.
+        generator: the source of randomness, on the CPU whatever the tensor's device.
+    """
+
+    layout: TensorLayout
+    dim: int
+    axis: Axis
+    roles: frozenset[Role]
+    old: Tensor
+    sources: Tensor
+    newborn: Tensor
+    generator: torch.Generator
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the entries that start from nothing: that of `old`, the dimension as long as they are many."""
+        shape = list(self.old.shape)
+        shape[self.dim] = int((self.sources < 0).sum())
+        return tuple(shape)
+
+
+@runtime_checkable
+class Newborns(Protocol):
+    """What newborn units start from. Frozen dataclasses implement it, one for each growth method.
+
+    Subclasses inherit the defaults: copies are exact copies, and the function is preserved as far as zero fan-out
+    preserves it.
+    """
+
+    def values(self, s: Slice) -> Tensor:
+        """The entries of the new indices without a source, in their order; shape `s.shape`."""
+        ...
+
+    def weight_factor(self, s: Slice) -> Tensor | None:
+        """By what the entries with a source are multiplied, incumbents too: one factor per new index. None: all ones."""
+        return None
+
+    def gradient_factor(self, s: Slice) -> Tensor | None:
+        """By what the gradient of each gathered entry changes: one factor per new index. None: all ones.
+
+        The first moments that an optimizer keeps are multiplied by it, second moments by its square.
+        """
+        return None
+
+    def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
+        """Why inserting the newborns changes the function; nothing if it is preserved."""
+        return sorted(coupling.value for coupling in axis.couplings)
+
+
+@dataclass(frozen=True)
+class ZeroFanOut(Newborns):
+    """Newborns start with random fan-in weights and zero fan-out weights, so that nothing reads them at first.
+
+    The baseline of random growth (Evci et al., GradMax, ICLR 2022, arXiv 2201.05125, section 4). Entries that produce
+    the unit are normal with the root mean square of the incumbents, or with Kaiming's standard deviation
+    `sqrt(2 / fan-in)` (He et al. 2015, arXiv 1502.01852, equation 10) if those are zero. Entries that read it are zero,
+    also where the same dimension both produces and reads it (tied weights). Carried entries get the value that does
+    nothing (1 for scales and variances, 0 for biases and means); where none exists (depthwise kernels) they are random.
+
+    Preserved: the function, to rounding, on axes without couplings; the gradients and so the next update of all
+    incumbents for optimizers that work entry by entry.
+    """
+
+    def values(self, s: Slice) -> Tensor:
+        """Zeros, neutral values or random numbers, by the dimension's role."""
+        if Role.READS in s.roles:
+            return s.old.new_zeros(s.shape)
+        if Role.PRODUCES not in s.roles and s.layout.neutral is not None:
+            return s.old.new_full(s.shape, s.layout.neutral)
+        if not s.old.dtype.is_floating_point:
+            return s.old.new_zeros(s.shape)
+        return normal(s, incumbent_scale(s))
+
+
+def incumbent_scale(s: Slice) -> float:
+    """The root mean square of the old entries, or Kaiming's standard deviation if they are all zero or not finite."""
+    dtype = torch.promote_types(s.old.dtype, torch.float32)
+    scale = float(torch.linalg.vector_norm(s.old, dtype=dtype)) / math.sqrt(max(s.old.numel(), 1))
+    if scale > 0 and math.isfinite(scale):
+        return scale
+    return math.sqrt(2 * s.old.shape[s.dim] / max(s.old.numel(), 1))
+
+
+def normal(s: Slice, scale: float) -> Tensor:
+    """Normal random entries of shape `s.shape` with this standard deviation, the same on every device."""
+    dtype = torch.promote_types(s.old.dtype, torch.float32)
+    drawn = torch.randn(s.shape, generator=s.generator, dtype=dtype, device="cpu")
+    return drawn.mul_(scale).to(device=s.old.device, dtype=s.old.dtype)

@@ -1,0 +1,30 @@
+"""All growth methods, for messages, tables in the docs, and the tests that every method must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meristem.axes.map import Axis, AxisMap
+from meristem.errors import EditError
+from meristem.grow.method import Method
+from meristem.grow.net2wider import Net2Wider
+from meristem.grow.zero_fan_out import ZeroFanOut
+
+METHODS: tuple[Method, ...] = (ZeroFanOut(), Net2Wider())
+"""One of each growth method, with its default settings."""
+
+
+def require_defined(method: Method, axes: AxisMap, chosen: Iterable[Axis]) -> None:
+    """Raise `EditError` naming every chosen axis for which the method is not defined, why, and which methods are."""
+    bad = [(axis, reason) for axis in chosen if (reason := method.undefined(axes, axis)) is not None]
+    if bad:
+        lines = "; ".join(f"{axis.name} ({reason}; defined: {_defined(axes, axis)})" for axis, reason in bad)
+        raise EditError(
+            f"{type(method).__name__} is not defined for: {lines}. Leave these axes out with `axes=`, or use a method "
+            "that is defined for them."
+        )
+
+
+def _defined(axes: AxisMap, axis: Axis) -> str:
+    names = [type(method).__name__ for method in METHODS if method.undefined(axes, axis) is None]
+    return ", ".join(names) or "none"

@@ -1,0 +1,27 @@
+"""Random growth with zero fan-out: the baseline that every growth method has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meristem import edit
+from meristem.axes.map import Axis
+from meristem.edit import Gather
+from meristem.grow.method import Growth, Method, coupled
+from meristem.signals import View
+
+
+@dataclass(frozen=True)
+class ZeroFanOut(edit.ZeroFanOut, Method):
+    """Newborns read at random, at the scale of their layer, and nothing reads them yet.
+
+    Random growth as in the baselines of Evci et al., "GradMax", ICLR 2022, arXiv 2201.05125, with the zeros on the
+    outgoing side. Defined for every editable axis.
+
+    Preserved: the function, on axes without couplings; also every incumbent's gradient. On the first step a newborn's
+    fan-in has zero gradient and its fan-out `delta h^T`; from the second step on both learn.
+    Fails: nothing chooses good directions; a newborn starts as an arbitrary random feature.
+    """
+
+    def propose(self, view: View, axis: Axis, count: int) -> Growth:
+        return Growth(axis.name, Gather.grow(axis.size, count), self, coupled(axis))

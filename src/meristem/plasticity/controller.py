@@ -1,0 +1,211 @@
+"""The controller: grows and prunes a model while it trains, one call per optimizer step."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meristem.allocate import Allocator, Proportional, Selection, choose, plan_growth, plan_pruning
+from meristem.axes import AxisMap, trace
+from meristem.edit import Commit, Edit, StatePolicy, Zeros
+from meristem.errors import ConfigError
+from meristem.grow import Growth, Method
+from meristem.grow import require_defined as require_growth
+from meristem.plasticity.births import Births
+from meristem.plasticity.event import Event
+from meristem.plasticity.state import pack, unpack
+from meristem.prune import Criterion, Removal
+from meristem.prune import require_defined as require_criterion
+from meristem.schedule import Demand, Moment, Schedule
+from meristem.signals import View
+
+log = logging.getLogger("meristem.plasticity")
+
+
+class Plasticity:
+    """Grows and prunes a model while it trains.
+
+        plasticity = meristem.Plasticity(model, optimizer, x, grow=meristem.grow.ZeroFanOut(),
+                                         schedule=meristem.schedule.Every(100, grow=0.1).until(parameters=1e6))
+        for x, y in loader:
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            plasticity.step(loss)
+
+    Between edits a step costs a few comparisons: no hooks, no reading of the loss, and nothing is traced again.
+
+    Args:
+        model: the model itself, not a DDP, FSDP or compiled wrapper of it.
+        optimizer: its optimizer, or several. State and parameter groups follow every edit.
+        example: an input that the model can run on, as for `meristem.trace`: a tensor, a tuple of positional or a dict
+            of keyword arguments; or the model's `AxisMap`, if it has been traced already.
+        schedule: when to edit, and how much.
+        grow: the growth method; needed if the schedule asks for growth.
+        prune: the criterion; needed if the schedule asks for pruning.
+        allocate: how an amount is divided over axes, and the limits of their sizes. Default: in proportion to size.
+        integrate: what newborns' optimizer state starts from. Default: zeros.
+        follow: copies of the model (EMA, `AveragedModel`) to which every edit is applied as well.
+        axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None).
+        seed: all randomness of an edit derives from it and from the step; torch's global generator is left alone.
+
+    Attributes:
+        axes: today's map of the model.
+
+    Raises:
+        ConfigError: the schedule asks for growth or pruning without a method or criterion.
+        EditError: the method or criterion is not defined for a chosen axis; the message names those that are.
+        UnknownAxisError, FrozenAxisError: `axes` matches nothing that may be edited.
+        TraceError, WrappedModelError: as `meristem.trace`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any | Sequence[Any],
+        example: Any,
+        *,
+        schedule: Schedule,
+        grow: Method | None = None,
+        prune: Criterion | None = None,
+        allocate: Allocator | None = None,
+        integrate: StatePolicy | None = None,
+        follow: Iterable[nn.Module] = (),
+        axes: Selection = None,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.axes = example if isinstance(example, AxisMap) else trace(model, example)
+        self._optimizers = tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
+        self._schedule = schedule
+        self._method = grow
+        self._criterion = prune
+        self._allocator = Proportional() if allocate is None else allocate
+        self._policy = Zeros() if integrate is None else integrate
+        self._follow = tuple(follow)
+        self._selection = axes
+        self._seed = seed
+        self._step = 0
+        self._memory = schedule.initial()
+        self._births = Births()
+        self._require_settings()
+
+    def step(self, loss: Tensor | float | None = None) -> Event | None:
+        """Counts one optimizer step, and edits the model if the schedule says so.
+
+        Call it after `optimizer.step(); optimizer.zero_grad()`.
+
+        Args:
+            loss: the loss of this step; only schedules that watch it need it.
+
+        Returns:
+            what was edited, or None if nothing was.
+        """
+        self._step += 1
+        demands, self._memory = self._schedule.due(Moment(self._step, loss), self._memory)
+        return self._perform(demands) if demands else None
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps so far."""
+        return self._step
+
+    @property
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        """The JSON-able records of all edits, oldest first."""
+        return self.axes.history
+
+    @property
+    def ages(self) -> Mapping[str, Tensor]:
+        """By axis name, the age of every unit in optimizer steps: int64, shape (axis.size,), on the CPU.
+
+        Units that no edit inserted have the largest int64; axes that no edit has touched are left out.
+        """
+        return self._births.ages(self._step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the controller needs to go on, JSON-able: steps, history, births, what the schedule remembers.
+
+        Weights and optimizer state are not in it; `model.state_dict()` and `optimizer.state_dict()` hold them, or all
+        of it goes into one checkpoint without pickle:
+        `meristem.save(path, plasticity.axes, optimizer, extra=plasticity.state_dict())`.
+        """
+        return pack(self._step, self._seed, self.history, self._births, self._memory)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Gives the model its saved structure by replaying the history, and goes on from the saved step.
+
+        Call it on the controller of a freshly built model, before the weights are loaded:
+
+            plasticity.load_state_dict(saved["plasticity"])
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+
+        A model that holds the history already, as `meristem.load` returns it, is left as it is.
+
+        Raises:
+            CheckpointError: the state is malformed, the saved history does not begin with the edits that the model
+                already holds, or it was written under another kind of schedule.
+        """
+        saved = unpack(state, self.axes, self._schedule)
+        self.axes = saved.replay(self.axes, self._optimizers, self._follow)
+        self._step, self._seed = saved.step, saved.seed
+        self._births, self._memory = saved.births, saved.memory
+
+    def _require_settings(self) -> None:
+        """Refuse at once what could only fail later."""
+        chosen = choose(self.axes, self._selection)
+        for action, given in (("grow", self._method), ("prune", self._criterion)):
+            if action in self._schedule.actions and given is None:
+                raise ConfigError(f"the schedule asks to {action}, but Plasticity(..., {action}=...) was not given")
+        if self._method is not None:
+            require_growth(self._method, self.axes, chosen)
+        if self._criterion is not None:
+            require_criterion(self._criterion, self.axes, chosen)
+
+    def _perform(self, demands: Sequence[Demand]) -> Event | None:
+        """Carry out the demands of one step, one transaction each."""
+        before = self.axes
+        done: list[Growth | Removal] = []
+        edits: list[Commit] = []
+        for number, demand in enumerate(demands):
+            plans = self._plan(demand, self._random(number))
+            if plans:
+                edits.append(self._commit(plans, self._random(number)))
+                done.extend(plans)
+        if not edits:
+            log.info("step %d: nothing to edit within limits and budget (%s)", self._step, demands)
+            return None
+        event = Event.of(self._step, before, done, edits)
+        log.info("%s", event)
+        return event
+
+    def _plan(self, demand: Demand, seed: int) -> Sequence[Growth | Removal]:
+        view = View(self.axes, self._step, self.ages, torch.Generator().manual_seed(seed))
+        chosen = choose(self.axes, self._selection)
+        if demand.action == "grow" and self._method is not None:
+            return plan_growth(view, chosen, demand, self._method, self._allocator)
+        if demand.action == "prune" and self._criterion is not None:
+            return plan_pruning(view, chosen, demand, self._criterion, self._allocator)
+        raise ConfigError(f"the schedule asks to {demand.action}, but Plasticity has nothing that could")
+
+    def _commit(self, plans: Sequence[Growth | Removal], seed: int) -> Commit:
+        edit = Edit(self.axes, self._optimizers, self._follow, seed=seed, state=self._policy)
+        births = self._births
+        for plan in plans:
+            edit.gather(plan.axis, plan.gather, plan.start)
+            births = births.after(plan.axis, plan.gather, self._step)
+        commit = edit.commit()
+        self.axes, self._births = commit.axes, births
+        return commit
+
+    def _random(self, number: int) -> int:
+        """The seed of the step's edit of this number: the same in a resumed run, and on every rank."""
+        digest = hashlib.blake2b(f"{self._seed}/{self._step}/{number}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1

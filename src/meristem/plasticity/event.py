@@ -1,0 +1,78 @@
+"""What a controller did at one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from meristem.axes.map import AxisMap
+from meristem.edit import Commit
+from meristem.grow import Growth
+from meristem.prune import Removal
+
+
+@dataclass(frozen=True)
+class Event:
+    """What was edited at one step. Print it for one line, or give it to rich for a table.
+
+    Attributes:
+        step: number of optimizer steps taken.
+        births: number of newborns by axis name.
+        deaths: number of units removed by axis name.
+        parameters: number of parameters before and after.
+        flops: floating-point operations of a forward pass on the example input, before and after.
+        inexact: axes whose growth did not preserve the function exactly, with the reason.
+        edits: the transactions, in order: their records, which parameters were replaced, which lists went stale.
+    """
+
+    step: int
+    births: Mapping[str, int]
+    deaths: Mapping[str, int]
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+    inexact: Mapping[str, str]
+    edits: tuple[Commit, ...]
+
+    @classmethod
+    def of(cls, step: int, before: AxisMap, plans: Sequence[Growth | Removal], edits: Sequence[Commit]) -> Event:
+        """The event of these plans, carried out by these edits, on a model that had this map before."""
+        after = edits[-1].axes
+        grown = [plan for plan in plans if isinstance(plan, Growth)]
+        return cls(
+            step=step,
+            births=_totals((plan.axis, plan.births) for plan in grown),
+            deaths=_totals((plan.axis, len(plan.units)) for plan in plans if isinstance(plan, Removal)),
+            parameters=(before.parameter_count(), after.parameter_count()),
+            flops=(before.flops(), after.flops()),
+            inexact={plan.axis: plan.inexact for plan in grown if plan.inexact is not None},
+            edits=tuple(edits),
+        )
+
+    def __str__(self) -> str:
+        text = (
+            f"step {self.step}: {sum(self.births.values())} births and {sum(self.deaths.values())} deaths on "
+            f"{len({*self.births, *self.deaths})} axes; parameters {_change(*self.parameters)}; "
+            f"FLOPs {_change(*self.flops)}"
+        )
+        return f"{text}; not exact: {', '.join(self.inexact)}" if self.inexact else text
+
+    def __rich__(self) -> Table:
+        table = Table("axis", title=f"step {self.step}", caption=str(self))
+        for column in ("births", "deaths"):
+            table.add_column(column, justify="right")
+        for name in dict.fromkeys((*self.deaths, *self.births)):
+            table.add_row(name, str(self.births.get(name, 0)), str(self.deaths.get(name, 0)))
+        return table
+
+
+def _totals(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for name, count in counts:
+        totals[name] = totals.get(name, 0) + count
+    return totals
+
+
+def _change(before: int, after: int) -> str:
+    return f"{before:,} -> {after:,}" + (f" ({after / before - 1:+.1%})" if before else "")

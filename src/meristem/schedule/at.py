@@ -1,0 +1,39 @@
+"""At: at given steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from meristem.errors import ConfigError
+from meristem.schedule.amounts import Asking, in_steps
+from meristem.schedule.schedule import Demand, Moment, State
+
+
+@dataclass(frozen=True)
+class At(Asking):
+    """After each of these optimizer steps, e.g. `At([100, 400], grow=16)` or `At([3, 6], steps_per_epoch=391, prune=0.2)`.
+
+    Attributes:
+        times: when; the first optimizer step is 1.
+        steps_per_epoch: optimizer steps in one unit of `times` (default 1: times are steps).
+        grow, prune: how much, see `Amount`.
+    """
+
+    times: Iterable[float]
+    steps_per_epoch: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        times = (self.times,) if isinstance(self.times, (int, float)) else tuple(self.times)
+        object.__setattr__(self, "times", times)
+        if not self._steps or min(self._steps) < 1:
+            raise ConfigError(f"At needs at least one time, none before step 1; got {times!r}")
+
+    @cached_property
+    def _steps(self) -> frozenset[int]:
+        return frozenset(in_steps(time, self.steps_per_epoch, "a time of At") for time in self.times)
+
+    def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
+        return (self.demands(moment.step) if moment.step in self._steps else ()), state

@@ -1,0 +1,55 @@
+"""Every: again and again between a start and an end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from meristem.errors import ConfigError
+from meristem.schedule.amounts import Asking, in_steps
+from meristem.schedule.schedule import Demand, Moment, State
+
+
+@dataclass(frozen=True)
+class Every(Asking):
+    """Every so many optimizer steps, e.g. `Every(100, grow=0.1)` or `Every(1, steps_per_epoch=391, end=20, prune=0.05)`.
+
+    Due at `start`, `start + interval`, `start + 2 * interval`, ... up to and including `end`; with the default start of
+    0 for the first time after `interval`.
+
+    Attributes:
+        interval: time from one edit to the next.
+        start: first time.
+        end: last time (included), or None for no end.
+        steps_per_epoch: optimizer steps in one unit of the three times above (default 1: times are steps).
+        grow, prune: how much, see `Amount`.
+    """
+
+    interval: float
+    start: float = 0
+    end: float | None = None
+    steps_per_epoch: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        interval, start, end = self._steps
+        if interval < 1:
+            raise ConfigError(f"Every needs an interval of at least one optimizer step, got {self.interval!r}")
+        if end is not None and end < start:
+            raise ConfigError(f"Every ends (end={self.end!r}) before it starts (start={self.start!r})")
+
+    @cached_property
+    def _steps(self) -> tuple[int, int, int | None]:
+        end = None if self.end is None else in_steps(self.end, self.steps_per_epoch, "end")
+        return (
+            in_steps(self.interval, self.steps_per_epoch, "interval"),
+            in_steps(self.start, self.steps_per_epoch, "start"),
+            end,
+        )
+
+    def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
+        interval, start, end = self._steps
+        since = moment.step - start
+        if since % interval or since < 0 or (end is not None and moment.step > end):
+            return (), state
+        return self.demands(moment.step), state

@@ -1,0 +1,76 @@
+"""OnPlateau: when the loss has stopped falling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from meristem.errors import ConfigError
+from meristem.schedule.amounts import Asking
+from meristem.schedule.schedule import Demand, Moment, State
+
+
+@dataclass(frozen=True)
+class OnPlateau(Asking):
+    """When the mean loss of a window of steps has not improved for several windows.
+
+    A window improves if its mean is below `best - threshold * |best|`. After `patience` windows in a row without an
+    improvement the schedule is due, and then starts afresh. Losses are summed where they are (in float64) and read
+    once per window, so that a GPU is not made to wait at every step.
+
+    Attributes:
+        patience: number of windows without improvement.
+        window: optimizer steps in a window.
+        threshold: relative improvement that counts.
+        cooldown: windows that are ignored after an edit.
+        grow, prune: how much, see `Amount`.
+
+    Raises:
+        ConfigError: a whole window has passed and `plasticity.step` was never given a loss.
+    """
+
+    patience: int = 5
+    window: int = 100
+    threshold: float = 1e-3
+    cooldown: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("patience", 1), ("window", 1), ("threshold", 0), ("cooldown", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"OnPlateau({name}=...) must be at least {least}, got {getattr(self, name)!r}")
+
+    def initial(self) -> State:
+        return {"steps": 0, "readings": 0, "sum": 0.0, "best": None, "stalled": 0, "cooling": 0}
+
+    def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
+        state = self._counted(moment, state)
+        if state["steps"] < self.window:
+            return (), state
+        if not state["readings"]:
+            raise ConfigError(
+                f"OnPlateau watches the loss, but none was given in {self.window} steps; call plasticity.step(loss)"
+            )
+        state = self._judged(float(state["sum"]) / state["readings"], state)
+        if state["stalled"] < self.patience:
+            return (), state
+        return self.demands(moment.step), {**self.initial(), "cooling": self.cooldown}
+
+    def _counted(self, moment: Moment, state: State) -> State:
+        if moment.loss is None:
+            return {**state, "steps": state["steps"] + 1}
+        loss = moment.loss.detach().double() if isinstance(moment.loss, torch.Tensor) else float(moment.loss)
+        counts = {"steps": state["steps"] + 1, "readings": state["readings"] + 1}
+        return {**state, **counts, "sum": loss + state["sum"]}
+
+    def _judged(self, mean: float, state: State) -> State:
+        """The state after a full window with this mean loss."""
+        fresh = {**state, "steps": 0, "readings": 0, "sum": 0.0}
+        if state["cooling"]:
+            return {**fresh, "cooling": state["cooling"] - 1}
+        best = state["best"]
+        if math.isfinite(mean) and (best is None or mean < best - self.threshold * abs(best)):
+            return {**fresh, "best": mean, "stalled": 0}
+        return {**fresh, "stalled": state["stalled"] + 1}

@@ -1,0 +1,148 @@
+"""The configuration of one training run: validated, with a default for everything."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from meristem.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """Immutable; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Strict):
+    """Which net: a name from `meristem.train.models`, and the options of that factory."""
+
+    name: Literal["mlp", "conv", "vgg", "resnet"] = "resnet"
+    options: dict[str, Any] = {"width": 8, "inner": 8, "blocks": 2}
+
+
+class OptimizerConfig(Strict):
+    """The optimizer; the learning rate is constant or falls to zero over the run along half a cosine."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = Field(0.02, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; sgd only")
+    weight_decay: float = Field(5e-4, ge=0)
+    decay: Literal["constant", "cosine"] = "cosine"
+
+
+class EditConfig(Strict):
+    """When units are born or die, and how many: `amount` at every edit, an edit every `every` epochs.
+
+    `amount` is for all editable axes together: a whole number counts units, a fraction is a share of them.
+    """
+
+    amount: int | float = Field(gt=0)
+    start: float = Field(ge=0, description="epoch of the first edit")
+    stop: float = Field(gt=0, description="no edit after this epoch")
+    every: float = Field(gt=0, description="epochs between two edits")
+    parameters: int | None = Field(None, gt=0, description="growth stops before, pruning at this number of parameters")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EditConfig:
+        if self.stop < self.start:
+            raise ValueError(f"stop ({self.stop}) should not come before start ({self.start})")
+        return self
+
+
+class GrowConfig(EditConfig):
+    """Births: `random` weights with zero fan-out, or `net2wider` duplicates. Both preserve the function."""
+
+    method: Literal["random", "net2wider"] = "random"
+    amount: int | float = Field(0.25, gt=0)
+    start: float = Field(2.0, ge=0)
+    stop: float = Field(10.0, gt=0)
+    every: float = Field(1.0, gt=0)
+
+
+class PruneConfig(EditConfig):
+    """Deaths: units with the smallest `magnitude`, or `random` ones."""
+
+    criterion: Literal["magnitude", "random"] = "magnitude"
+    amount: int | float = Field(0.1, gt=0)
+    start: float = Field(11.0, ge=0)
+    stop: float = Field(15.0, gt=0)
+    every: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _below_one(self) -> PruneConfig:
+        if isinstance(self.amount, float) and self.amount >= 1:
+            raise ValueError(f"amount should be a whole number of units or a share below 1; found {self.amount}")
+        return self
+
+
+class TrainConfig(Strict):
+    """One training run. `grow: null` or `prune: null` leaves that part out."""
+
+    name: str = Field("digits", pattern=r"^[\w][\w.-]*$")
+    data: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "digits"
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=2)
+    evaluations: int = Field(20, ge=1, description="equally far apart, the last one at the end")
+    seed: int = Field(0, ge=0)
+    grow: GrowConfig | None = GrowConfig()
+    prune: PruneConfig | None = PruneConfig()
+    allocate: Literal["uniform", "proportional"] = Field(
+        "proportional", description="how an amount is shared between the axes: evenly, or by their sizes"
+    )
+
+
+def read_config(path: Path | str) -> TrainConfig:
+    """The configuration in a YAML file; what it leaves out has its default.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds an unknown key or a bad value; the message names it.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; 'meristem train --print-config' writes one") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a YAML file: {error}") from error
+    return parse_config({} if content is None else content, str(path))
+
+
+def parse_config(content: Any, source: str = "the configuration") -> TrainConfig:
+    """The configuration in a parsed YAML document. Raises `ConfigError` as `read_config` does."""
+    try:
+        return TrainConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise ConfigError(f"{source} is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The configuration in full, as YAML."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def _explain(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    if detail["type"] == "extra_forbidden":
+        allowed = _keys(detail["loc"][:-1])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(allowed)}"
+        return f"{place}: unknown key; {hint}"
+    return f"{place}: {detail['msg']}; found {detail['input']!r}"
+
+
+def _keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys that are allowed at a place in the configuration."""
+    parts: dict[str, type[BaseModel]] = {
+        "model": ModelConfig,
+        "optimizer": OptimizerConfig,
+        "grow": GrowConfig,
+        "prune": PruneConfig,
+    }
+    return list((parts[location[0]] if location else TrainConfig).model_fields)

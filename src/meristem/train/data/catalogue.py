@@ -1,0 +1,98 @@
+"""Which data sets there are, in which files they are sought, and how to get them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from meristem.errors import DataError
+from meristem.train.data import cifar, idx, npz
+from meristem.train.data.dataset import DataSet, from_arrays
+
+Part = tuple[np.ndarray, np.ndarray]
+Reader = Callable[[Path], "tuple[Part, Part] | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data set that lies in a data folder.
+
+    Attributes:
+        torchvision: name of the class that downloads it.
+        places: file or folder below the data folder, with the function that reads it; the first that exists is taken.
+    """
+
+    torchvision: str
+    places: tuple[tuple[str, Reader], ...]
+
+
+SOURCES = {
+    "mnist": Source("MNIST", (("mnist.npz", npz.read), ("MNIST/raw", idx.read_folder))),
+    "fashion_mnist": Source(
+        "FashionMNIST", (("fashion_mnist.npz", npz.read), ("FashionMNIST/raw", idx.read_folder))
+    ),
+    "cifar10": Source("CIFAR10", (("cifar10.npz", npz.read), ("cifar-10-batches-py", cifar.read_ten))),
+    "cifar100": Source(
+        "CIFAR100",
+        (
+            ("cifar100.npz", npz.read),
+            ("cifar-100-python", cifar.read_hundred),
+            ("cifar100_small.npz", npz.read),
+        ),
+    ),
+}
+
+
+def load(name: str, data_dir: Path | str = "data") -> DataSet:
+    """A data set by name; `digits` comes with scikit-learn, the others are read from a data folder.
+
+    Args:
+        name: one of `NAMES`.
+        data_dir: the folder with `.npz` files or with the folders that torchvision writes. Not used by `digits`.
+
+    Raises:
+        DataError: the name is unknown, or the files are missing (the message says where they were sought and how to
+            get them) or malformed.
+    """
+    if name not in NAMES:
+        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
+    return NAMES[name](Path(data_dir))
+
+
+def _digits(_: Path) -> DataSet:
+    """The 1797 handwritten digits of scikit-learn (UCI), 8 x 8 pixels; every fourth image is a test image."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("digits comes with scikit-learn, which is not installed: pip install 'meristem[demo]'") from error
+    found = load_digits()
+    images, labels = found.images.astype(np.uint8), found.target.astype(np.int64)
+    test = np.arange(len(labels)) % 4 == 3
+    return from_arrays("digits", "scikit-learn", (images[~test], labels[~test]), (images[test], labels[test]))
+
+
+def _from_files(name: str, data_dir: Path) -> DataSet:
+    source = SOURCES[name]
+    for place, reader in source.places:
+        parts = reader(data_dir / place)
+        if parts is not None:
+            return from_arrays(name, data_dir / place, *parts)
+    sought = "\n".join(f"  {(data_dir / place).absolute()}" for place, _ in source.places)
+    raise DataError(
+        f"the data set {name!r} was not found (or is incomplete). It was sought in\n{sought}\n"
+        f"Give the folder that holds it with --data-dir, or download it once:\n"
+        f'  pip install torchvision && python -c "import torchvision.datasets as d; '
+        f"[d.{source.torchvision}({str(data_dir)!r}, train=t, download=True) for t in (True, False)]\"\n"
+        f"or put there an .npz file with {', '.join(npz.KEYS)} (uint8 images, integer labels)."
+    )
+
+
+NAMES: dict[str, Callable[[Path], DataSet]] = {
+    "digits": _digits,
+    **{name: partial(_from_files, name) for name in SOURCES},
+}
+"""Every data set by name."""

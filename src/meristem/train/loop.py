@@ -1,0 +1,143 @@
+"""The reference loop: an ordinary PyTorch training loop, and the one line that edits the net while it trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import meristem
+from meristem.axes import AxisMap
+from meristem.errors import ConfigError
+from meristem.train.build import build_model, build_optimizer, build_plasticity, build_scheduler
+from meristem.train.config import TrainConfig
+from meristem.train.data import DataSet
+from meristem.train.meter import FlopMeter
+from meristem.train.record import Change, Evaluation, Run, RunFolder
+
+Progress = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """Shows no progress."""
+
+
+def run_training(config: TrainConfig, data: DataSet, folder: Path | str, progress: Progress = silent) -> Run:
+    """Trains as configured, unless the folder already holds the finished run.
+
+    The same configuration gives the same run, bit for bit, on the same machine with the same number of threads.
+
+    Args:
+        config: what to do.
+        data: the data set that it names.
+        folder: where `config.json`, `metrics.jsonl`, `history.json` and `result.json` go.
+        progress: called after every step with the number of steps done and the number of all steps.
+
+    Raises:
+        ConfigError: the folder holds another run, the model refuses its options, or a batch is larger than the data.
+    """
+    place, described = RunFolder(folder), config.model_dump(mode="json")
+    found = place.finished(described)
+    if found is not None:
+        return found
+    place.start(described)
+    return _train(config, data, place, progress)
+
+
+def _train(config: TrainConfig, data: DataSet, place: RunFolder, progress: Progress) -> Run:
+    torch.manual_seed(config.seed)
+    inputs = Standardized(*data.channel_statistics())
+    per_epoch = _steps_per_epoch(config, data)
+    total = per_epoch * config.epochs
+    due = {round(total * k / config.evaluations) for k in range(1, config.evaluations + 1)}
+
+    model = build_model(config, data)
+    optimizer = build_optimizer(config.optimizer, model)
+    scheduler = build_scheduler(config.optimizer, optimizer, total)
+    example = inputs(data.train_images[:2])
+    plasticity = build_plasticity(config, model, optimizer, example, per_epoch)
+    axes = meristem.trace(model, example) if plasticity is None else plasticity.axes
+
+    meter, losses = FlopMeter(), []
+    evaluations: list[Evaluation] = []
+    changes: list[Change] = []
+    seconds, started = 0.0, time.perf_counter()
+    model.train()
+    for step, (images, labels) in enumerate(batches(data, config), start=1):
+        with meter.step(len(labels)):
+            loss = cross_entropy(model(inputs(images)), labels)
+            loss.backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        event = plasticity.step(loss) if plasticity is not None else None
+        if plasticity is not None and event is not None:
+            axes = plasticity.axes
+            meter.structure_changed()
+            changes.append(change(step, event))
+        if step in due:
+            seconds += time.perf_counter() - started
+            accuracy = evaluate(model, inputs, data)
+            parameters = sum(p.numel() for p in model.parameters())
+            mean_loss = sum(losses) / len(losses)
+            evaluations.append(
+                Evaluation(step, mean_loss, accuracy, parameters, meter.total, seconds, editable_sizes(axes))
+            )
+            place.append(evaluations[-1])
+            losses.clear()
+            started = time.perf_counter()
+        progress(step, total)
+    run = Run(config.name, config.seed, tuple(evaluations), tuple(changes))
+    place.finish(run, axes.history)
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Standardized:
+    """Images as the net sees them: each channel with mean 0 and variance 1 over the training images."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (n, channels, height, width) to float32 of the same shape."""
+        return (images.float() - self.mean) / self.deviation
+
+
+def batches(data: DataSet, config: TrainConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels of every step: each epoch in a new order, drawn from the seed; the incomplete batch is left out."""
+    order = torch.Generator().manual_seed(config.seed)
+    steps = _steps_per_epoch(config, data)
+    for _ in range(config.epochs):
+        shuffled = torch.randperm(len(data.train_labels), generator=order)
+        for chosen in shuffled[: steps * config.batch_size].split(config.batch_size):
+            yield data.train_images[chosen], data.train_labels[chosen]
+
+
+def evaluate(model: nn.Module, inputs: Standardized, data: DataSet, batch_size: int = 1000) -> float:
+    """Share of test images that the net gets right. Leaves the net in training mode."""
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for images, labels in zip(data.test_images.split(batch_size), data.test_labels.split(batch_size), strict=True):
+            right += int((model(inputs(images)).argmax(1) == labels).sum())
+    model.train()
+    return right / len(data.test_labels)
+
+
+def editable_sizes(axes: AxisMap) -> dict[str, int]:
+    """Units of every editable axis, by name."""
+    return {axis.name: axis.size for axis in axes.editable}
+
+
+def _steps_per_epoch(config: TrainConfig, data: DataSet) -> int:
+    steps = len(data.train_labels) // config.batch_size
+    if steps == 0:
+        raise ConfigError(f"batch_size is {config.batch_size}, but {data.name} has {len(data.train_labels)} images")
+    return steps

@@ -1,0 +1,53 @@
+"""Our own small models: every axis on its own, and the map against a table written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from .judge import (
+    Subject,
+    attempt,
+    culprits,
+    growth_check,
+    half,
+    permutation_check,
+    prune_check,
+    subject,
+)
+from .models import SMALL_ROWS
+from .tables import disagreements
+
+
+@pytest.fixture(scope="module", params=SMALL_ROWS, ids=lambda row: row.name)
+def traced(request: pytest.FixtureRequest) -> Subject:
+    return subject(request.param)
+
+
+CHECKS = {
+    "prune to half": prune_check(half),
+    "prune to one unit": prune_check(lambda size: 1),
+    "grow by 1": growth_check(lambda size: 1, 1e-12),
+    "grow by 3": growth_check(lambda size: 3, 1e-12),
+    "reorder": permutation_check,
+}
+
+
+def test_map_equals_the_table_written_by_hand(traced: Subject) -> None:
+    found = disagreements(traced.axes, traced.row.table or {})
+    frozen = {axis.name: axis.frozen for axis in traced.axes if axis.frozen}
+    assert not found, "\n".join([*found, f"frozen: {frozen}"])
+
+
+@pytest.mark.parametrize("what", CHECKS)
+def test_every_axis_on_its_own(traced: Subject, what: str) -> None:
+    problems = {axis.name: attempt(CHECKS[what], traced, [axis]) for axis in traced.axes.editable}
+    assert not {name: problem for name, problem in problems.items() if problem}
+
+
+def test_all_axes_at_once(traced: Subject) -> None:
+    axes = traced.axes.editable
+    exact = [axis for axis in axes if axis.exact]
+    assert not culprits(permutation_check, traced, axes)
+    assert not culprits(prune_check(half), traced, axes)
+    assert not culprits(growth_check(lambda size: max(1, size // 4), 1e-12), traced, axes)
+    assert not culprits(growth_check(lambda size: 2, 1e-12), traced, exact)
