@@ -15,7 +15,6 @@ def timm_model(name: str) -> Callable[[], nn.Module]:
     """A factory of a timm model."""
 
     def build() -> nn.Module:
-        install()
         import timm
 
         return timm.create_model(name, pretrained=False)
@@ -31,7 +30,7 @@ def bert(layers: int = 12) -> nn.Module:
 
 
 def llama_134m() -> nn.Module:
-    """A Llama of 134 million parameters with grouped queries (12 heads, 4 key heads)."""
+    """A Llama of 134 million parameters, one key head for each query head: the peer fails on grouped queries."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -41,7 +40,6 @@ def llama_134m() -> nn.Module:
             intermediate_size=2048,
             num_hidden_layers=12,
             num_attention_heads=12,
-            num_key_value_heads=4,
             use_cache=False,
         )
     )
@@ -60,6 +58,7 @@ FACTORIES: dict[str, Callable[[], nn.Module]] = {
 
 def build(name: str) -> nn.Module:
     """One of the models, in eval mode, always with the same weights."""
+    install()
     torch.manual_seed(0)
     return FACTORIES[name]().eval()
 

@@ -167,7 +167,10 @@ class ShuffleBlock(nn.Module):
 
 
 class TwoBranches(nn.Module):
-    """Split by chunk, one half through a convolution, joined again (as in CSP and ShuffleNetV2 blocks)."""
+    """Split by chunk, one half through a convolution, joined again (as in CSP and ShuffleNetV2 blocks).
+
+    `chunk(2)` halves whatever comes, so the two halves change together.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,6 +250,6 @@ CONVOLUTIONAL_ROWS = (
                "grouped.bias": "2*o", "depthwise.weight": "o*2, 1, 3, 3", "depthwise.bias": "o*2",
                "point.weight": "c*4, o*2, 1, 1", "point.bias": "c*4", "out.weight": "2, c, 1, 1", "out.bias": "2"}),
     Row("two_branches", TwoBranches, image(8), "convolutional", small=True,
-        table={"stem.weight": "k + w, 3, 3, 3", "stem.bias": "k + w", "branch.weight": "b, w, 3, 3", "branch.bias": "b",
+        table={"stem.weight": "2*k, 3, 3, 3", "stem.bias": "2*k", "branch.weight": "b, k, 3, 3", "branch.bias": "b",
                "scale": "k + b, 1, 1", "head.weight": "5, k + b", "head.bias": "5"}),
 )  # fmt: skip

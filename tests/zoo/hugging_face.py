@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import torchvision_stub
 from .row import Row, tokens
 
 VOCABULARY = 61
@@ -72,6 +73,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 def create(model: str, config: str, settings: dict[str, Any]) -> nn.Module:
     """A Hugging Face model with random weights."""
+    torchvision_stub.install()
     import transformers
 
     return getattr(transformers, model)(getattr(transformers, config)(**settings))

@@ -60,7 +60,7 @@ class Allocator(ABC):
 
     @abstractmethod
     def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
-        """How much of `total` each axis should get; sums to `total`. Limits need not be kept, they are applied after."""
+        """How much of `total` each axis should get; sums to `total`. Limits are applied after."""
 
     def limits_for(self, action: Action) -> LimitsByName:
         """The limits that hold for an action."""

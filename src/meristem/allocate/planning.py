@@ -63,7 +63,7 @@ def plan_pruning(
     if demand.budget is not None:
         total = _within(view.axes, offers, counts, total, demand.budget)
     return tuple(
-        Removal(axis.name, tuple(sorted(scores.argsort(stable=True)[:n].tolist())))
+        Removal(axis, tuple(sorted(scores.argsort(stable=True)[:n].tolist())))
         for (axis, scores), n in zip(scored, counts(total), strict=True)
         if n
     )

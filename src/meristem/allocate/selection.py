@@ -9,8 +9,8 @@ from typing import TypeAlias
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import FrozenAxisError, UnknownAxisError
 
-Selection: TypeAlias = "None | str | Sequence[str] | Callable[[Axis], bool]"
-"""All editable axes (None); glob patterns of axis names; or a predicate over editable axes."""
+Selection: TypeAlias = "str | Sequence[str] | Callable[[Axis], bool] | None"
+"""Glob patterns of axis names; a predicate over editable axes; or None for all editable axes."""
 
 
 def choose(axes: AxisMap, selection: Selection) -> tuple[Axis, ...]:

@@ -9,7 +9,6 @@ its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -18,6 +17,7 @@ from torch._ops import OpOverload
 from meristem.axes.attributes import Path, lengths_of, mentioned, read
 from meristem.axes.expression import Expression, Product, leaves, size_of
 from meristem.axes.map import AttributeBinding, Coupling
+from meristem.axes.recorder import references
 from meristem.axes.rehearsal import Divergence, Mismatch, Outcome, rehearse
 from meristem.axes.solver import Solution
 
@@ -114,7 +114,7 @@ class Proof:
     def _explain(self, mismatch: Mismatch, new_sizes: Mapping[int, int]) -> bool:
         """Whether a difference could be explained (and the explanation is new)."""
         literal = mismatch.literal
-        if literal is None or self.space.frozen(literal.value):
+        if literal is None:
             return False
         assert mismatch.actual is not None
         if mismatch.actual == self.space.size(literal.value):
@@ -160,11 +160,14 @@ class Proof:
         return False
 
     def _lengths_seen(self, mismatch: Mismatch) -> Iterator[Expression]:
-        """Every length of every tensor up to a call, latest first, not frozen, once."""
+        """Every length that some axis can change, of the tensors seen up to a call: its own module's first, latest first."""
         recording, values = self.solution.recordings[mismatch.recording], self.solution.values[mismatch.recording]
+        before = recording.calls[: mismatch.call]
+        module = recording.calls[mismatch.call].module
+        near = [call for call in before if call.module == module or call.module.startswith(f"{module}.")]
+        numbers = [n for call in (*reversed(near), *reversed(before)) for n in (*call.outputs, *references(call))]
         seen: set[Expression] = set()
-        numbers = [o for call in recording.calls[: mismatch.call] for o in call.outputs]
-        for number in (*reversed(numbers), *recording.named.values()):
+        for number in dict.fromkeys(numbers):
             for dim in values[number].dims if number in values else ():
                 resolved = self.space.resolve(dim)
                 if resolved not in seen and not self.space.frozen(resolved):
@@ -201,7 +204,7 @@ class Proof:
 
     def _note_scalars(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
         """A number that is not a length changed with the sizes, 1/sqrt(head size) say: growth is not exact."""
-        for recording, index, ratio in outcome.scalars:
+        for _recording, _call, ratio in outcome.scalars:
             exact = [
                 axis
                 for axis, new in new_sizes.items()
@@ -210,7 +213,6 @@ class Proof:
             ]
             for axis in exact or new_sizes:
                 self.space.couplings[axis].add(Coupling.SCALED)
-            del recording, index
 
     # ------------------------------------------------------------------ giving up
 
@@ -259,8 +261,3 @@ def _outward(name: str) -> Iterator[str]:
         if not name:
             return
         name = name.rpartition(".")[0]
-
-
-def code_names(code: Iterable[CodeType]) -> set[str]:
-    """All names that functions mention."""
-    return {name for each in code for name in each.co_names}

@@ -28,6 +28,11 @@ _MODULE_CALL = {nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__co
 _QUERIES = ("prim.device", "aten.size", "aten.sym_size", "aten.stride", "aten.is_", "aten.numel", "aten.dim")
 
 
+_SAME_TENSOR = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous"}
+"""Operators whose result is their argument again; whether PyTorch calls them depends on strides and reference counts, so
+they are not recorded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ref:
     """A tensor among the arguments of a recorded call: its number in the recording."""
@@ -78,6 +83,19 @@ class Recording:
     inputs: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
     real: bool = False
+
+
+def references(call: Call) -> Iterator[int]:
+    """The numbers of the tensors among a call's arguments."""
+
+    def visit(item: Any) -> Iterator[int]:
+        if isinstance(item, Ref):
+            yield item.value
+        elif isinstance(item, (list, tuple)):
+            for inner in item:
+                yield from visit(inner)
+
+    yield from visit((*call.args, *call.kwargs.values()))
 
 
 def short_name(operator: OpOverload) -> str:
@@ -169,6 +187,8 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         args = substitute(args, self.stand_in)
         kwargs = substitute(kwargs, self.stand_in)
+        if name in _SAME_TENSOR:
+            return self._renamed(func, args, kwargs)
         if not self._known(func) and func._can_decompose():
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -186,6 +206,13 @@ class Recorder(TorchDispatchMode):
         outputs = tuple(self.number(t) for t in tensors_in(result))
         module = self._stack[-1] if self._stack else ""
         self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, module, where, code))
+        return result
+
+    def _renamed(self, func: OpOverload, args: Any, kwargs: Any) -> Tensor:
+        with self.computing():
+            result = func(*args, **kwargs)
+        self._numbers[id(result)] = self.number(args[0])
+        self._alive.append(result)
         return result
 
     def _reference(self, tensor: Tensor) -> Ref:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from meristem.axes.attributes import written
 from meristem.axes.expression import Expression, size_of
 from meristem.axes.map import AttributeBinding
-from meristem.axes.recorder import Recorder, Recording, substitute, tensors_in
+from meristem.axes.recorder import Recorder, Recording, tensors_in, user_frames
 from meristem.axes.running import run
 from meristem.axes.solver import Literal, Solution
 
@@ -137,7 +137,7 @@ class _Rehearsal(Recorder):
             made = [torch.zeros(self.predicted(o), dtype=self.expected.dtypes[o]) for o in outputs]
         returns = func._schema.returns
         if len(returns) == 1:
-            return made if "[]" in str(returns[0].type) or "List" in str(returns[0].type) else made[0]
+            return made if isinstance(returns[0].type, torch.ListType) else made[0]
         return tuple(made)
 
 
@@ -233,8 +233,8 @@ def _divergence(number: int, call: int, model: nn.Module, error: BaseException) 
                 code = []
             module = candidate
         code.append(frame.f_code)
-    where = f"{frames[-1][0].f_code.co_filename}:{frames[-1][1]}" if frames else ""
+    where = next((w for frame, _ in reversed(frames) if (w := user_frames(frame)[0])), "")
     return Divergence(number, call, module, where, tuple(code), f"{type(error).__name__}: {error}")
 
 
-__all__ = ["Divergence", "Mismatch", "Outcome", "rehearse", "substitute"]
+__all__ = ["Divergence", "Mismatch", "Outcome", "rehearse"]

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 from meristem.axes.build import build
 from meristem.axes.map import AxisMap
 from meristem.axes.proof import Example, Proof
-from meristem.axes.recorder import Recorder, Recording, Ref, user_frames
+from meristem.axes.recorder import Recorder, Recording, references, user_frames
 from meristem.axes.rules import find, known
 from meristem.axes.running import canonical_tensors, run, untouched
 from meristem.axes.solver import solve
@@ -150,16 +150,6 @@ def _unreached(names: set[str], recordings: Sequence[Recording]) -> set[str]:
     """Names of tensors that no call of any recording has among its arguments."""
     reached: set[str] = set()
     for recording in recordings:
-        used: set[int] = set()
-        for call in recording.calls:
-            _collect((call.args, tuple(call.kwargs.values())), used)
+        used = {number for call in recording.calls for number in references(call)}
         reached |= {name for name, number in recording.named.items() if number in used or number in recording.results}
     return names - reached
-
-
-def _collect(item: Any, into: set[int]) -> None:
-    if isinstance(item, Ref):
-        into.add(item.value)
-    elif isinstance(item, (list, tuple)):
-        for inner in item:
-            _collect(inner, into)

@@ -15,21 +15,24 @@ class Growth:
     """A plan: one axis is to be gathered anew, with newborns.
 
     Attributes:
-        axis: name of the axis.
+        axis: the axis as it is before the edit.
         gather: for every new unit the old one it copies, if any, and whether it is newborn.
         start: what newborns start from, and how the weights that they share with incumbents are divided.
-        inexact: why the function is not preserved exactly, or None if it is (to float rounding).
     """
 
-    axis: str
+    axis: Axis
     gather: Gather
     start: Newborns
-    inexact: str | None = None
 
     @property
     def births(self) -> int:
         """How many units are newborn."""
         return sum(self.gather.newborn)
+
+    @property
+    def inexact(self) -> tuple[str, ...]:
+        """Why the function is not preserved to float rounding; empty if it is."""
+        return tuple(self.start.inexact(self.axis, self.gather))
 
 
 class Method(ABC):
@@ -46,8 +49,3 @@ class Method(ABC):
     @abstractmethod
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         """A plan for `count` newborns on an axis for which the method is defined."""
-
-
-def coupled(axis: Axis) -> str | None:
-    """The couplings that keep a growth of this axis from being exact, in words, or None."""
-    return ", ".join(sorted(coupling.value for coupling in axis.couplings)) or None

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap, Coupling, Role
-from meristem.edit import Gather, Slice
+from meristem.edit import Gather, Newborns, Slice
 from meristem.errors import EditError
-from meristem.grow.method import Growth, Method, coupled
+from meristem.grow.method import Growth, Method
 from meristem.signals import View
 
 
 @dataclass(frozen=True)
-class Net2Wider(Method):
+class Net2Wider(Newborns, Method):
     """Each newborn copies a parent drawn uniformly; a fan-out weight is divided by the number r of units that share it.
 
     Chen, Goodfellow, Shlens, "Net2Net", ICLR 2016, arXiv 1511.05641, section 2.2: with `g(j) = j` for incumbents and
@@ -48,7 +48,7 @@ class Net2Wider(Method):
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         parents = torch.randint(axis.size, (count,), generator=view.generator).tolist()
-        return Growth(axis.name, Gather.duplicate(axis.size, parents), self, coupled(axis))
+        return Growth(axis, Gather.duplicate(axis.size, parents), self)
 
     def values(self, s: Slice) -> Tensor:
         raise EditError("Net2Wider copies incumbents; it has no values for units without a source")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from meristem import edit
 from meristem.axes.map import Axis
 from meristem.edit import Gather
-from meristem.grow.method import Growth, Method, coupled
+from meristem.grow.method import Growth, Method
 from meristem.signals import View
 
 
@@ -24,4 +24,4 @@ class ZeroFanOut(edit.ZeroFanOut, Method):
     """
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
-        return Growth(axis.name, Gather.grow(axis.size, count), self, coupled(axis))
+        return Growth(axis, Gather.grow(axis.size, count), self)

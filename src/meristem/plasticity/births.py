@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from meristem.axes.map import Axis
 from meristem.edit import Gather
 
 _ALWAYS_THERE = -1
@@ -23,12 +24,11 @@ class Births:
 
     steps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def after(self, axis: str, gather: Gather, step: int) -> Births:
+    def after(self, axis: Axis, gather: Gather, step: int) -> Births:
         """The record after one axis was gathered at a step."""
-        size = max(gather.sources, default=-1) + 1
-        born = self.steps.get(axis, (_ALWAYS_THERE,) * size)
+        born = self.steps.get(axis.name, (_ALWAYS_THERE,) * axis.size)
         now = tuple(step if new else born[source] for source, new in zip(gather.sources, gather.newborn, strict=True))
-        return Births({**self.steps, axis: now})
+        return Births({**self.steps, axis.name: now})
 
     def ages(self, step: int) -> dict[str, Tensor]:
         """The ages of all units at a step: int64, shape (axis.size,); the largest int64 where no edit inserted them."""

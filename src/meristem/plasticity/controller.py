@@ -199,7 +199,10 @@ class Plasticity:
         edit = Edit(self.axes, self._optimizers, self._follow, seed=seed, state=self._policy)
         births = self._births
         for plan in plans:
-            edit.gather(plan.axis, plan.gather, plan.start)
+            if isinstance(plan, Growth):
+                edit.gather(plan.axis, plan.gather, plan.start)
+            else:
+                edit.prune(plan.axis, plan.units)
             births = births.after(plan.axis, plan.gather, self._step)
         commit = edit.commit()
         self.axes, self._births = commit.axes, births

@@ -23,7 +23,7 @@ class Event:
         deaths: number of units removed by axis name.
         parameters: number of parameters before and after.
         flops: floating-point operations of a forward pass on the example input, before and after.
-        inexact: axes whose growth did not preserve the function exactly, with the reason.
+        inexact: axes whose growth did not preserve the function exactly, with the reasons.
         edits: the transactions, in order: their records, which parameters were replaced, which lists went stale.
     """
 
@@ -32,7 +32,7 @@ class Event:
     deaths: Mapping[str, int]
     parameters: tuple[int, int]
     flops: tuple[int, int]
-    inexact: Mapping[str, str]
+    inexact: Mapping[str, tuple[str, ...]]
     edits: tuple[Commit, ...]
 
     @classmethod
@@ -42,11 +42,11 @@ class Event:
         grown = [plan for plan in plans if isinstance(plan, Growth)]
         return cls(
             step=step,
-            births=_totals((plan.axis, plan.births) for plan in grown),
-            deaths=_totals((plan.axis, len(plan.units)) for plan in plans if isinstance(plan, Removal)),
+            births=_totals((plan.axis.name, plan.births) for plan in grown),
+            deaths=_totals((plan.axis.name, len(plan.units)) for plan in plans if isinstance(plan, Removal)),
             parameters=(before.parameter_count(), after.parameter_count()),
             flops=(before.flops(), after.flops()),
-            inexact={plan.axis: plan.inexact for plan in grown if plan.inexact is not None},
+            inexact={plan.axis.name: plan.inexact for plan in grown if plan.inexact},
             edits=tuple(edits),
         )
 

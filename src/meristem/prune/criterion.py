@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
+from meristem.edit import Gather
 from meristem.errors import EditError
 from meristem.signals import View
 
@@ -18,12 +19,17 @@ class Removal:
     """A plan: these units of one axis are to be removed.
 
     Attributes:
-        axis: name of the axis.
+        axis: the axis as it is before the edit.
         units: which units, ascending.
     """
 
-    axis: str
+    axis: Axis
     units: tuple[int, ...]
+
+    @property
+    def gather(self) -> Gather:
+        """The units that stay."""
+        return Gather.prune(self.axis.size, self.units)
 
 
 class Criterion(ABC):

@@ -13,7 +13,7 @@ from meristem.schedule.schedule import Demand, Moment, State
 
 @dataclass(frozen=True)
 class At(Asking):
-    """After each of these optimizer steps, e.g. `At([100, 400], grow=16)` or `At([3, 6], steps_per_epoch=391, prune=0.2)`.
+    """After each of these steps, e.g. `At([100, 400], grow=16)` or `At([3, 6], steps_per_epoch=391, prune=0.2)`.
 
     Attributes:
         times: when; the first optimizer step is 1.

@@ -12,7 +12,7 @@ from meristem.schedule.schedule import Demand, Moment, State
 
 @dataclass(frozen=True)
 class Every(Asking):
-    """Every so many optimizer steps, e.g. `Every(100, grow=0.1)` or `Every(1, steps_per_epoch=391, end=20, prune=0.05)`.
+    """Every so many steps, e.g. `Every(100, grow=0.1)` or `Every(1, steps_per_epoch=391, end=20, prune=0.05)`.
 
     Due at `start`, `start + interval`, `start + 2 * interval`, ... up to and including `end`; with the default start of
     0 for the first time after `interval`.

@@ -62,7 +62,7 @@ class Demand:
 
 
 class Moment(NamedTuple):
-    """What a schedule may look at: the number of optimizer steps taken, and the loss of the last one if it was given."""
+    """What a schedule may look at: the number of optimizer steps taken, and the last one's loss if it was given."""
 
     step: int
     loss: Tensor | float | None

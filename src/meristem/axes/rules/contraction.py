@@ -82,6 +82,8 @@ def multiply(c: Context, a: Value, b: Value) -> Value:
     produces(c, a, range(len(a.dims) - 1))
     produces(c, b, [d for d in range(len(b.dims)) if d != len(b.dims) + j])
     dims = [*lead, *rows, *columns]
+    if b.static and columns:
+        c.kind(columns[0], "features")
     c.operations(*dims, a.dims[i])
     return c.derived(dims, [a, b])
 

@@ -46,7 +46,7 @@ def _zero_stays_zero(c: Context, values: list[Value]) -> bool:
 
 @rule(
     "dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "contiguous",
-    "clone", "detach", "alias", "lift_fresh", "lift", "to", "_to_copy", "type_as", "float", "half", "cpu", "cuda",
+    "clone", "to", "_to_copy", "type_as", "float", "half", "cpu", "cuda",
     "resolve_conj", "resolve_neg", "bernoulli", "native_dropout_backward", "data", "requires_grad", "softplus",
 )  # fmt: skip
 def same_shape(c: Context) -> list[Value]:

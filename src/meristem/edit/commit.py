@@ -1,0 +1,106 @@
+"""A validated edit, computed and swapped in: the only place that changes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from meristem.axes.map import AxisMap, TensorLayout
+from meristem.edit.attributes import attribute_steps, check_attributes, edited_bindings
+from meristem.edit.checks import check_copy, check_model, check_optimizers, unwrapped
+from meristem.edit.compute import Change, Computation, Recipe, gathered, overlaid
+from meristem.edit.journal import Step
+from meristem.edit.optimizer import Follow, StatePolicy, optimizer_steps
+from meristem.edit.slots import Successors, module_steps
+from meristem.edit.successor import successor
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One edit as it was collected: what changes, and who follows."""
+
+    axes: AxisMap
+    changes: tuple[Change, ...]
+    optimizers: tuple[Optimizer, ...]
+    follow: tuple[nn.Module, ...]
+    seed: int
+    state: StatePolicy
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The size of every axis after the edit."""
+        after = {change.axis.index: len(change.gather) for change in self.changes}
+        return tuple(after.get(axis.index, axis.size) for axis in self.axes)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything that an edit will do: the steps, and for each edited tensor (by its first name) the old and the new."""
+
+    steps: list[Step]
+    replaced: Mapping[str, tuple[Tensor, Tensor]]
+
+
+def validate(request: Request) -> tuple[list[TensorLayout], dict[str, Tensor]]:
+    """The layouts that change and the model's tensors by name, after all checks; nothing is touched.
+
+    Raises:
+        EditError, StaleMapError, WrappedModelError: as the functions in `checks` say.
+    """
+    axes = request.axes
+    computation = Computation(axes, request.changes, request.seed)
+    edited = [layout for layout in axes.layouts.values() if computation.touches(layout)]
+    tensors = check_model(axes, edited)
+    bindings = edited_bindings(axes, (change.axis.index for change in request.changes))
+    check_optimizers(request.optimizers, tensors, edited)
+    for copy in request.follow:
+        check_copy(copy, axes, edited)
+    for root in _roots(request):
+        check_attributes(root, bindings, axes.sizes)
+    return edited, tensors
+
+
+def prepare(request: Request) -> Prepared:
+    """Validate the edit, compute every new tensor and plan every step. Nothing is touched yet."""
+    edited, tensors = validate(request)
+    computation = Computation(request.axes, request.changes, request.seed)
+    with torch.inference_mode(False), torch.no_grad():
+        recipes: dict[str, Recipe] = {}
+        replaced: dict[str, tuple[Tensor, Tensor]] = {}
+        for layout in edited:
+            old = tensors[layout.name]
+            data, recipes[layout.name] = computation.tensor(layout, old.detach())
+            replaced[layout.name] = old, successor(old, data, recipes[layout.name])
+        pairs = [*replaced.values(), *_copies(request, recipes, replaced)]
+        successors = Successors(pairs)
+        follows = {id(old): Follow(name, old, recipes[name]) for name, (old, _) in replaced.items()}
+        steps = module_steps([*_roots(request), *request.follow], successors)
+        for optimizer in request.optimizers:
+            steps += optimizer_steps(optimizer, successors, follows, request.state)
+    bindings = edited_bindings(request.axes, (change.axis.index for change in request.changes))
+    for root in _roots(request):
+        steps += attribute_steps(root, bindings, request.sizes)
+    return Prepared(steps, replaced)
+
+
+def _roots(request: Request) -> list[nn.Module]:
+    return [request.axes.model, *(unwrapped(copy) for copy in request.follow)]
+
+
+def _copies(
+    request: Request, recipes: Mapping[str, Recipe], replaced: Mapping[str, tuple[Tensor, Tensor]]
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """The edited tensors of all copies that follow: their own incumbents, the model's newborns."""
+    layouts: Sequence[TensorLayout] = [request.axes.layouts[name] for name in recipes]
+    for copy in request.follow:
+        tensors = check_copy(copy, request.axes, layouts)
+        for name, recipe in recipes.items():
+            old = tensors[name]
+            local = {dim: along.to(old.device) for dim, along in recipe.items()}
+            weights = {dim: along.weight for dim, along in local.items() if along.weight is not None}
+            data = overlaid(gathered(old.detach(), local, weights), local, replaced[name][1].detach())
+            yield old, successor(old, data, local)

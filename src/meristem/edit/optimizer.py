@@ -1,0 +1,224 @@
+"""How an optimizer follows an edit: its groups, and its state by shape.
+
+A state tensor shaped like its parameter is gathered like it. A factored one (`torch.optim.Adafactor`'s row and column
+variances) follows along the dimensions it has, a flat one over all parameters (LBFGS) segment by segment; scalars stay.
+The state of a parameter that holds anything else is dropped with a warning, and the optimizer builds it anew.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from meristem.edit.compute import Along, Fill, Recipe, gathered
+from meristem.edit.journal import SetAttribute, SetContents, Step
+from meristem.edit.slots import Successors, object_steps
+
+
+class OptimizerStateWarning(UserWarning):
+    """State of an optimizer could not follow an edit and was reset."""
+
+
+@dataclass(frozen=True, eq=False)
+class StateSlice:
+    """One dimension of one state tensor along which units are gathered.
+
+    Attributes:
+        optimizer: the optimizer.
+        key: the name of the state, "exp_avg" for example.
+        name: the name of the parameter.
+        dim: the dimension.
+        old: the state tensor that is gathered, with the shape that it has at that point.
+        sources: for each new index of the dimension the index of `old` that it copies, -1 for none.
+    """
+
+    optimizer: Optimizer
+    key: str
+    name: str
+    dim: int
+    old: Tensor
+    sources: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the entries that start from nothing."""
+        shape = list(self.old.shape)
+        shape[self.dim] = int((self.sources < 0).sum())
+        return tuple(shape)
+
+
+@runtime_checkable
+class StatePolicy(Protocol):
+    """What the optimizer state of newborns without a source starts from. Copies take over the state of their source,
+    multiplied as the growth method's `gradient_factor` says."""
+
+    def values(self, s: StateSlice) -> Tensor:
+        """The entries of the new indices without a source; shape `s.shape`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zero for every newborn; incumbents keep theirs bit for bit. What GradMax, RigL and most others do.
+
+    With Adam a newborn's first update is then up to `(1 - beta1) / sqrt(1 - beta2)` = 3.2 learning rates, because the
+    step count that corrects the bias is the parameter's own.
+    """
+
+    def values(self, s: StateSlice) -> Tensor:
+        """Zeros."""
+        return s.old.new_zeros(s.shape)
+
+
+POWERS: Mapping[str, int] = {
+    **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "row_var", "col_var", "variance"), 2),
+    **dict.fromkeys(("acc_delta", "step_size", "ax", "d", "old_stps"), 0),
+}
+"""With which power of the gradient a state grows, where it is not the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Follow:
+    """What state needs to know of one parameter."""
+
+    name: str
+    parameter: Tensor
+    recipe: Recipe
+
+
+class _Unknown(Exception):
+    """The state has a shape without a rule."""
+
+
+def optimizer_steps(
+    optimizer: Optimizer, successors: Successors, edited: Mapping[int, Follow], policy: StatePolicy
+) -> list[Step]:
+    """Steps that make one optimizer follow: its groups (edited in place) and its state.
+
+    Args:
+        optimizer: any optimizer.
+        successors: which parameter follows which.
+        edited: what happens to each edited parameter, by its identity.
+        policy: what newborns' state starts from.
+    """
+    steps = object_steps(optimizer, successors, skip=("state",))
+    everything = [p for group in optimizer.param_groups for p in group["params"]]
+    segments = [edited.get(id(p), Follow("", p, {})) for p in everything]
+    new = []
+    for parameter, state in optimizer.state.items():
+        follow = edited.get(id(parameter), Follow("", parameter, {}) if isinstance(parameter, Tensor) else None)
+        if follow is None:
+            new.append((parameter, state))
+            continue
+        rule = _Rule(optimizer, follow, segments, policy)
+        try:
+            new.append((successors.of(parameter), {k: rule.value(k, v) for k, v in state.items()}))
+        except _Unknown as unknown:
+            warnings.warn(
+                f"{type(optimizer).__name__} keeps {unknown} for the parameter {follow.name}, which has no rule to "
+                "follow this edit; the state of that parameter is reset and will be built anew",
+                OptimizerStateWarning,
+                stacklevel=2,
+            )
+    steps.append(SetContents(optimizer.state, tuple(optimizer.state.items()), tuple(new)))
+    if getattr(optimizer, "_numel_cache", None) is not None:  # LBFGS remembers how many entries there are
+        steps.append(SetAttribute(optimizer, "_numel_cache", optimizer._numel_cache, None))  # type: ignore[attr-defined]
+    return steps
+
+
+@dataclass(frozen=True, eq=False)
+class _Rule:
+    """The shape rule for the state of one parameter."""
+
+    optimizer: Optimizer
+    follow: Follow
+    segments: list[Follow]
+    policy: StatePolicy
+
+    def value(self, key: str, value: Any) -> Any:
+        """The new value of one entry of the state; lists, tuples and dicts entry by entry."""
+        if isinstance(value, Tensor):
+            return self._tensor(key, value)
+        if isinstance(value, (list, tuple)):
+            return type(value)([self.value(key, entry) for entry in value])
+        if isinstance(value, dict):
+            return {k: self.value(key, entry) for k, entry in value.items()}
+        return value
+
+    def _tensor(self, key: str, state: Tensor) -> Tensor:
+        if state.dim() == 0:
+            return state
+        recipe = state_recipe(key, tuple(state.shape), tuple(self.follow.parameter.shape), self.follow.recipe)
+        if recipe is not None:
+            return self._gathered(key, state, self.follow, recipe)
+        lengths = [segment.parameter.numel() for segment in self.segments]
+        if tuple(state.shape) == (sum(lengths),):
+            return self._flat(key, state, lengths)
+        if state.numel() == 1 or not self.follow.recipe:
+            return state
+        raise _Unknown(f"{key!r} of shape {tuple(state.shape)}")
+
+    def _flat(self, key: str, state: Tensor, lengths: list[int]) -> Tensor:
+        if not any(segment.recipe for segment in self.segments):
+            return state
+        pieces = [
+            self._gathered(key, piece.view(segment.parameter.shape), segment, segment.recipe).reshape(-1)
+            for piece, segment in zip(state.split(lengths), self.segments, strict=True)
+        ]
+        return torch.cat(pieces)
+
+    def _gathered(self, key: str, state: Tensor, follow: Follow, recipe: Recipe) -> Tensor:
+        power = POWERS.get(key, 1)
+        if key == "momentum_buffer" and isinstance(self.optimizer, torch.optim.RMSprop):
+            power = 0  # it holds gradients that were divided by their root mean square
+        factors = {d: a.gradient**power for d, a in recipe.items() if a.gradient is not None and power}
+        return gathered(state, recipe, factors, self._fill(key, follow.name))
+
+    def _fill(self, key: str, name: str) -> Fill:
+        def fill(dim: int, old: Tensor, along: Along) -> Tensor:
+            return self.policy.values(StateSlice(self.optimizer, key, name, dim, old, along.index))
+
+        return fill
+
+
+def state_recipe(key: str, state: tuple[int, ...], parameter: tuple[int, ...], recipe: Recipe) -> Recipe | None:
+    """How state of one shape follows a parameter of another: `None` if no rule or several different ones fit.
+
+    State may lack some of the parameter's dimensions, as reductions with or without `keepdim` leave it. Where a shape
+    fits several ways, names that say "row" (the last dimension is reduced) or "col" (the last but one) decide.
+    """
+    fitting = list(_fitting(state, parameter))
+    named = _named_reduction(key, len(parameter))
+    if named is not None and any(reduced == named for reduced, _ in fitting):
+        fitting = [fit for fit in fitting if fit[0] == named]
+    elif state == parameter:
+        return recipe
+    ways = [{places[d]: along for d, along in recipe.items() if d in places} for _, places in fitting]
+    same = [way for way in ways if {d: id(a) for d, a in way.items()} == {d: id(a) for d, a in ways[0].items()}]
+    return ways[0] if ways and len(same) == len(ways) else None
+
+
+def _fitting(state: tuple[int, ...], parameter: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], dict[int, int]]]:
+    """The ways in which a state is a reduced parameter: the reduced dimensions, and where each kept one went."""
+    for count in range(len(parameter)):
+        for reduced in combinations(range(len(parameter)), count):
+            kept = [d for d in range(len(parameter)) if d not in reduced]
+            if state == tuple(1 if d in reduced else n for d, n in enumerate(parameter)):
+                yield reduced, {d: d for d in kept}
+            elif state == tuple(parameter[d] for d in kept):
+                yield reduced, {d: place for place, d in enumerate(kept)}
+
+
+def _named_reduction(key: str, dims: int) -> tuple[int, ...] | None:
+    if dims >= 2 and "row" in key:
+        return (dims - 1,)
+    if dims >= 2 and "col" in key:
+        return (dims - 2,)
+    return None

@@ -1,0 +1,78 @@
+"""What a controller saves, and how it goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from meristem.errors import CheckpointError
+from meristem.plasticity.births import Births
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a controller remembers between steps, apart from the model and its optimizers.
+
+    Attributes:
+        step: number of optimizer steps so far.
+        seed: from which the randomness of edits derives.
+        history: the records of all edits, oldest first.
+        births: when every unit was born, by axis name; -1 for units that no edit inserted.
+        schedule: what the schedule remembers.
+    """
+
+    step: int
+    seed: int
+    history: tuple[Mapping[str, Any], ...]
+    births: Mapping[str, tuple[int, ...]]
+    schedule: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """As nested dicts, lists, numbers and strings: what goes through JSON unchanged."""
+        return _plain({name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    @classmethod
+    def parse(cls, saved: Mapping[str, Any], like: State) -> State:
+        """The state from what `plain` gave.
+
+        Args:
+            saved: the nested dicts.
+            like: a state of the controller that goes on with it.
+
+        Raises:
+            CheckpointError: an entry is missing or malformed, or what the schedule remembers does not fit.
+        """
+        try:
+            state = cls(
+                step=int(saved["step"]),
+                seed=int(saved["seed"]),
+                history=tuple(saved["history"]),
+                births={str(name): tuple(int(step) for step in steps) for name, steps in saved["births"].items()},
+                schedule=saved["schedule"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"this is no state of a Plasticity: {type(error).__name__}: {error}") from error
+        if _skeleton(state.schedule) != _skeleton(like.schedule):
+            raise CheckpointError(
+                f"the state was saved under another schedule: it remembers {_skeleton(state.schedule)}, "
+                f"this one {_skeleton(like.schedule)}; build the controller with the schedule of the saved run"
+            )
+        return state
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def _skeleton(value: Any) -> Any:
+    """The keys of nested dicts and lists, without the values."""
+    if isinstance(value, Mapping):
+        return {key: _skeleton(item) for key, item in sorted(value.items())}
+    return [_skeleton(item) for item in value] if isinstance(value, (list, tuple)) else None
