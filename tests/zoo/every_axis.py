@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from .judge import attempt, culprits, growth_check, half, permutation_check, prune_check, subject
+from .judge import EXCUSED, attempt, culprits, growth_check, half, permutation_check, prune_check, subject
 from .models import ROWS
 
 CHECKS = {
@@ -44,7 +44,10 @@ def main() -> None:
         axes, problems = traced.axes.editable, {}
         for what, check in CHECKS.items():
             if options.together:
-                found = culprits(check, traced, axes)
+                compared = [axis for axis in axes if not axis.couplings & EXCUSED]
+                exact = [axis for axis in axes if axis.exact]
+                found = culprits(check, traced, axes) | culprits(check, traced, compared)
+                found |= culprits(check, traced, exact)
             else:
                 found = {axis.name: attempt(check, traced, [axis]) for axis in axes}
             problems |= {f"{what}: {name}": problem for name, problem in found.items() if problem}

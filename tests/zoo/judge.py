@@ -21,7 +21,7 @@ import meristem
 from meristem.axes.expression import units_along
 from meristem.axes.map import Axis, AxisMap, Coupling
 
-from .linear import linear
+from .linear import linear, precise
 from .row import Row
 
 Check = Callable[["Subject", Sequence[Axis]], "str | None"]
@@ -35,11 +35,12 @@ SILENT = 1e-100
 
 @dataclass(frozen=True)
 class Subject:
-    """A model of the zoo, its map, and what it is fed."""
+    """A model of the zoo, its map, what it is fed, and the parameters that a backward pass reaches."""
 
     row: Row
     model: nn.Module
     axes: AxisMap
+    trained: frozenset[str]
 
     def copied(self) -> Subject:
         """The same with a copy of the model, to be edited."""
@@ -55,8 +56,8 @@ def subject(row: Row, dtype: torch.dtype = torch.float64) -> Subject:
     """Build and trace one model of the zoo."""
     model = row.model(dtype)
     args, kwargs = row.example(dtype=dtype)
-    with torch.no_grad():
-        return Subject(row, model, meristem.trace(model, args, kwargs))
+    axes = meristem.trace(model, args, kwargs)
+    return Subject(row, model, axes, with_gradient(model, row))
 
 
 def outputs(model: nn.Module, row: Row, batch: int) -> list[Tensor]:
@@ -151,7 +152,8 @@ def growth_check(count: Callable[[int], int], tolerance: float) -> Check:
         problem = broken(subject, after, {axis.index: count(axis.size) for axis in axes})
         if problem or not all(axis.exact for axis in axes):
             return problem
-        moved = drift(after.answers(), subject.answers())
+        with precise(after.model, subject.model):
+            moved = drift(after.answers(), subject.answers())
         return None if moved <= tolerance else f"says exact and drifts by {moved:.1e}"
 
     return check
@@ -166,7 +168,8 @@ def permutation_check(subject: Subject, axes: Sequence[Axis]) -> str | None:
         random.Random(axis.index).shuffle(order)
         edit.permute(work.axes.axes[axis.index], order)
     edit.commit()
-    moved = drift(work.answers(), subject.answers())
+    with precise(work.model, subject.model):
+        moved = drift(work.answers(), subject.answers())
     return None if moved <= 1e-10 else f"changes by {moved:.1e} when units are reordered"
 
 
@@ -177,18 +180,19 @@ def broken(before: Subject, after: Subject, change: dict[int, int]) -> str | Non
     for name, layout in before.axes.layouts.items():
         if tuple(tensors[name].shape) != layout.shape(sizes):
             return f"{name} has shape {tuple(tensors[name].shape)}, predicted {layout.shape(sizes)}"
-    lost = with_gradient(before) - with_gradient(after)
+    lost = before.trained - with_gradient(after.model, after.row)
     return f"no gradient for {sorted(lost)[:3]}" if lost else None
 
 
-def with_gradient(work: Subject) -> set[str]:
-    """The parameters that a backward pass reaches; run on a copy, so that the model keeps no trace of it."""
-    model = copy.deepcopy(work.model)
-    dtype = next(model.parameters()).dtype
-    args, kwargs = work.row.example(dtype=dtype)
+def with_gradient(model: nn.Module, row: Row) -> frozenset[str]:
+    """The parameters that a backward pass reaches; leaves no gradients and no graph behind."""
+    args, kwargs = row.example(dtype=next(model.parameters()).dtype)
     answers: list[Any] = [x for x in tree_leaves(model(*args, **kwargs)) if isinstance(x, Tensor) and x.requires_grad]
     torch.stack([(answer * torch.randn_like(answer)).sum() for answer in answers]).sum().backward()
-    return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.shape == p.shape}
+    reached = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.shape == p.shape]
+    model.zero_grad(set_to_none=True)
+    outputs(model, row, row.batches[0])
+    return frozenset(reached)
 
 
 def attempt(check: Check, subject: Subject, axes: Sequence[Axis]) -> str | None:

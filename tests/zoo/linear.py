@@ -44,10 +44,24 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     return attend(query, key, value, *args, **{**kwargs, "scale": SCALE})
 
 
-def is_written_out_norm(module: nn.Module) -> bool:
-    """Whether a module normalizes in Python code of its own, over its last dimension, and then scales by `weight`."""
-    kind = type(module).__name__
-    return type(module).__module__.startswith("transformers") and (kind == "T5LayerNorm" or kind.endswith("RMSNorm"))
+def written_out_norms(models: tuple[nn.Module, ...]) -> Iterator[Any]:
+    """Modules that normalize in Python code of their own, over their last dimension, and then scale by `weight`."""
+    for model in models:
+        for module in model.modules():
+            kind = type(module)
+            if kind.__module__.startswith("transformers") and kind.__name__.endswith(("RMSNorm", "T5LayerNorm")):
+                yield module
+
+
+@contextmanager
+def precise(*models: nn.Module) -> Iterator[None]:
+    """Within this context norms that are written out, and compute in float32 whatever comes, compute in its own type."""
+    with ExitStack() as stack:
+        for module in written_out_norms(models):
+            eps: float = next(getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name))
+            forward = lambda x, w=module.weight, eps=eps: w * x * torch.rsqrt(x.pow(2).mean(-1, True) + eps)  # noqa: E731
+            stack.enter_context(patch.object(module, "forward", forward))
+        yield
 
 
 @contextmanager
@@ -61,9 +75,7 @@ def linear(*models: nn.Module) -> Iterator[None]:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        for model in models:
-            for module in model.modules():
-                if is_written_out_norm(module):
-                    forward = lambda x, weight=module.weight: affine(x, weight, None, -1)  # noqa: E731
-                    stack.enter_context(patch.object(module, "forward", forward))
+        for module in written_out_norms(models):
+            forward = lambda x, weight=module.weight: affine(x, weight, None, -1)  # noqa: E731
+            stack.enter_context(patch.object(module, "forward", forward))
         yield

@@ -57,10 +57,7 @@ class Proof:
             self._note_scalars(outcome, new_sizes)
             if outcome.passed:
                 return
-            explained = [self._explain(mismatch, new_sizes) for mismatch in outcome.mismatches]
-            if outcome.divergence is not None and not any(explained):
-                explained.append(self._explain_divergence(outcome.divergence))
-            if not any(explained):
+            if not self._explain(outcome, new_sizes):
                 self._give_up(outcome, candidates)
         self._freeze_culprits(self.candidates(), "meristem could not prove that it may be edited")
 
@@ -86,8 +83,8 @@ class Proof:
         )
 
     def _distinct(self, candidates: Iterable[int]) -> dict[int, int]:
-        """New sizes such that no two axes of equal size stay equal."""
-        return {axis: self.space.sizes[axis] + step for step, axis in enumerate(candidates, start=1)}
+        """New sizes such that no two axes of equal size stay equal, far from all old ones, so that a number tells its axis."""
+        return {axis: self.space.sizes[axis] + 97 + 6 * step for step, axis in enumerate(candidates)}
 
     # ------------------------------------------------------------------ bindings
 
@@ -105,24 +102,25 @@ class Proof:
         held = self.bindings.setdefault((module, path), value)
         if held is value:
             return True
-        before = self.space.resolve(held), self.space.resolve(value)
-        self.space.unify(held, value)
-        return before[0] != before[1]
+        return self._unify(held, value)
 
     # ------------------------------------------------------------------ explanations
 
-    def _explain(self, mismatch: Mismatch, new_sizes: Mapping[int, int]) -> bool:
-        """Whether a difference could be explained (and the explanation is new)."""
-        literal = mismatch.literal
-        if literal is None:
-            return False
-        assert mismatch.actual is not None
-        if mismatch.actual == self.space.size(literal.value):
-            return self._bind_constant(mismatch, literal.value)
-        return self._tie(mismatch, literal.value, new_sizes)
+    def _explain(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> bool:
+        """Whether anything new was learned. Attributes first: other numbers may follow from them."""
+        numbers = [m for m in outcome.mismatches if m.literal is not None]
+        constant = [m for m in numbers if m.actual == self.space.size(m.literal.value)]  # pyright: ignore[reportOptionalMemberAccess]
+        if any([self._bind_constant(m) for m in constant]):
+            return True
+        pairs = [pair for m in numbers if m not in constant for pair in self._followed(m, new_sizes)]
+        if any([self._unify(first, second) for first, second in pairs]):
+            return True
+        return outcome.divergence is not None and self._explain_divergence(outcome.divergence)
 
-    def _bind_constant(self, mismatch: Mismatch, value: Expression) -> bool:
+    def _bind_constant(self, mismatch: Mismatch) -> bool:
         """The code passed the old number: find the attribute that holds it, innermost module first."""
+        assert mismatch.literal is not None
+        value = mismatch.literal.value
         call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
         size = self.space.size(value)
         for name in _outward(call.module):
@@ -141,23 +139,29 @@ class Proof:
                 return True
         return False
 
-    def _tie(self, mismatch: Mismatch, value: Expression, new_sizes: Mapping[int, int]) -> bool:
-        """The code passed another new number: find the length that it follows."""
+    def _followed(self, mismatch: Mismatch, new_sizes: Mapping[int, int]) -> list[tuple[Expression, Expression]]:
+        """The code passed another new number: the length that it follows, as two lengths that are the same."""
+        assert mismatch.literal is not None and mismatch.actual is not None
+        value = mismatch.literal.value
         sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
         old, new = self.space.size(value), mismatch.actual
-        seen = list(self._lengths_seen(mismatch))
-        for other in seen:
-            if self.space.size(other) == old and size_of(other, sizes) == new:
-                return self.space.unify(value, other)
+        seen = [(other, self.space.size(other), size_of(other, sizes)) for other in self._lengths_seen(mismatch)]
+        for other, whole, new_whole in seen:
+            if whole == old and new_whole == new:
+                return [(value, other)]
         call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
         siblings = self.solution.values[mismatch.recording][call.outputs[0]].dims
-        for other in seen:
-            for sibling in siblings:  # a quotient: the code divides one length by another
-                divisor, new_divisor = self.space.size(sibling), size_of(self.space.resolve(sibling), sizes)
-                whole, new_whole = self.space.size(other), size_of(other, sizes)
+        for sibling in siblings:  # a quotient: the code divides one length by another
+            divisor, new_divisor = self.space.size(sibling), size_of(self.space.resolve(sibling), sizes)
+            for other, whole, new_whole in seen:
                 if divisor > 1 and whole == divisor * old and new_whole // new_divisor == new:
-                    return self.space.unify(other, Product((sibling, value)))
-        return False
+                    return [(other, Product((sibling, value)))]
+        return []
+
+    def _unify(self, first: Expression, second: Expression) -> bool:
+        """Whether making two lengths one says anything new."""
+        before = self.space.resolve(first), self.space.resolve(second)
+        return before[0] != before[1] and self.space.unify(first, second)
 
     def _lengths_seen(self, mismatch: Mismatch) -> Iterator[Expression]:
         """Every length that some axis can change, of the tensors seen up to a call: its own module's first, latest first."""
@@ -166,13 +170,13 @@ class Proof:
         module = recording.calls[mismatch.call].module
         near = [call for call in before if call.module == module or call.module.startswith(f"{module}.")]
         numbers = [n for call in (*reversed(near), *reversed(before)) for n in (*call.outputs, *references(call))]
+        held = [value for (owner, _), value in self.bindings.items() if owner in _outward(module)]
         seen: set[Expression] = set()
-        for number in dict.fromkeys(numbers):
-            for dim in values[number].dims if number in values else ():
-                resolved = self.space.resolve(dim)
-                if resolved not in seen and not self.space.frozen(resolved):
-                    seen.add(resolved)
-                    yield resolved
+        for dim in (*held, *(d for n in dict.fromkeys(numbers) if n in values for d in values[n].dims)):
+            resolved = self.space.resolve(dim)
+            if resolved not in seen and not self.space.frozen(resolved):
+                seen.add(resolved)
+                yield resolved
 
     def _explain_divergence(self, divergence: Divergence) -> bool:
         """The model's code raised: perhaps it compares attributes. Bind those of the innermost module."""

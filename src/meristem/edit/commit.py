@@ -100,7 +100,6 @@ def _copies(
         tensors = check_copy(copy, request.axes, layouts)
         for name, recipe in recipes.items():
             old = tensors[name]
-            local = {dim: along.to(old.device) for dim, along in recipe.items()}
-            weights = {dim: along.weight for dim, along in local.items() if along.weight is not None}
-            data = overlaid(gathered(old.detach(), local, weights), local, replaced[name][1].detach())
-            yield old, successor(old, data, local)
+            weights = {dim: along.weight for dim, along in recipe.items() if along.weight is not None}
+            data = overlaid(gathered(old.detach(), recipe, weights), recipe, replaced[name][1].detach())
+            yield old, successor(old, data, recipe)

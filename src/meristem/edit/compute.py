@@ -55,7 +55,10 @@ class Along:
         """The same on another device."""
         if self.index.device == device:
             return self
-        return Along(*(None if t is None else t.to(device) for t in (self.index, self.safe, self.fresh, self.weight, self.gradient)))
+        fresh, weight, gradient = (
+            None if t is None else t.to(device) for t in (self.fresh, self.weight, self.gradient)
+        )
+        return Along(self.index.to(device), self.safe.to(device), fresh, weight, gradient)
 
     def then(self, later: Along) -> Along:
         """This, followed by `later` along the same dimension."""
@@ -82,7 +85,7 @@ def gathered(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None =
     """
     factors = factors or {}
     for dim in sorted(recipe, key=lambda d: len(recipe[d].index) / max(old.shape[d], 1)):
-        along = recipe[dim]
+        along = recipe[dim].to(old.device)
         new = select(old, dim, along.safe)
         if dim in factors:
             _scale(new, dim, factors[dim])
@@ -99,7 +102,7 @@ def overlaid(tensor: Tensor, recipe: Recipe, source: Tensor) -> Tensor:
     for dim, along in recipe.items():
         if along.fresh is not None:
             entries = source.index_select(dim, along.fresh.to(source.device))
-            tensor.index_copy_(dim, along.fresh, entries.to(tensor))
+            tensor.index_copy_(dim, along.fresh.to(tensor.device), entries.to(tensor))
     return tensor
 
 

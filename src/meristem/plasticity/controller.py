@@ -18,7 +18,7 @@ from meristem.grow import Growth, Method
 from meristem.grow import require_defined as require_growth
 from meristem.plasticity.births import Births
 from meristem.plasticity.event import Event
-from meristem.plasticity.state import pack, unpack
+from meristem.plasticity.state import State
 from meristem.prune import Criterion, Removal
 from meristem.prune import require_defined as require_criterion
 from meristem.schedule import Demand, Moment, Schedule
@@ -136,7 +136,7 @@ class Plasticity:
         of it goes into one checkpoint without pickle:
         `meristem.save(path, plasticity.axes, optimizer, extra=plasticity.state_dict())`.
         """
-        return pack(self._step, self._seed, self.history, self._births, self._memory)
+        return self._state().plain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives the model its saved structure by replaying the history, and goes on from the saved step.
@@ -153,10 +153,13 @@ class Plasticity:
             CheckpointError: the state is malformed, the saved history does not begin with the edits that the model
                 already holds, or it was written under another kind of schedule.
         """
-        saved = unpack(state, self.axes, self._schedule)
-        self.axes = saved.replay(self.axes, self._optimizers, self._follow)
+        saved = State.parse(state, like=self._state())
+        self.axes = resumed(saved.history, self.axes, self._optimizers, self._follow)
         self._step, self._seed = saved.step, saved.seed
-        self._births, self._memory = saved.births, saved.memory
+        self._births, self._memory = Births(saved.births), dict(saved.schedule)
+
+    def _state(self) -> State:
+        return State(self._step, self._seed, self.history, self._births.steps, self._memory)
 
     def _require_settings(self) -> None:
         """Refuse at once what could only fail later."""

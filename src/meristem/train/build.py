@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
-import meristem
 from meristem.allocate import Allocator, Proportional, Uniform
+from meristem.axes import AxisMap
 from meristem.errors import ConfigError
-from meristem.grow import Net2Wider, ZeroFanOut
-from meristem.prune import Magnitude, Random
-from meristem.schedule import Every, Schedule
+from meristem.grow import Method, Net2Wider, ZeroFanOut
+from meristem.plasticity import Plasticity
+from meristem.prune import Criterion, Magnitude, Random
+from meristem.schedule import Every, Schedule, Together
 from meristem.train.config import EditConfig, OptimizerConfig, TrainConfig
 from meristem.train.data import DataSet
 from meristem.train.models import FACTORIES
 
-GROWTH = {"random": ZeroFanOut, "net2wider": Net2Wider}
-CRITERIA = {"magnitude": Magnitude, "random": Random}
+GROWTH: dict[str, type[Method]] = {"random": ZeroFanOut, "net2wider": Net2Wider}
+CRITERIA: dict[str, type[Criterion]] = {"magnitude": Magnitude, "random": Random}
 ALLOCATORS: dict[str, type[Allocator]] = {"uniform": Uniform, "proportional": Proportional}
 
 
@@ -46,24 +47,21 @@ def build_scheduler(config: OptimizerConfig, optimizer: Optimizer, steps: int) -
 
 
 def build_plasticity(
-    config: TrainConfig, model: nn.Module, optimizer: Optimizer, example: Tensor, steps_per_epoch: int
-) -> meristem.Plasticity | None:
+    config: TrainConfig, axes: AxisMap, optimizer: Optimizer, steps_per_epoch: int
+) -> Plasticity | None:
     """What grows and prunes the net, or None if the configuration asks for neither."""
-    schedules: list[Schedule] = []
-    if config.grow is not None:
-        schedules.append(_schedule(config.grow, "grow", steps_per_epoch))
-    if config.prune is not None:
-        schedules.append(_schedule(config.prune, "prune", steps_per_epoch))
+    wanted: tuple[tuple[str, EditConfig | None], ...] = (("grow", config.grow), ("prune", config.prune))
+    schedules = [_schedule(edit, action, steps_per_epoch) for action, edit in wanted if edit is not None]
     if not schedules:
         return None
-    return meristem.Plasticity(
-        model,
+    return Plasticity(
+        axes.model,
         optimizer,
-        example,
+        axes,
+        schedule=Together(tuple(schedules)),
         grow=GROWTH[config.grow.method]() if config.grow else None,
         prune=CRITERIA[config.prune.criterion]() if config.prune else None,
         allocate=ALLOCATORS[config.allocate](),
-        schedule=schedules[0] if len(schedules) == 1 else schedules[0] | schedules[1],
         seed=config.seed,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import meristem
-from meristem.axes import AxisMap
 from meristem.errors import ConfigError
 from meristem.train.build import build_model, build_optimizer, build_plasticity, build_scheduler
 from meristem.train.config import TrainConfig
 from meristem.train.data import DataSet
-from meristem.train.meter import FlopMeter
-from meristem.train.record import Change, Evaluation, Run, RunFolder
+from meristem.train.log import Log
+from meristem.train.record import Change, Run, RunFolder
 
 Progress = Callable[[int, int], None]
 
@@ -59,43 +57,27 @@ def _train(config: TrainConfig, data: DataSet, place: RunFolder, progress: Progr
     model = build_model(config, data)
     optimizer = build_optimizer(config.optimizer, model)
     scheduler = build_scheduler(config.optimizer, optimizer, total)
-    example = inputs(data.train_images[:2])
-    plasticity = build_plasticity(config, model, optimizer, example, per_epoch)
-    axes = meristem.trace(model, example) if plasticity is None else plasticity.axes
+    axes = meristem.trace(model, inputs(data.train_images[:2]))
+    plasticity = build_plasticity(config, axes, optimizer, per_epoch)
+    log = Log(config, place)
 
-    meter, losses = FlopMeter(), []
-    evaluations: list[Evaluation] = []
-    changes: list[Change] = []
-    seconds, started = 0.0, time.perf_counter()
     model.train()
     for step, (images, labels) in enumerate(batches(data, config), start=1):
-        with meter.step(len(labels)):
+        with log.training(len(labels)):
             loss = cross_entropy(model(inputs(images)), labels)
             loss.backward()
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        event = plasticity.step(loss) if plasticity is not None else None
-        if plasticity is not None and event is not None:
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            event = plasticity.step(loss) if plasticity else None
+        log.loss(loss.item())
+        if plasticity and event:
             axes = plasticity.axes
-            meter.structure_changed()
-            changes.append(change(step, event))
+            log.changed(Change(step, event.births, event.deaths))
         if step in due:
-            seconds += time.perf_counter() - started
-            accuracy = evaluate(model, inputs, data)
-            parameters = sum(p.numel() for p in model.parameters())
-            mean_loss = sum(losses) / len(losses)
-            evaluations.append(
-                Evaluation(step, mean_loss, accuracy, parameters, meter.total, seconds, editable_sizes(axes))
-            )
-            place.append(evaluations[-1])
-            losses.clear()
-            started = time.perf_counter()
+            log.evaluated(step, evaluate(model, inputs, data), axes)
         progress(step, total)
-    run = Run(config.name, config.seed, tuple(evaluations), tuple(changes))
-    place.finish(run, axes.history)
-    return run
+    return log.finish(axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +111,6 @@ def evaluate(model: nn.Module, inputs: Standardized, data: DataSet, batch_size: 
             right += int((model(inputs(images)).argmax(1) == labels).sum())
     model.train()
     return right / len(data.test_labels)
-
-
-def editable_sizes(axes: AxisMap) -> dict[str, int]:
-    """Units of every editable axis, by name."""
-    return {axis.name: axis.size for axis in axes.editable}
 
 
 def _steps_per_epoch(config: TrainConfig, data: DataSet) -> int:

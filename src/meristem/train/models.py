@@ -6,6 +6,7 @@ Every factory takes the shape of one image (channels, height, width) and the num
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -16,46 +17,55 @@ Shape: TypeAlias = Sequence[int]
 
 def mlp(input_shape: Shape, classes: int, widths: Sequence[int] = (64, 64)) -> nn.Sequential:
     """Fully connected layers with ReLU, one for each width."""
-    layers: list[nn.Module] = [nn.Flatten()]
+    layers = OrderedDict[str, nn.Module](flatten=nn.Flatten())
     features = math.prod(input_shape)
-    for width in widths:
-        layers += [nn.Linear(features, width), nn.ReLU()]
+    for depth, width in enumerate(widths, start=1):
+        layers[f"layer{depth}"] = nn.Linear(features, width)
+        layers[f"relu{depth}"] = nn.ReLU()
         features = width
-    return nn.Sequential(*layers, nn.Linear(features, classes))
+    layers["head"] = nn.Linear(features, classes)
+    return nn.Sequential(layers)
 
 
 def conv(input_shape: Shape, classes: int, widths: Sequence[int] = (16, 32, 64)) -> nn.Sequential:
     """A trunk of 3 x 3 convolutions with batch normalization and ReLU; every one after the first halves the image."""
-    layers: list[nn.Module] = []
+    layers = OrderedDict[str, nn.Module]()
     channels = input_shape[0]
-    for depth, width in enumerate(widths):
-        layers.append(_conv_norm_relu(channels, width, stride=1 if depth == 0 else 2))
+    for depth, width in enumerate(widths, start=1):
+        layers[f"layer{depth}"] = _conv_norm_relu(channels, width, stride=1 if depth == 1 else 2)
         channels = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return nn.Sequential(layers | _pooled_head(channels, classes))
 
 
 def vgg(
-    input_shape: Shape, classes: int, widths: Sequence[int] = (16, 32, 64), head: int = 64, dropout: float = 0.0
+    input_shape: Shape, classes: int, widths: Sequence[int] = (16, 32, 64), hidden: int = 64, dropout: float = 0.0
 ) -> nn.Sequential:
-    """Like VGG: two convolutions and a pooling for each width, then a hidden layer of `head` features on the flat image."""
-    layers: list[nn.Module] = []
-    channels, height, width_px = input_shape
-    for width in widths:
-        layers += [_conv_norm_relu(channels, width), _conv_norm_relu(width, width), nn.MaxPool2d(2, ceil_mode=True)]
-        channels, height, width_px = width, math.ceil(height / 2), math.ceil(width_px / 2)
-    hidden = nn.Linear(channels * height * width_px, head)
-    return nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU(), nn.Dropout(dropout), nn.Linear(head, classes))
+    """Like VGG: for each width two convolutions and a pooling, then one hidden layer on the flattened image."""
+    layers = OrderedDict[str, nn.Module]()
+    channels, *size = input_shape
+    for depth, width in enumerate(widths, start=1):
+        layers[f"layer{depth}a"] = _conv_norm_relu(channels, width)
+        layers[f"layer{depth}b"] = _conv_norm_relu(width, width)
+        layers[f"pool{depth}"] = nn.MaxPool2d(2, ceil_mode=True)
+        channels, size = width, [math.ceil(n / 2) for n in size]
+    layers["flatten"] = nn.Flatten()
+    layers["hidden"] = nn.Linear(channels * math.prod(size), hidden)
+    layers["relu"] = nn.ReLU()
+    layers["dropout"] = nn.Dropout(dropout)
+    layers["head"] = nn.Linear(hidden, classes)
+    return nn.Sequential(layers)
 
 
 def resnet(input_shape: Shape, classes: int, width: int = 16, inner: int = 16, blocks: int = 2) -> nn.Sequential:
     """A residual trunk: all blocks add to the same `width` channels, each through `inner` channels of its own."""
-    stem = _conv_norm_relu(input_shape[0], width)
-    trunk = [ResidualBlock(width, inner) for _ in range(blocks)]
-    return nn.Sequential(stem, *trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+    layers = OrderedDict[str, nn.Module](trunk=_conv_norm_relu(input_shape[0], width))
+    for depth in range(1, blocks + 1):
+        layers[f"block{depth}"] = ResidualBlock(width, inner)
+    return nn.Sequential(layers | _pooled_head(width, classes))
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(norm(conv(x)))), normalized, with a ReLU after the sum. Keeps the shape (n, width, h, w)."""
+    """relu(x + norm(conv(relu(norm(conv(x)))))), from (n, width, h, w) to the same shape."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -69,9 +79,12 @@ class ResidualBlock(nn.Module):
 
 
 def _conv_norm_relu(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-    )
+    convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(OrderedDict(conv=convolution, norm=nn.BatchNorm2d(width), relu=nn.ReLU()))
+
+
+def _pooled_head(channels: int, classes: int) -> OrderedDict[str, nn.Module]:
+    return OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(channels, classes))
 
 
 FACTORIES = {factory.__name__: factory for factory in (mlp, conv, vgg, resnet)}

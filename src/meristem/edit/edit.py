@@ -1,0 +1,219 @@
+"""The transaction: gathers are collected, previewed, and committed all or nothing."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
+
+from meristem.axes.map import Axis, AxisMap
+from meristem.edit.commit import Request, prepare, validate
+from meristem.edit.compute import Change
+from meristem.edit.gather import Gather, unit_numbers
+from meristem.edit.history import record_of
+from meristem.edit.journal import Journal
+from meristem.edit.newborns import Newborns, ZeroFanOut
+from meristem.edit.optimizer import StatePolicy, Zeros
+from meristem.edit.preview import Preview, preview
+from meristem.edit.stale import StaleHolder, StaleParameterWarning, stale_holders
+from meristem.errors import EditError, FrozenAxisError
+
+RANDOM = ZeroFanOut()
+ZEROS = Zeros()
+
+
+@dataclass(frozen=True, eq=False)
+class Commit:
+    """An edit that was done.
+
+    Attributes:
+        axes: the map of the model as it is now; the old map is stale.
+        record: the edit as JSON, the last entry of `axes.history`.
+        replaced: which parameter or buffer followed which. Keyed by the old tensors, which it does not keep alive:
+            `replaced.get(p, p)` is today's tensor for any that somebody held.
+        stale: who still holds replaced parameters.
+    """
+
+    axes: AxisMap
+    record: Mapping[str, Any]
+    replaced: MutableMapping[Tensor, Tensor]
+    stale: tuple[StaleHolder, ...]
+
+
+class Edit:
+    """One change of a model's structure, of any number of axes, applied all or nothing.
+
+        axes = Edit(axes, optimizer).prune("encoder.0", [3, 5]).grow("encoder.2", 8).commit().axes
+
+    Every method checks what it is given at once, changes nothing but this collection, and returns it. Several calls for
+    the same axis follow one another: units are numbered as the earlier ones left them.
+
+    Args:
+        axes: the map of the model.
+        optimizers: the optimizer or optimizers that train it; their groups and state follow.
+        follow: copies of the model that follow, an `AveragedModel` or a `copy.deepcopy`. They keep their own incumbents
+            and get the model's newborns.
+        seed: of everything random. Two successive edits with one seed draw different numbers.
+        state: what newborns' optimizer state starts from.
+
+    Raises:
+        EditError: an optimizer or a copy is not what is expected.
+    """
+
+    def __init__(
+        self,
+        axes: AxisMap,
+        optimizers: Optimizer | Iterable[Optimizer] = (),
+        follow: nn.Module | Iterable[nn.Module] = (),
+        *,
+        seed: int = 0,
+        state: StatePolicy = ZEROS,
+    ) -> None:
+        self.axes = axes
+        self.optimizers = _sequence(optimizers, Optimizer, "optimizers")
+        self.follow = _sequence(follow, nn.Module, "follow")
+        self.seed = seed
+        self.state = state
+        self._changes: dict[int, Change] = {}
+        self._committed = False
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What has been collected, one entry per axis."""
+        return tuple(self._changes.values())
+
+    def prune(self, axis: Axis | str, units: Iterable[int] | Tensor) -> Edit:
+        """Remove units, given by number or by a mask."""
+        found = self._axis(axis)
+        return self.gather(found, Gather.prune(self._size(found), units))
+
+    def keep(self, axis: Axis | str, units: Iterable[int] | Tensor) -> Edit:
+        """Remove all units but these, which keep their order."""
+        found = self._axis(axis)
+        return self.gather(found, Gather.keep(self._size(found), units))
+
+    def permute(self, axis: Axis | str, order: Iterable[int] | Tensor) -> Edit:
+        """Reorder the units: the new unit `i` is the old unit `order[i]`."""
+        found = self._axis(axis)
+        gather = Gather.permute(order)
+        if len(gather) != self._size(found):
+            raise EditError(f"{found.name} has {self._size(found)} units, the order names {len(gather)}")
+        return self.gather(found, gather)
+
+    def grow(self, axis: Axis | str, count: int, start: Newborns = RANDOM) -> Edit:
+        """Append newborn units."""
+        found = self._axis(axis)
+        return self.gather(found, Gather.grow(self._size(found), count), start)
+
+    def gather(self, axis: Axis | str, gather: Gather, start: Newborns = RANDOM) -> Edit:
+        """Any gather along an axis; `start` says what its newborns start from.
+
+        Raises:
+            UnknownAxisError: no such axis.
+            FrozenAxisError: it may not be edited; the message says why.
+            EditError: an axis of another map, an unknown unit, or a second growth method on the same axis.
+        """
+        found = self._axis(axis)
+        self._check_open()
+        if max(gather.sources) >= self._size(found):
+            raise EditError(
+                f"unknown unit {max(gather.sources)}: {found.name} has {self._size(found)} units, numbered from 0"
+            )
+        earlier = self._changes.get(found.index)
+        if earlier is not None:
+            if earlier.gather.has_newborns and gather.has_newborns and earlier.start != start:
+                raise EditError(
+                    f"{found.name} grows by {earlier.start} already and now by {start}; commit the first before the second"
+                )
+            start = earlier.start if earlier.gather.has_newborns else start
+            gather = earlier.gather.then(gather)
+        self._changes[found.index] = Change(found, gather, start)
+        return self
+
+    def preview(self, batch: Any = None) -> Preview:
+        """What would change. With a batch, given as the example to `trace`, the drift of the outputs on it is measured:
+        the edit is done, the model run in eval mode, and everything taken back bit for bit.
+
+        Raises:
+            EditError: as `commit`.
+        """
+        request = self._request()
+        validate(request)
+        return preview(request, batch)
+
+    def commit(self) -> Commit:
+        """Do it. Whatever goes wrong, model, optimizers and copies are afterwards as they were, bit for bit.
+
+        New parameters are new objects: graphs that are still alive stay valid, and everything that holds a parameter is
+        told, in the model, the optimizers and the copies. If anything else still holds an old one, a
+        `StaleParameterWarning` says who.
+
+        Raises:
+            EditError: nothing was collected, it was committed before, or no optimizer holds an edited parameter.
+            StaleMapError: the model, a copy or an optimizer changed since the map was made.
+        """
+        request = self._request()
+        record = record_of(request.changes)
+        replaced, old = _swap(request)
+        self._committed = True
+        sizes = {change.axis.index: len(change.gather) for change in request.changes}
+        stale = stale_holders(old)
+        for holder in stale:
+            warnings.warn(str(holder), StaleParameterWarning, stacklevel=2)
+        return Commit(self.axes.resized(sizes, record), record, replaced, stale)
+
+    def _request(self) -> Request:
+        self._check_open()
+        if not self._changes:
+            raise EditError("nothing to do: call prune, keep, grow, permute or gather first")
+        return Request(self.axes, self.changes, self.optimizers, self.follow, self.seed, self.state)
+
+    def _check_open(self) -> None:
+        if self._committed:
+            raise EditError("this edit was committed already; start another one on the map that commit() returned")
+
+    def _size(self, axis: Axis) -> int:
+        change = self._changes.get(axis.index)
+        return axis.size if change is None else len(change.gather)
+
+    def _axis(self, axis: Axis | str) -> Axis:
+        if isinstance(axis, str):
+            found = self.axes[axis]
+        elif not isinstance(axis, Axis):
+            raise EditError(f"expected an axis or its name, got {axis!r}")
+        elif axis.index >= len(self.axes) or self.axes.axes[axis.index] != axis:
+            raise EditError(f"the axis {axis.name} is not of this map; use the map that commit() or trace() returned last")
+        else:
+            found = axis
+        if found.frozen is not None:
+            raise FrozenAxisError(f"{found.name} may not be edited: {found.frozen}")
+        return found
+
+
+def _swap(request: Request) -> tuple[MutableMapping[Tensor, Tensor], dict[str, weakref.ref[Tensor]]]:
+    """Compute and swap in everything or nothing; no reference to an old tensor survives."""
+    prepared = prepare(request)
+    with Journal() as journal:
+        journal.apply(prepared.steps)
+    journal.forget()
+    replaced = WeakIdKeyDictionary({old: new for old, new in prepared.replaced.values()})
+    old = {
+        name: weakref.ref(tensor) for name, (tensor, _) in prepared.replaced.items() if isinstance(tensor, nn.Parameter)
+    }
+    return replaced, old
+
+
+def _sequence(given: Any, kind: type, what: str) -> tuple[Any, ...]:
+    if isinstance(given, kind):
+        return (given,)
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    for entry in found:
+        if not isinstance(entry, kind):
+            raise EditError(f"{what}: expected {kind.__name__} objects, got {type(entry).__name__}")
+    return found

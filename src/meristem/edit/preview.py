@@ -1,0 +1,150 @@
+"""What an edit would do, before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from meristem.edit.checks import tensors_of
+from meristem.edit.commit import Request, prepare
+from meristem.edit.journal import Journal
+
+
+@dataclass(frozen=True)
+class AxisPreview:
+    """What an edit would do to one axis: its size, its newborns, and why the function would change (`()`: it stays)."""
+
+    name: str
+    before: int
+    after: int
+    newborn: int
+    removed: int
+    inexact: tuple[str, ...]
+
+    @property
+    def exactness(self) -> str:
+        """ "exact", or "inexact:" and why."""
+        return f"inexact: {', '.join(self.inexact)}" if self.inexact else "exact"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an edit would do.
+
+    Attributes:
+        axes: one row per edited axis.
+        parameters: their number before and after.
+        flops: floating-point operations of one forward pass on the traced example, before and after.
+        bytes: memory of parameters and buffers, before and after.
+        drift: the largest change of any output entry on the batch, relative to the largest output entry; None if no
+            batch was given.
+    """
+
+    axes: tuple[AxisPreview, ...]
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+    bytes: tuple[int, int]
+    drift: float | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the function is preserved to float rounding, by the map."""
+        return not any(axis.inexact for axis in self.axes)
+
+    def __rich__(self) -> Table:
+        drift = "" if self.drift is None else f"; measured drift {self.drift:.2g}"
+        table = Table(title="Edit", caption=f"{'exact' if self.exact else 'inexact'}{drift}")
+        for column in ("axis", "before", "after", "function"):
+            table.add_column(column, justify="left" if column in ("axis", "function") else "right")
+        for axis in self.axes:
+            table.add_row(axis.name, f"{axis.before:,}", f"{axis.after:,}", axis.exactness)
+        table.add_section()
+        for name, (before, after) in (("parameters", self.parameters), ("FLOPs", self.flops), ("bytes", self.bytes)):
+            table.add_row(name, f"{before:,}", f"{after:,}", f"{(after - before) / max(before, 1):+.1%}")
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=120, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+
+def preview(request: Request, args: Any = None) -> Preview:
+    """The preview of a collected edit; with a batch, given as to `trace`, the drift on it is measured."""
+    axes, after = request.axes, request.sizes
+    rows = []
+    for change in request.changes:
+        kept = {source for source, new in zip(change.gather.sources, change.gather.newborn, strict=True) if not new}
+        removed = change.axis.size - len(kept)
+        reasons = list(change.start.inexact(change.axis, change.gather)) if change.gather.has_newborns else []
+        if removed:
+            reasons.insert(0, f"removes {removed} units")
+        newborn = sum(change.gather.newborn)
+        rows.append(
+            AxisPreview(change.axis.name, change.axis.size, len(change.gather), newborn, removed, tuple(reasons))
+        )
+    return Preview(
+        axes=tuple(rows),
+        parameters=(axes.parameter_count(), axes.parameter_count(after)),
+        flops=(axes.flops(), axes.flops(after)),
+        bytes=(_bytes(request, axes.sizes), _bytes(request, after)),
+        drift=None if args is None else _drift(request, args),
+    )
+
+
+def _bytes(request: Request, sizes: Sequence[int]) -> int:
+    tensors = tensors_of(request.axes.model)
+    total = 0
+    for layout in request.axes.layouts.values():
+        entries = 1
+        for length in layout.shape(sizes):
+            entries *= length
+        total += entries * tensors[layout.name].element_size()
+    return total
+
+
+def _drift(request: Request, args: Any) -> float:
+    """Commit, run, take everything back."""
+    model = request.axes.model
+    before = _outputs(model, args)
+    with Journal() as journal:
+        journal.apply(prepare(request).steps)
+        try:
+            after = _outputs(model, args)
+        finally:
+            journal.rollback()
+    scale = max((float(out.abs().max()) for out in before if out.numel()), default=0.0)
+    change = max((float((a - b).abs().max()) for a, b in zip(after, before, strict=True) if b.numel()), default=0.0)
+    return change / scale if scale else change
+
+
+def _outputs(model: nn.Module, args: Any) -> list[Tensor]:
+    """All floating-point outputs in eval mode, in float64; modes, buffers and the global random state stay as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
+            outputs = tree_leaves(_call(model, args))
+            return [out.double() for out in outputs if isinstance(out, Tensor) and out.is_floating_point()]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def _call(model: nn.Module, args: Any) -> Any:
+    if isinstance(args, Mapping):
+        return model(**args)
+    return model(*args) if isinstance(args, tuple) else model(args)
