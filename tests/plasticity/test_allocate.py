@@ -198,7 +198,9 @@ def test_a_budget_stops_growth_just_before_and_pruning_just_after(measure, multi
     allocator = Uniform(Limits(multiple=multiple))
 
     bound = 3 * size()
-    grown = plan_growth(View(axes), axes.editable, Demand("grow", 50, Budget(**{measure: bound})), ZeroFanOut(), allocator)
+    grown = plan_growth(
+        View(axes), axes.editable, Demand("grow", 50, Budget(**{measure: bound})), ZeroFanOut(), allocator
+    )
     births = sum(plan.births for plan in grown)
     assert size(sizes_after(axes, grown, 1)) <= bound
     more = plan_growth(View(axes), axes.editable, Demand("grow", births + multiple), ZeroFanOut(), allocator)

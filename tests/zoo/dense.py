@@ -120,7 +120,10 @@ def weight_norm_new() -> nn.Module:
 
 def weight_norm_old() -> nn.Module:
     wrap = torch.nn.utils.weight_norm
-    return nn.Sequential(wrap(nn.Linear(6, 12)), nn.ReLU(), wrap(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 5))
+    model = nn.Sequential(wrap(nn.Linear(6, 12)), nn.ReLU(), wrap(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 5))
+    with torch.no_grad():
+        model(torch.zeros(1, 6))  # from here on it can be copied: `weight` is recomputed without a graph
+    return model
 
 
 def spectral_norm_new() -> nn.Module:

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from .judge import EXCUSED, attempt, culprits, growth_check, half, permutation_check, prune_check, subject
+from .judge import attempt, comparable, culprits, growth_check, half, permutation_check, prune_check, subject
 from .models import ROWS
 
 CHECKS = {
@@ -44,9 +44,8 @@ def main() -> None:
         axes, problems = traced.axes.editable, {}
         for what, check in CHECKS.items():
             if options.together:
-                compared = [axis for axis in axes if not axis.couplings & EXCUSED]
                 exact = [axis for axis in axes if axis.exact]
-                found = culprits(check, traced, axes) | culprits(check, traced, compared)
+                found = culprits(check, traced, axes) | culprits(check, traced, comparable(axes))
                 found |= culprits(check, traced, exact)
             else:
                 found = {axis.name: attempt(check, traced, [axis]) for axis in axes}

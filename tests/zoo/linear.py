@@ -55,7 +55,7 @@ def written_out_norms(models: tuple[nn.Module, ...]) -> Iterator[Any]:
 
 @contextmanager
 def precise(*models: nn.Module) -> Iterator[None]:
-    """Within this context norms that are written out, and compute in float32 whatever comes, compute in its own type."""
+    """Within this context norms that are written out, and compute in float32, keep the type of their input."""
     with ExitStack() as stack:
         for module in written_out_norms(models):
             eps: float = next(getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name))

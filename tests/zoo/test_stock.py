@@ -9,7 +9,7 @@ import pytest
 
 from meristem.axes.map import Axis
 
-from .judge import EXCUSED, Subject, attempt, culprits, growth_check, half, permutation_check, prune_check, subject
+from .judge import Subject, attempt, comparable, culprits, growth_check, half, permutation_check, prune_check, subject
 from .models import STOCK_ROWS
 
 TOLERANCE = 1e-9
@@ -40,7 +40,7 @@ def test_reorder_all(traced: Subject) -> None:
 
 
 def test_prune_all_that_can_be_compared(traced: Subject) -> None:
-    compared = [axis for axis in traced.axes.editable if not axis.couplings & EXCUSED]
+    compared = comparable(traced.axes.editable)
     assert compared, "no axis can be compared"
     assert not culprits(prune_check(half), traced, compared)
 

@@ -9,6 +9,7 @@ its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -17,9 +18,9 @@ from torch._ops import OpOverload
 from meristem.axes.attributes import Path, lengths_of, mentioned, read
 from meristem.axes.expression import Expression, Product, leaves, size_of
 from meristem.axes.map import AttributeBinding, Coupling
-from meristem.axes.recorder import references
+from meristem.axes.recorder import Call, references
 from meristem.axes.rehearsal import Divergence, Mismatch, Outcome, rehearse
-from meristem.axes.solver import Solution
+from meristem.axes.solver import Literal, Solution
 
 Example = tuple[tuple[Any, ...], Mapping[str, Any], bool]
 
@@ -48,6 +49,7 @@ class Proof:
     def run(self) -> None:
         """Bind, tie and freeze until a rehearsal with all candidates resized goes as predicted."""
         self._bind_facts()
+        self._bind_likely()
         for _ in range(_ROUNDS):
             candidates = self.candidates()
             if not candidates:
@@ -110,34 +112,56 @@ class Proof:
         """Whether anything new was learned. Attributes first: other numbers may follow from them."""
         numbers = [m for m in outcome.mismatches if m.literal is not None]
         constant = [m for m in numbers if m.actual == self.space.size(m.literal.value)]  # pyright: ignore[reportOptionalMemberAccess]
-        if any([self._bind_constant(m) for m in constant]):
+        if any([self._bind_constant(m.literal) for m in constant if m.literal is not None]):
             return True
         pairs = [pair for m in numbers if m not in constant for pair in self._followed(m, new_sizes)]
         if any([self._unify(first, second) for first, second in pairs]):
             return True
         return outcome.divergence is not None and self._explain_divergence(outcome.divergence)
 
-    def _bind_constant(self, mismatch: Mismatch) -> bool:
-        """The code passed the old number: find the attribute that holds it, innermost module first."""
-        assert mismatch.literal is not None
-        value = mismatch.literal.value
-        call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
-        size = self.space.size(value)
-        for name in _outward(call.module):
-            module = self._by_name.get(name)
-            if module is None:
-                continue
-            for path, held in lengths_of(module):
-                if held == size and (name, path) not in self.bindings and mentioned(path, call.code):
-                    return self._bind(name, path, value)
-            tied = [
-                self._bind(name, path, value)
-                for (owner, path), _ in list(self.bindings.items())
-                if owner == name and read(module, path) == size and mentioned(path, call.code)
-            ]
-            if any(tied):
-                return True
+    def _bind_likely(self) -> None:
+        """A number that the code around it takes from one attribute only: bound at once, which saves rehearsals."""
+        found: dict[tuple[str, Path], dict[Expression, None]] = {}
+        for literal in self.solution.literals:
+            if not self.space.frozen(literal.value):
+                name, held = self._call(literal).module, self._held(literal, self._call(literal).module)
+                if len(held) == 1:
+                    found.setdefault((name, held[0]), {})[self.space.resolve(literal.value)] = None
+        for (name, path), values in found.items():
+            if len(values) == 1:
+                self._bind(name, path, next(iter(values)))
+
+    def _bind_constant(self, literal: Literal) -> bool:
+        """The code passes the same number whatever is edited: find the attribute that holds it, innermost module first."""
+        for distance, name in enumerate(_outward(self._call(literal).module)):
+            for path in self._held(literal, name):
+                if self._bind_alike(literal, distance, path):
+                    return True
         return False
+
+    def _bind_alike(self, literal: Literal, distance: int, path: Path) -> bool:
+        """Bind an attribute, and that of every other module that runs the same line of code on the same number."""
+        new = []
+        for other in self._alike(literal):
+            owner = nth(_outward(self._call(other).module), distance)
+            if owner in self._by_name and read(self._by_name[owner], path) == self.space.size(other.value):
+                new.append(self._bind(owner, path, other.value))
+        return any(new)
+
+    def _held(self, literal: Literal, name: str) -> list[Path]:
+        """The attributes of a module that the code around a number mentions and that hold it; the shallowest ones."""
+        module, size = self._by_name.get(name), self.space.size(literal.value)
+        code = self._call(literal).code
+        paths = [] if module is None else [p for p, n in lengths_of(module) if n == size and mentioned(p, code)]
+        return [path for path in paths if len(path) == min(map(len, paths))]
+
+    def _call(self, literal: Literal) -> Call:
+        return self.solution.recordings[literal.recording].calls[literal.call]
+
+    def _alike(self, literal: Literal) -> list[Literal]:
+        """The same argument of the same line of code, for every module that runs it."""
+        where = self._call(literal).where
+        return [o for o in self.solution.literals if o.path == literal.path and self._call(o).where == where]
 
     def _followed(self, mismatch: Mismatch, new_sizes: Mapping[int, int]) -> list[tuple[Expression, Expression]]:
         """The code passed another new number: the length that it follows, as two lengths that are the same."""
@@ -145,18 +169,45 @@ class Proof:
         value = mismatch.literal.value
         sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
         old, new = self.space.size(value), mismatch.actual
+        for distance, owner in enumerate(_outward(self._call(mismatch.literal).module)):
+            for (name, path), other in self.bindings.items():
+                same = name == owner and self.space.size(other) == old
+                if same and size_of(self.space.resolve(other), sizes) == new:
+                    return self._attribute_pairs(mismatch.literal, distance, path)
         seen = [(other, self.space.size(other), size_of(other, sizes)) for other in self._lengths_seen(mismatch)]
         for other, whole, new_whole in seen:
             if whole == old and new_whole == new:
                 return [(value, other)]
-        call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
-        siblings = self.solution.values[mismatch.recording][call.outputs[0]].dims
+        siblings = self.solution.values[mismatch.recording][self._call(mismatch.literal).outputs[0]].dims
         for sibling in siblings:  # a quotient: the code divides one length by another
             divisor, new_divisor = self.space.size(sibling), size_of(self.space.resolve(sibling), sizes)
             for other, whole, new_whole in seen:
                 if divisor > 1 and whole == divisor * old and new_whole // new_divisor == new:
                     return [(other, Product((sibling, value)))]
         return []
+
+    def _attribute_pairs(self, literal: Literal, distance: int, path: Path) -> list[tuple[Expression, Expression]]:
+        """A number follows a bound attribute, and so do those of other modules that run the same line of code."""
+        pairs = []
+        for other in self._alike(literal):
+            bound = self.bindings.get((nth(_outward(self._call(other).module), distance), path))
+            if bound is not None and self.space.size(bound) == self.space.size(other.value):
+                pairs.append((other.value, bound))
+        return pairs
+
+    def _lengths_seen(self, mismatch: Mismatch) -> Iterator[Expression]:
+        """Every length that some axis can change, of the tensors seen up to a call: its own module's first, latest first."""
+        recording, values = self.solution.recordings[mismatch.recording], self.solution.values[mismatch.recording]
+        before = recording.calls[: mismatch.call]
+        module = recording.calls[mismatch.call].module
+        near = [call for call in before if call.module == module or call.module.startswith(f"{module}.")]
+        numbers = [n for call in (*reversed(near), *reversed(before)) for n in (*call.outputs, *references(call))]
+        seen: set[Expression] = set()
+        for dim in (d for n in dict.fromkeys(numbers) if n in values for d in values[n].dims):
+            resolved = self.space.resolve(dim)
+            if resolved not in seen and not self.space.frozen(resolved):
+                seen.add(resolved)
+                yield resolved
 
     def _unify(self, first: Expression, second: Expression) -> bool:
         """Whether making two lengths one says anything new."""
@@ -256,6 +307,11 @@ class Proof:
         if len(self.candidates()) == before:  # neither half fails alone: they only fail together
             for axis in axes:
                 self.space.reasons[axis].setdefault(reason)
+
+
+def nth(items: Iterable[str], n: int) -> str:
+    """The n-th of some names, or a name that no module has."""
+    return next(islice(items, n, None), "(none)")
 
 
 def _outward(name: str) -> Iterator[str]:

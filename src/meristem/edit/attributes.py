@@ -66,7 +66,9 @@ def _rebuilt(value: Any, path: Path, length: int) -> Any:
 
 
 def _read(owner: Any, key: str | int) -> Any:
-    return owner[key] if isinstance(owner, (Mapping, list, tuple)) else getattr(owner, str(key))
+    if isinstance(owner, Mapping):
+        return owner[key]
+    return owner[int(key)] if isinstance(owner, (list, tuple)) else getattr(owner, str(key))
 
 
 def _step(owner: Any, key: str | int, old: Any, new: Any) -> Step:

@@ -59,7 +59,9 @@ def _check_tensor(layout: TensorLayout, tensors: Mapping[str, Tensor], shape: tu
         )
 
 
-def check_optimizers(optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor], edited: Sequence[TensorLayout]) -> None:
+def check_optimizers(
+    optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor], edited: Sequence[TensorLayout]
+) -> None:
     """Refuse optimizers that could not train the model after the edit.
 
     Raises:
@@ -91,8 +93,8 @@ def check_optimizers(optimizers: Sequence[Optimizer], tensors: Mapping[str, Tens
         )
     if trained:
         raise EditError(
-            f"{missing[0]} changes with {trained[0]} and requires a gradient, but no given optimizer holds it; pass all "
-            "optimizers of the model, or freeze it by requires_grad_(False)"
+            f"{missing[0]} changes with {trained[0]} and requires a gradient, but no given optimizer holds it; "
+            "pass all optimizers of the model, or freeze it by requires_grad_(False)"
         )
 
 

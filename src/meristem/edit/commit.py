@@ -39,10 +39,17 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Everything that an edit will do: the steps, and for each edited tensor (by its first name) the old and the new."""
+    """Everything that an edit will do.
+
+    Attributes:
+        steps: what to do, in order.
+        replaced: for each edited tensor, by its first name, the old one and the new one.
+        resets: which optimizer state cannot follow, in words.
+    """
 
     steps: list[Step]
     replaced: Mapping[str, tuple[Tensor, Tensor]]
+    resets: list[str]
 
 
 def validate(request: Request) -> tuple[list[TensorLayout], dict[str, Tensor]]:
@@ -79,12 +86,15 @@ def prepare(request: Request) -> Prepared:
         successors = Successors(pairs)
         follows = {id(old): Follow(name, old, recipes[name]) for name, (old, _) in replaced.items()}
         steps = module_steps([*_roots(request), *request.follow], successors)
+        resets: list[str] = []
         for optimizer in request.optimizers:
-            steps += optimizer_steps(optimizer, successors, follows, request.state)
+            more, lost = optimizer_steps(optimizer, successors, follows, request.state)
+            steps += more
+            resets += lost
     bindings = edited_bindings(request.axes, (change.axis.index for change in request.changes))
     for root in _roots(request):
         steps += attribute_steps(root, bindings, request.sizes)
-    return Prepared(steps, replaced)
+    return Prepared(steps, replaced, resets)
 
 
 def _roots(request: Request) -> list[nn.Module]:

@@ -75,7 +75,9 @@ Fill = Callable[[int, Tensor, Along], Tensor]
 """(dimension, tensor before it is gathered along it, what happens) -> the entries without a source."""
 
 
-def gathered(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = None, fill: Fill | None = None) -> Tensor:
+def gathered(
+    old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = None, fill: Fill | None = None
+) -> Tensor:
     """A new tensor by a recipe, in the memory order of the old one.
 
     Args:

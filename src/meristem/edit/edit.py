@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 from meristem.axes.map import Axis, AxisMap
 from meristem.edit.commit import Request, prepare, validate
 from meristem.edit.compute import Change
-from meristem.edit.gather import Gather, unit_numbers
-from meristem.edit.history import record_of
-from meristem.edit.journal import Journal
+from meristem.edit.gather import Gather
+from meristem.edit.journal import Journal, Step
 from meristem.edit.newborns import Newborns, ZeroFanOut
-from meristem.edit.optimizer import StatePolicy, Zeros
+from meristem.edit.optimizer import OptimizerStateWarning, StatePolicy, Zeros
 from meristem.edit.preview import Preview, preview
+from meristem.edit.record import record_of
 from meristem.edit.stale import StaleHolder, StaleParameterWarning, stale_holders
 from meristem.errors import EditError, FrozenAxisError
 
@@ -62,6 +62,9 @@ class Edit:
         seed: of everything random. Two successive edits with one seed draw different numbers.
         state: what newborns' optimizer state starts from.
 
+    Attributes:
+        result: the `Commit`, once it is done; also where a filter turned a warning of `commit` into an exception.
+
     Raises:
         EditError: an optimizer or a copy is not what is expected.
     """
@@ -81,7 +84,7 @@ class Edit:
         self.seed = seed
         self.state = state
         self._changes: dict[int, Change] = {}
-        self._committed = False
+        self.result: Commit | None = None
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -129,7 +132,8 @@ class Edit:
         if earlier is not None:
             if earlier.gather.has_newborns and gather.has_newborns and earlier.start != start:
                 raise EditError(
-                    f"{found.name} grows by {earlier.start} already and now by {start}; commit the first before the second"
+                    f"{found.name} grows by {earlier.start} already and now by {start}; commit the first "
+                    "before the second"
                 )
             start = earlier.start if earlier.gather.has_newborns else start
             gather = earlier.gather.then(gather)
@@ -147,12 +151,15 @@ class Edit:
         validate(request)
         return preview(request, batch)
 
-    def commit(self) -> Commit:
+    def commit(self, then: Callable[[], Iterable[Step]] = tuple) -> Commit:
         """Do it. Whatever goes wrong, model, optimizers and copies are afterwards as they were, bit for bit.
 
         New parameters are new objects: graphs that are still alive stay valid, and everything that holds a parameter is
         told, in the model, the optimizers and the copies. If anything else still holds an old one, a
         `StaleParameterWarning` says who.
+
+        Args:
+            then: gives further steps of the same transaction, once the new tensors are in place.
 
         Raises:
             EditError: nothing was collected, it was committed before, or no optimizer holds an edited parameter.
@@ -160,13 +167,14 @@ class Edit:
         """
         request = self._request()
         record = record_of(request.changes)
-        replaced, old = _swap(request)
-        self._committed = True
+        replaced, old, resets = _swap(request, then)
         sizes = {change.axis.index: len(change.gather) for change in request.changes}
-        stale = stale_holders(old)
-        for holder in stale:
+        self.result = Commit(self.axes.resized(sizes, record), record, replaced, stale_holders(old))
+        for reset in resets:
+            warnings.warn(reset, OptimizerStateWarning, stacklevel=2)
+        for holder in self.result.stale:
             warnings.warn(str(holder), StaleParameterWarning, stacklevel=2)
-        return Commit(self.axes.resized(sizes, record), record, replaced, stale)
+        return self.result
 
     def _request(self) -> Request:
         self._check_open()
@@ -175,7 +183,7 @@ class Edit:
         return Request(self.axes, self.changes, self.optimizers, self.follow, self.seed, self.state)
 
     def _check_open(self) -> None:
-        if self._committed:
+        if self.result is not None:
             raise EditError("this edit was committed already; start another one on the map that commit() returned")
 
     def _size(self, axis: Axis) -> int:
@@ -188,7 +196,7 @@ class Edit:
         elif not isinstance(axis, Axis):
             raise EditError(f"expected an axis or its name, got {axis!r}")
         elif axis.index >= len(self.axes) or self.axes.axes[axis.index] != axis:
-            raise EditError(f"the axis {axis.name} is not of this map; use the map that commit() or trace() returned last")
+            raise EditError(f"the axis {axis.name} is not of this map; use the map returned last")
         else:
             found = axis
         if found.frozen is not None:
@@ -196,17 +204,20 @@ class Edit:
         return found
 
 
-def _swap(request: Request) -> tuple[MutableMapping[Tensor, Tensor], dict[str, weakref.ref[Tensor]]]:
+def _swap(
+    request: Request, then: Callable[[], Iterable[Step]]
+) -> tuple[MutableMapping[Tensor, Tensor], Mapping[str, weakref.ref[Any]], list[str]]:
     """Compute and swap in everything or nothing; no reference to an old tensor survives."""
     prepared = prepare(request)
     with Journal() as journal:
         journal.apply(prepared.steps)
+        journal.apply(then())
     journal.forget()
-    replaced = WeakIdKeyDictionary({old: new for old, new in prepared.replaced.values()})
+    replaced = WeakIdKeyDictionary(dict(prepared.replaced.values()))
     old = {
         name: weakref.ref(tensor) for name, (tensor, _) in prepared.replaced.items() if isinstance(tensor, nn.Parameter)
     }
-    return replaced, old
+    return replaced, old, prepared.resets
 
 
 def _sequence(given: Any, kind: type, what: str) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor
 from meristem.axes.expression import NEWBORN
 from meristem.errors import EditError
 
-MAX_UNITS = 2**26
+MAX_UNITS = 2**24
 """No axis may become longer than this; a guard against hostile histories and slips of the pen."""
 
 
@@ -38,7 +39,7 @@ class Gather:
         if not self.sources:
             raise EditError("an edit must leave at least one unit on every axis; this one leaves none")
         if len(self.sources) != len(self.newborn):
-            raise EditError(f"{len(self.sources)} sources but {len(self.newborn)} newborn flags; give one of each a unit")
+            raise EditError(f"{len(self.sources)} sources but {len(self.newborn)} newborn flags; give one a unit")
         if min(self.sources) < NEWBORN:
             raise EditError(f"a source is an old unit (0, 1, ...) or {NEWBORN} for none; got {min(self.sources)}")
         incumbents = [source for source, new in zip(self.sources, self.newborn, strict=True) if not new]
@@ -135,7 +136,7 @@ def unit_numbers(units: Iterable[int] | Tensor, size: int) -> list[int]:
     numbers = _integers(units)
     _check_range(numbers, size)
     if len(set(numbers)) != len(numbers):
-        twice = next(n for i, n in enumerate(numbers) if n in numbers[:i])
+        twice = next(number for number, count in Counter(numbers).items() if count > 1)
         raise EditError(f"unit {twice} is given twice")
     return numbers
 

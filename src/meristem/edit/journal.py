@@ -77,8 +77,8 @@ class SetContents:
 class Journal:
     """Applies steps and remembers them, so that all can be taken back.
 
-        with Journal() as journal:      # an exception in the block undoes every step
-            journal.apply(steps)
+    with Journal() as journal:      # an exception in the block undoes every step
+        journal.apply(steps)
     """
 
     def __init__(self) -> None:

@@ -62,7 +62,7 @@ class Newborns(Protocol):
         ...
 
     def weight_factor(self, s: Slice) -> Tensor | None:
-        """By what the entries with a source are multiplied, incumbents too: one factor per new index. None: all ones."""
+        """By what entries with a source are multiplied, incumbents too: one factor per new index. None: all ones."""
         return None
 
     def gradient_factor(self, s: Slice) -> Tensor | None:

@@ -7,7 +7,6 @@ The state of a parameter that holds anything else is dropped with a warning, and
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -93,14 +92,14 @@ class Follow:
     recipe: Recipe
 
 
-class _Unknown(Exception):
+class _UnknownError(Exception):
     """The state has a shape without a rule."""
 
 
 def optimizer_steps(
     optimizer: Optimizer, successors: Successors, edited: Mapping[int, Follow], policy: StatePolicy
-) -> list[Step]:
-    """Steps that make one optimizer follow: its groups (edited in place) and its state.
+) -> tuple[list[Step], list[str]]:
+    """Steps that make one optimizer follow: its groups (edited in place) and its state; and what had to be reset.
 
     Args:
         optimizer: any optimizer.
@@ -111,7 +110,7 @@ def optimizer_steps(
     steps = object_steps(optimizer, successors, skip=("state",))
     everything = [p for group in optimizer.param_groups for p in group["params"]]
     segments = [edited.get(id(p), Follow("", p, {})) for p in everything]
-    new = []
+    new, resets = [], []
     for parameter, state in optimizer.state.items():
         follow = edited.get(id(parameter), Follow("", parameter, {}) if isinstance(parameter, Tensor) else None)
         if follow is None:
@@ -120,17 +119,15 @@ def optimizer_steps(
         rule = _Rule(optimizer, follow, segments, policy)
         try:
             new.append((successors.of(parameter), {k: rule.value(k, v) for k, v in state.items()}))
-        except _Unknown as unknown:
-            warnings.warn(
+        except _UnknownError as unknown:
+            resets.append(
                 f"{type(optimizer).__name__} keeps {unknown} for the parameter {follow.name}, which has no rule to "
-                "follow this edit; the state of that parameter is reset and will be built anew",
-                OptimizerStateWarning,
-                stacklevel=2,
+                "follow this edit; the state of that parameter is reset and will be built anew"
             )
     steps.append(SetContents(optimizer.state, tuple(optimizer.state.items()), tuple(new)))
     if getattr(optimizer, "_numel_cache", None) is not None:  # LBFGS remembers how many entries there are
         steps.append(SetAttribute(optimizer, "_numel_cache", optimizer._numel_cache, None))  # type: ignore[attr-defined]
-    return steps
+    return steps, resets
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +160,7 @@ class _Rule:
             return self._flat(key, state, lengths)
         if state.numel() == 1 or not self.follow.recipe:
             return state
-        raise _Unknown(f"{key!r} of shape {tuple(state.shape)}")
+        raise _UnknownError(f"{key!r} of shape {tuple(state.shape)}")
 
     def _flat(self, key: str, state: Tensor, lengths: list[int]) -> Tensor:
         if not any(segment.recipe for segment in self.segments):

@@ -127,7 +127,7 @@ def _drift(request: Request, args: Any) -> float:
 
 
 def _outputs(model: nn.Module, args: Any) -> list[Tensor]:
-    """All floating-point outputs in eval mode, in float64; modes, buffers and the global random state stay as they were."""
+    """All floating-point outputs in eval mode, in float64. Modes, buffers and the global random state stay."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}

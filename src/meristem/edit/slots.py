@@ -93,4 +93,3 @@ class _Finder:
             if any(a is not b for a, b in zip(new, value, strict=True)):
                 return value._make(new) if hasattr(value, "_make") else type(value)(new)  # type: ignore[attr-defined]
         return value
-

@@ -45,7 +45,7 @@ class StaleHolder:
         return f"{self.holder} still holds {len(self.parameters)} replaced parameters ({names}); {REMEDY}"
 
 
-def stale_holders(old: Mapping[str, weakref.ref[Tensor]]) -> tuple[StaleHolder, ...]:
+def stale_holders(old: Mapping[str, weakref.ref[Any]]) -> tuple[StaleHolder, ...]:
     """All containers, objects and closures that hold one of these replaced parameters.
 
     Plain local and global variables are not reported (every `for p in model.parameters()` leaves one), nor are autograd
@@ -54,8 +54,8 @@ def stale_holders(old: Mapping[str, weakref.ref[Tensor]]) -> tuple[StaleHolder, 
     suspects = {name: reference for name, reference in old.items() if _held(reference)}
     if not suspects:
         return ()
-    names = {id(tensor): name for name, reference in suspects.items() if (tensor := reference()) is not None}
     tensors = [reference() for reference in suspects.values()]
+    names = dict(zip(map(id, tensors), suspects, strict=True))
     found = []
     for holder in gc.get_referrers(*tensors):
         if holder is not tensors and _reportable(holder):
@@ -64,7 +64,7 @@ def stale_holders(old: Mapping[str, weakref.ref[Tensor]]) -> tuple[StaleHolder, 
     return tuple(found)
 
 
-def _held(reference: weakref.ref[Tensor]) -> bool:
+def _held(reference: weakref.ref[Any]) -> bool:
     """Whether anything but an autograd graph holds the tensor."""
     count, in_graph = _references(reference)
     if count == 0:
@@ -75,11 +75,11 @@ def _held(reference: weakref.ref[Tensor]) -> bool:
     return count > (graph if in_graph else free)
 
 
-def _references(reference: weakref.ref[Tensor]) -> tuple[int, bool]:
+def _references(reference: weakref.ref[Any]) -> tuple[int, bool]:
     tensor = reference()
     if tensor is None:
         return 0, False
-    return sys.getrefcount(tensor), tensor._use_count() > 1
+    return sys.getrefcount(tensor), tensor._use_count() > 1  # type: ignore[attr-defined]
 
 
 @cache
@@ -105,6 +105,8 @@ _PASSING = (types.FrameType, types.GeneratorType, types.CoroutineType, types.Asy
 def _reportable(holder: Any) -> bool:
     if isinstance(holder, _PASSING):
         return False
+    if isinstance(holder, types.CellType):
+        return _function_of(holder) is not None  # else a plain local variable of a running function
     return not (isinstance(holder, dict) and "__builtins__" in holder)
 
 
@@ -122,7 +124,7 @@ def _described(holder: Any, ignore: Sequence[Any], depth: int = 3) -> str:
     """What an object is, and by which name somebody holds it."""
     owners = [o for o in gc.get_referrers(holder) if not any(o is i for i in ignore)]
     if isinstance(holder, types.CellType):
-        return _closure(holder)
+        return f"the closure of {_function_of(holder) or 'a running function'}"
     if not isinstance(holder, _CONTAINERS):
         return f"an instance of {_type(holder)}"
     for owner in owners:
@@ -136,22 +138,24 @@ def _described(holder: Any, ignore: Sequence[Any], depth: int = 3) -> str:
         if isinstance(owner, dict) and "__builtins__" in owner:
             return f"{what} (the variable {_key(owner, holder)!r} of the module {owner.get('__name__')})"
         if not isinstance(owner, (*_CONTAINERS, *_PASSING, types.CellType)):
-            return f"{what} (attribute {_key(getattr(owner, '__dict__', {}), holder)!r} of an instance of {_type(owner)})"
+            name = _key(getattr(owner, "__dict__", {}), holder)
+            return f"{what} (attribute {name!r} of an instance of {_type(owner)})"
     for owner in owners:
         if isinstance(owner, types.CellType):
-            return f"{what} in {_closure(owner)}"
+            return f"{what} in the closure of {_function_of(owner) or 'a running function'}"
         if isinstance(owner, _CONTAINERS) and depth:
             return f"{what} in {_described(owner, [*ignore, owners], depth - 1)}"
     return what
 
 
-def _closure(cell: types.CellType) -> str:
+def _function_of(cell: types.CellType) -> str | None:
+    """The name of a function whose closure this is."""
     for closure in gc.get_referrers(cell):
         if isinstance(closure, tuple):
             for function in gc.get_referrers(closure):
                 if isinstance(function, types.FunctionType):
-                    return f"the closure of {function.__module__}.{function.__qualname__}"
-    return "a closure"
+                    return f"{function.__module__}.{function.__qualname__}"
+    return None
 
 
 def _local_name(value: Any) -> str | None:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from meristem.allocate import Allocator, Proportional, Selection, choose, plan_growth, plan_pruning
 from meristem.axes import AxisMap, trace
-from meristem.edit import Commit, Edit, StatePolicy, Zeros
+from meristem.edit import Edit, StaleHolder, StatePolicy, Zeros
 from meristem.errors import ConfigError
 from meristem.grow import Growth, Method
 from meristem.grow import require_defined as require_growth
 from meristem.plasticity.births import Births
 from meristem.plasticity.event import Event
-from meristem.plasticity.state import State
+from meristem.plasticity.state import State, resumed
 from meristem.prune import Criterion, Removal
 from meristem.prune import require_defined as require_criterion
 from meristem.schedule import Demand, Moment, Schedule
@@ -154,7 +154,7 @@ class Plasticity:
                 already holds, or it was written under another kind of schedule.
         """
         saved = State.parse(state, like=self._state())
-        self.axes = resumed(saved.history, self.axes, self._optimizers, self._follow)
+        self.axes = resumed(self.axes, saved.history, self._optimizers, self._follow)
         self._step, self._seed = saved.step, saved.seed
         self._births, self._memory = Births(saved.births), dict(saved.schedule)
 
@@ -176,16 +176,16 @@ class Plasticity:
         """Carry out the demands of one step, one transaction each."""
         before = self.axes
         done: list[Growth | Removal] = []
-        edits: list[Commit] = []
+        stale: list[StaleHolder] = []
         for number, demand in enumerate(demands):
             plans = self._plan(demand, self._random(number))
             if plans:
-                edits.append(self._commit(plans, self._random(number)))
+                stale.extend(self._commit(plans, self._random(number)))
                 done.extend(plans)
-        if not edits:
+        if not done:
             log.info("step %d: nothing to edit within limits and budget (%s)", self._step, demands)
             return None
-        event = Event.of(self._step, before, done, edits)
+        event = Event.of(self._step, before, self.axes, done, stale)
         log.info("%s", event)
         return event
 
@@ -198,7 +198,8 @@ class Plasticity:
             return plan_pruning(view, chosen, demand, self._criterion, self._allocator)
         raise ConfigError(f"the schedule asks to {demand.action}, but Plasticity has nothing that could")
 
-    def _commit(self, plans: Sequence[Growth | Removal], seed: int) -> Commit:
+    def _commit(self, plans: Sequence[Growth | Removal], seed: int) -> tuple[StaleHolder, ...]:
+        """Carry out plans as one transaction; nothing of the old parameters is kept."""
         edit = Edit(self.axes, self._optimizers, self._follow, seed=seed, state=self._policy)
         births = self._births
         for plan in plans:
@@ -209,7 +210,7 @@ class Plasticity:
             births = births.after(plan.axis, plan.gather, self._step)
         commit = edit.commit()
         self.axes, self._births = commit.axes, births
-        return commit
+        return commit.stale
 
     def _random(self, number: int) -> int:
         """The seed of the step's edit of this number: the same in a resumed run, and on every rank."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 
 from meristem.axes.map import AxisMap
-from meristem.edit import Commit
+from meristem.edit import StaleHolder
 from meristem.grow import Growth
 from meristem.prune import Removal
 
@@ -24,7 +25,8 @@ class Event:
         parameters: number of parameters before and after.
         flops: floating-point operations of a forward pass on the example input, before and after.
         inexact: axes whose growth did not preserve the function exactly, with the reasons.
-        edits: the transactions, in order: their records, which parameters were replaced, which lists went stale.
+        edits: the records of the transactions, in order, as in the history.
+        stale: who outside the model still holds replaced parameters.
     """
 
     step: int
@@ -33,12 +35,14 @@ class Event:
     parameters: tuple[int, int]
     flops: tuple[int, int]
     inexact: Mapping[str, tuple[str, ...]]
-    edits: tuple[Commit, ...]
+    edits: tuple[Mapping[str, Any], ...]
+    stale: tuple[StaleHolder, ...]
 
     @classmethod
-    def of(cls, step: int, before: AxisMap, plans: Sequence[Growth | Removal], edits: Sequence[Commit]) -> Event:
-        """The event of these plans, carried out by these edits, on a model that had this map before."""
-        after = edits[-1].axes
+    def of(
+        cls, step: int, before: AxisMap, after: AxisMap, plans: Sequence[Growth | Removal], stale: Sequence[StaleHolder]
+    ) -> Event:
+        """The event that these plans, carried out, led from one map to another."""
         grown = [plan for plan in plans if isinstance(plan, Growth)]
         return cls(
             step=step,
@@ -47,7 +51,8 @@ class Event:
             parameters=(before.parameter_count(), after.parameter_count()),
             flops=(before.flops(), after.flops()),
             inexact={plan.axis.name: plan.inexact for plan in grown if plan.inexact},
-            edits=tuple(edits),
+            edits=after.history[len(before.history) :],
+            stale=tuple(stale),
         )
 
     def __str__(self) -> str:

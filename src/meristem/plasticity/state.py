@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from meristem.axes import AxisMap
+from meristem.edit import Edit
+from meristem.edit.history import replaying
 from meristem.errors import CheckpointError
-from meristem.plasticity.births import Births
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,39 @@ class State:
                 f"this one {_skeleton(like.schedule)}; build the controller with the schedule of the saved run"
             )
         return state
+
+
+def resumed(
+    axes: AxisMap, history: Sequence[Mapping[str, Any]], optimizers: Sequence[Optimizer], follow: Sequence[nn.Module]
+) -> AxisMap:
+    """Give a model, its optimizers and its copies the structure of a saved history, as one edit.
+
+    Args:
+        axes: the map of the model, which holds a beginning of the history; usually nothing of it.
+        history: the records of all edits.
+        optimizers: they follow.
+        follow: copies of the model that follow.
+
+    Returns:
+        the map of the model as it is then, with that history.
+
+    Raises:
+        CheckpointError: the history does not begin with the edits that the model already holds.
+        EditError: the history is malformed or does not fit the model; nothing is touched.
+    """
+    done = len(axes.history)
+    if list(history[:done]) != list(axes.history):
+        raise CheckpointError(
+            f"the model already holds {done} edits, with which the saved history does not begin; load the state into a "
+            "freshly built model"
+        )
+    edit = Edit(axes, optimizers, follow)
+    rest = replaying(history[done:], axes)
+    for change in () if rest is None else rest.changes:
+        edit.gather(change.axis, change.gather)
+    if edit.changes:
+        axes = edit.commit().axes
+    return replace(axes, history=tuple(history))
 
 
 def _plain(value: Any) -> Any:

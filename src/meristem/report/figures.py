@@ -7,18 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from meristem.report.colours import colour
 from meristem.study.summary import over_time
 from meristem.train.record import Run
-
-COLOURS = ("#d98c00", "#1a9e77", "#3b82c4", "#c8553d", "#8b6bb8", "#b0577f", "#6b8e23", "#4aa3a2")
-"""One for each line of a figure, legible on white and on black, distinguishable for most colour-blind people."""
-
-
-def colour(index: int, opacity: float = 1.0) -> str:
-    """The colour of the line with that index, as CSS."""
-    red, green, blue = (int(COLOURS[index % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
-
 
 def accuracy_against_compute(arms: Mapping[str, Sequence[Run]]) -> go.Figure:
     """Test accuracy against training FLOPs: mean over the seeds and 95 % confidence band of every arm."""

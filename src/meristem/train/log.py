@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from meristem.axes import AxisMap
 from meristem.train.config import TrainConfig
@@ -25,12 +25,15 @@ class Log:
         self._changes: list[Change] = []
 
     @contextmanager
-    def training(self, examples: int) -> Iterator[None]:
-        """Wraps one training step, which is timed and whose operations are counted."""
+    def timing(self) -> Iterator[None]:
+        """Wraps one training step, to be timed."""
         started = time.perf_counter()
-        with self._meter.step(examples):
-            yield
+        yield
         self._seconds += time.perf_counter() - started
+
+    def counting(self, examples: int) -> AbstractContextManager[None]:
+        """Wraps the forward and backward pass of one training step, whose operations are counted."""
+        return self._meter.step(examples)
 
     def loss(self, loss: float) -> None:
         """Notes the loss of a step."""

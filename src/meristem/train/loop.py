@@ -63,9 +63,10 @@ def _train(config: TrainConfig, data: DataSet, place: RunFolder, progress: Progr
 
     model.train()
     for step, (images, labels) in enumerate(batches(data, config), start=1):
-        with log.training(len(labels)):
-            loss = cross_entropy(model(inputs(images)), labels)
-            loss.backward()
+        with log.timing():
+            with log.counting(len(labels)):
+                loss = cross_entropy(model(inputs(images)), labels)
+                loss.backward()
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()

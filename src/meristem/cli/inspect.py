@@ -1,0 +1,23 @@
+"""`meristem inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+import meristem
+from meristem.cli.target import load_model, make_inputs
+from meristem.report.inspection import inspection
+from meristem.report.picture import write_picture
+
+
+def run_inspect(path: str, shapes: Sequence[str], kwargs: str, dtype: str, high: int, picture: Path) -> None:
+    """Prints the map of a model and writes its picture."""
+    args, named = make_inputs(shapes, dtype, high)
+    axes = meristem.trace(model := load_model(path, kwargs), args, named)
+    console = Console()
+    console.print(inspection(axes))
+    write_picture(picture, f"{type(model).__name__} ({path})", axes)
+    console.print(f"picture: {picture}")

@@ -1,0 +1,30 @@
+"""One edit: gathers along axes, applied to a model and everything that holds its parameters, all or nothing."""
+
+from meristem.edit.checkpoint import load, save
+from meristem.edit.edit import Commit, Edit
+from meristem.edit.gather import Gather
+from meristem.edit.history import replay
+from meristem.edit.newborns import Newborns, Slice, ZeroFanOut
+from meristem.edit.optimizer import OptimizerStateWarning, StatePolicy, StateSlice, Zeros
+from meristem.edit.preview import AxisPreview, Preview
+from meristem.edit.stale import StaleHolder, StaleParameterWarning
+
+__all__ = [
+    "AxisPreview",
+    "Commit",
+    "Edit",
+    "Gather",
+    "Newborns",
+    "OptimizerStateWarning",
+    "Preview",
+    "Slice",
+    "StaleHolder",
+    "StaleParameterWarning",
+    "StatePolicy",
+    "StateSlice",
+    "ZeroFanOut",
+    "Zeros",
+    "load",
+    "replay",
+    "save",
+]

@@ -1,0 +1,180 @@
+"""`save` and `load`: an edited model and its optimizers in one file, without pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from meristem.axes import AxisMap, trace
+from meristem.edit import storage
+from meristem.edit.checks import check_model, tensors_of
+from meristem.edit.edit import Edit
+from meristem.edit.history import replaying
+from meristem.edit.journal import Journal, Step
+from meristem.edit.portable import OptimizerRecord, check_fit, dumped, restoring
+from meristem.edit.record import parsed
+from meristem.errors import CheckpointError, EditError
+
+
+class Document(BaseModel):
+    """What a checkpoint says besides its tensors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal[1]
+    model: str
+    history: list[dict[str, Any]]
+    optimizers: list[OptimizerRecord]
+
+
+def save(path: str | os.PathLike[str], axes: AxisMap, optimizers: Optimizer | Sequence[Optimizer] = ()) -> None:
+    """Write a model, its history of edits and its optimizers to one safetensors file, atomically.
+
+    Args:
+        path: the file; a former one is replaced only once the new one is complete on the disk.
+        axes: the map of the model as it is now.
+        optimizers: the optimizer or optimizers to save.
+
+    Raises:
+        StaleMapError: the map is not that of the model as it is now.
+        CheckpointError: the file cannot be written, or something would need pickle.
+    """
+    tensors = check_model(axes, axes.layouts.values())
+    contents = {f"model.{name}": tensors[name] for name in _saved(axes)}
+
+    def store(tensor: Tensor) -> str:
+        key = f"optimizer.{len(contents)}"
+        contents[key] = tensor
+        return key
+
+    names = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    given = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
+    document = Document(
+        format=1,
+        model=f"{type(axes.model).__module__}.{type(axes.model).__qualname__}",
+        history=[dict(record) for record in axes.history],
+        optimizers=[dumped(optimizer, names, store) for optimizer in given],
+    )
+    storage.write(path, contents, document.model_dump_json())
+
+
+def load(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    optimizers: Optimizer | Sequence[Optimizer] = (),
+) -> AxisMap:
+    """Bring a freshly built model, and freshly built optimizers, to the state of a checkpoint.
+
+    The history is replayed on the model, then every tensor and all optimizer state is copied in, as one transaction.
+
+    Args:
+        path: a file that `save` wrote.
+        model: the model as its constructor makes it, before any edit.
+        args, kwargs: example inputs, as for `trace`.
+        optimizers: the optimizers, in the order in which they were saved, built on `model`; or none, to leave them out.
+
+    Returns:
+        The map of the edited model, with its history.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, corrupted, hostile or of another model; nothing was loaded.
+        TraceError: the model could not be run on the example.
+    """
+    tensors, text = storage.read(path)
+    try:
+        document = Document.model_validate_json(text)
+        records = parsed(document.history)
+    except (ValidationError, EditError, RecursionError) as error:
+        raise CheckpointError(f"{path} is malformed: {error}") from error
+    axes = trace(model, args, kwargs)
+    given = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
+    _check_optimizers(document, given, model)
+    after = {entry.axis: entry.after for record in records for entry in record.axes}
+    _check_tensors(tensors, axes, after)
+    try:
+        edit = replaying(records, axes, given)
+    except EditError as error:
+        raise CheckpointError(f"{path} does not belong to this model: {error}") from error
+
+    def contents() -> Iterable[Step]:
+        own = tensors_of(model)
+        yield from (_Overwrite(own[name], tensors[f"model.{name}"]) for name in _saved(axes))
+        for record, optimizer in zip(document.optimizers, given, strict=bool(given)):
+            yield from restoring(record, optimizer, tensors)
+
+    return replace(_applied(edit, contents), history=tuple(document.history))
+
+
+def _applied(edit: Edit, contents: Any) -> AxisMap:
+    if edit.changes:
+        return edit.commit(contents).axes
+    with Journal() as journal:
+        journal.apply(contents())
+    return edit.axes
+
+
+def _saved(axes: AxisMap) -> list[str]:
+    """The first names of all parameters and persistent buffers."""
+    transient = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in axes.model.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    }
+    return [layout.name for layout in axes.layouts.values() if not transient.issuperset(layout.names)]
+
+
+def _check_optimizers(document: Document, optimizers: Sequence[Optimizer], model: nn.Module) -> None:
+    if optimizers and len(optimizers) != len(document.optimizers):
+        raise CheckpointError(
+            f"the checkpoint holds {len(document.optimizers)} optimizers, {len(optimizers)} are given"
+        )
+    names = {id(tensor): name for name, tensor in reversed(tensors_of(model).items())}
+    for record, optimizer in zip(document.optimizers, optimizers, strict=bool(optimizers)):
+        check_fit(record, optimizer, names)
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], axes: AxisMap, after: Mapping[str, int]) -> None:
+    """Every tensor of the model as it will be after the replay is there, with its shape and dtype, and no other is."""
+    sizes = [after.get(axis.name, axis.size) for axis in axes]
+    own = tensors_of(axes.model)
+    expected = {f"model.{name}": (axes.layouts[name].shape(sizes), own[name].dtype) for name in _saved(axes)}
+    found = {key: (tuple(t.shape), t.dtype) for key, t in tensors.items() if not key.startswith("optimizer.")}
+    for key in expected.keys() | found.keys():
+        if expected.get(key) != found.get(key):
+            raise CheckpointError(
+                f"the tensor {key} is {_shown(found.get(key))} in the checkpoint, "
+                f"{_shown(expected.get(key))} in this model"
+            )
+
+
+def _shown(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if tensor is None else f"{tensor[1]} {tensor[0]}"
+
+
+class _Overwrite(Step):
+    """New values for a tensor that keeps its identity; the loaded tensor makes room for what is kept to undo it."""
+
+    def __init__(self, tensor: Tensor, value: Tensor) -> None:
+        self._tensor, self._value = tensor, value
+        self._before: Tensor | None = None
+
+    @torch.no_grad()
+    def do(self) -> None:
+        """Copy the new values in."""
+        self._before = self._tensor.detach().clone()
+        self._tensor.copy_(self._value)
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Copy the old values back."""
+        if self._before is not None:
+            self._tensor.copy_(self._before)
