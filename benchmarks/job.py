@@ -1,4 +1,4 @@
-"""The whole job (trace, prune half of everything by magnitude, commit) against Torch-Pruning's: `python -m benchmarks.job`.
+"""The whole job against Torch-Pruning's: `python -m benchmarks.job`. Trace, prune half by magnitude, commit.
 
 Wall time and peak extra memory, one thread, fresh models, both sides taking turns.
 """

@@ -117,7 +117,7 @@ def machine() -> dict[str, Any]:
         "threads": 1,
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in ("meristem", "torch", "timm", "transformers")},
-        "peer": (ROOT / "benchmarks" / "peers.txt").read_text().split("\n")[4:-1],
+        "peer": [x for x in (ROOT / "benchmarks" / "peers.txt").read_text().split("\n") if "==" in x],
     }
 
 

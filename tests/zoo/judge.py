@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 import meristem
 from meristem.axes.expression import units_along
 from meristem.axes.map import Axis, AxisMap, Coupling
+from meristem.edit import Edit
 
 from .linear import linear, precise
 from .row import Row
@@ -104,7 +105,7 @@ def pruned(subject: Subject, axes: Sequence[Axis], left: Callable[[int], int]) -
     """A copy with units removed, and which ones, by axis."""
     work = subject.copied()
     removed = {axis.index: chosen(axis, axis.size - left(axis.size)) for axis in axes if axis.size > left(axis.size)}
-    edit = meristem.Edit(work.axes)
+    edit = Edit(work.axes)
     for index, units in removed.items():
         edit.prune(work.axes.axes[index], units)
     return replace(work, axes=edit.commit().axes), removed
@@ -113,7 +114,7 @@ def pruned(subject: Subject, axes: Sequence[Axis], left: Callable[[int], int]) -
 def grown(subject: Subject, axes: Sequence[Axis], count: Callable[[int], int]) -> Subject:
     """A copy with units inserted by the default start."""
     work = subject.copied()
-    edit = meristem.Edit(work.axes)
+    edit = Edit(work.axes)
     for axis in axes:
         edit.grow(axis, count(axis.size))
     return replace(work, axes=edit.commit().axes)
@@ -171,7 +172,7 @@ def growth_check(count: Callable[[int], int], tolerance: float) -> Check:
 def permutation_check(subject: Subject, axes: Sequence[Axis]) -> str | None:
     """Reorder: the function is unchanged."""
     work = subject.copied()
-    edit = meristem.Edit(work.axes)
+    edit = Edit(work.axes)
     for axis in axes:
         order = list(range(axis.size))
         random.Random(axis.index).shuffle(order)

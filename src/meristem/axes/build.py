@@ -96,7 +96,9 @@ def _kinds(solution: Solution) -> dict[int, str]:
     return kinds
 
 
-def _titles(solution: Solution, dims: Mapping[str, tuple[Expression, ...]], order: Mapping[int, None]) -> dict[int, str]:
+def _titles(
+    solution: Solution, dims: Mapping[str, tuple[Expression, ...]], order: Mapping[int, None]
+) -> dict[int, str]:
     """The path of the first module that produces an axis; numbered where one dimension holds several axes."""
     wished: dict[int, str] = {}
     producers = [mark.origin for mark in solution.marks if mark.role is Role.PRODUCES]

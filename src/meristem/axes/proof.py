@@ -18,7 +18,7 @@ from torch._ops import OpOverload
 from meristem.axes.attributes import Path, lengths_of, mentioned, read
 from meristem.axes.expression import Expression, Product, leaves, size_of
 from meristem.axes.map import AttributeBinding, Coupling
-from meristem.axes.recorder import Call, references
+from meristem.axes.recorder import Site, references
 from meristem.axes.rehearsal import Divergence, Mismatch, Outcome, rehearse
 from meristem.axes.solver import Literal, Solution
 
@@ -80,9 +80,7 @@ class Proof:
         )
 
     def _rehearse(self, new_sizes: Mapping[int, int]) -> Outcome:
-        return rehearse(
-            self.model, self.examples, self.solution, self.attribute_bindings(), new_sizes, self._known
-        )
+        return rehearse(self.model, self.examples, self.solution, self.attribute_bindings(), new_sizes, self._known)
 
     def _distinct(self, candidates: Iterable[int]) -> dict[int, int]:
         """New sizes such that no two axes of equal size stay equal, far from all old ones, so that a number tells its axis."""
@@ -110,11 +108,11 @@ class Proof:
 
     def _explain(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> bool:
         """Whether anything new was learned. Attributes first: other numbers may follow from them."""
-        numbers = [m for m in outcome.mismatches if m.literal is not None]
-        constant = [m for m in numbers if m.actual == self.space.size(m.literal.value)]  # pyright: ignore[reportOptionalMemberAccess]
-        if any([self._bind_constant(m.literal) for m in constant if m.literal is not None]):
+        numbers = [(m, m.literal) for m in outcome.mismatches if m.literal is not None]
+        constant = [m for m, literal in numbers if m.actual == self.space.size(literal.value)]
+        if any([self._bind_constant(m.site, literal) for m, literal in numbers if m in constant]):
             return True
-        pairs = [pair for m in numbers if m not in constant for pair in self._followed(m, new_sizes)]
+        pairs = [pair for m, literal in numbers if m not in constant for pair in self._followed(m, literal, new_sizes)]
         if any([self._unify(first, second) for first, second in pairs]):
             return True
         return outcome.divergence is not None and self._explain_divergence(outcome.divergence)
@@ -124,62 +122,66 @@ class Proof:
         found: dict[tuple[str, Path], dict[Expression, None]] = {}
         for literal in self.solution.literals:
             if not self.space.frozen(literal.value):
-                name, held = self._call(literal).module, self._held(literal, self._call(literal).module)
+                site = self._site(literal)
+                held = self._held(site, literal.value, site.module)
                 if len(held) == 1:
-                    found.setdefault((name, held[0]), {})[self.space.resolve(literal.value)] = None
+                    found.setdefault((site.module, held[0]), {})[self.space.resolve(literal.value)] = None
         for (name, path), values in found.items():
             if len(values) == 1:
                 self._bind(name, path, next(iter(values)))
 
-    def _bind_constant(self, literal: Literal) -> bool:
-        """The code passes the same number whatever is edited: find the attribute that holds it, innermost module first."""
-        for distance, name in enumerate(_outward(self._call(literal).module)):
-            for path in self._held(literal, name):
-                if self._bind_alike(literal, distance, path):
+    def _bind_constant(self, site: Site, literal: Literal) -> bool:
+        """The code passed the old number again: find the attribute that holds it, innermost module first."""
+        for distance, name in enumerate(_outward(site.module)):
+            for path in self._held(site, literal.value, name):
+                new = [self._bind(name, path, literal.value), self._bind_alike(literal, distance, path)]
+                if any(new):
                     return True
         return False
 
     def _bind_alike(self, literal: Literal, distance: int, path: Path) -> bool:
-        """Bind an attribute, and that of every other module that runs the same line of code on the same number."""
+        """Bind the attribute of every other module that runs the same line of code on the same number."""
         new = []
         for other in self._alike(literal):
-            owner = nth(_outward(self._call(other).module), distance)
+            owner = nth(_outward(self._site(other).module), distance)
             if owner in self._by_name and read(self._by_name[owner], path) == self.space.size(other.value):
                 new.append(self._bind(owner, path, other.value))
         return any(new)
 
-    def _held(self, literal: Literal, name: str) -> list[Path]:
+    def _held(self, site: Site, value: Expression, name: str) -> list[Path]:
         """The attributes of a module that the code around a number mentions and that hold it; the shallowest ones."""
-        module, size = self._by_name.get(name), self.space.size(literal.value)
-        code = self._call(literal).code
-        paths = [] if module is None else [p for p, n in lengths_of(module) if n == size and mentioned(p, code)]
-        return [path for path in paths if len(path) == min(map(len, paths))]
+        module, size = self._by_name.get(name), self.space.size(value)
+        found = [] if module is None else [p for p, n in lengths_of(module) if n == size and mentioned(p, site.code)]
+        return [path for path in found if len(path) == min(map(len, found))]
 
-    def _call(self, literal: Literal) -> Call:
-        return self.solution.recordings[literal.recording].calls[literal.call]
+    def _site(self, literal: Literal) -> Site:
+        return self.solution.recordings[literal.recording].calls[literal.call].site
 
     def _alike(self, literal: Literal) -> list[Literal]:
         """The same argument of the same line of code, for every module that runs it."""
-        where = self._call(literal).where
-        return [o for o in self.solution.literals if o.path == literal.path and self._call(o).where == where]
+        where = self._site(literal).where
+        return [o for o in self.solution.literals if o.path == literal.path and self._site(o).where == where]
 
-    def _followed(self, mismatch: Mismatch, new_sizes: Mapping[int, int]) -> list[tuple[Expression, Expression]]:
+    def _followed(
+        self, mismatch: Mismatch, literal: Literal, new_sizes: Mapping[int, int]
+    ) -> list[tuple[Expression, Expression]]:
         """The code passed another new number: the length that it follows, as two lengths that are the same."""
-        assert mismatch.literal is not None and mismatch.actual is not None
-        value = mismatch.literal.value
+        value = literal.value
         sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
         old, new = self.space.size(value), mismatch.actual
-        for distance, owner in enumerate(_outward(self._call(mismatch.literal).module)):
+        for distance, owner in enumerate(_outward(mismatch.site.module)):
             for (name, path), other in self.bindings.items():
                 same = name == owner and self.space.size(other) == old
                 if same and size_of(self.space.resolve(other), sizes) == new:
-                    return self._attribute_pairs(mismatch.literal, distance, path)
+                    return [(value, other), *self._attribute_pairs(literal, distance, path)]
         seen = [(other, self.space.size(other), size_of(other, sizes)) for other in self._lengths_seen(mismatch)]
         for other, whole, new_whole in seen:
             if whole == old and new_whole == new:
                 return [(value, other)]
-        siblings = self.solution.values[mismatch.recording][self._call(mismatch.literal).outputs[0]].dims
-        for sibling in siblings:  # a quotient: the code divides one length by another
+        call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
+        for sibling in self.solution.values[mismatch.recording][
+            call.outputs[0]
+        ].dims:  # a quotient: the code divides one length by another
             divisor, new_divisor = self.space.size(sibling), size_of(self.space.resolve(sibling), sizes)
             for other, whole, new_whole in seen:
                 if divisor > 1 and whole == divisor * old and new_whole // new_divisor == new:
@@ -190,7 +192,7 @@ class Proof:
         """A number follows a bound attribute, and so do those of other modules that run the same line of code."""
         pairs = []
         for other in self._alike(literal):
-            bound = self.bindings.get((nth(_outward(self._call(other).module), distance), path))
+            bound = self.bindings.get((nth(_outward(self._site(other).module), distance), path))
             if bound is not None and self.space.size(bound) == self.space.size(other.value):
                 pairs.append((other.value, bound))
         return pairs
@@ -199,8 +201,8 @@ class Proof:
         """Every length that some axis can change, of the tensors seen up to a call: its own module's first, latest first."""
         recording, values = self.solution.recordings[mismatch.recording], self.solution.values[mismatch.recording]
         before = recording.calls[: mismatch.call]
-        module = recording.calls[mismatch.call].module
-        near = [call for call in before if call.module == module or call.module.startswith(f"{module}.")]
+        module = mismatch.site.module
+        near = [call for call in before if call.site.module == module or call.site.module.startswith(f"{module}.")]
         numbers = [n for call in (*reversed(near), *reversed(before)) for n in (*call.outputs, *references(call))]
         seen: set[Expression] = set()
         for dim in (d for n in dict.fromkeys(numbers) if n in values for d in values[n].dims):
@@ -213,21 +215,6 @@ class Proof:
         """Whether making two lengths one says anything new."""
         before = self.space.resolve(first), self.space.resolve(second)
         return before[0] != before[1] and self.space.unify(first, second)
-
-    def _lengths_seen(self, mismatch: Mismatch) -> Iterator[Expression]:
-        """Every length that some axis can change, of the tensors seen up to a call: its own module's first, latest first."""
-        recording, values = self.solution.recordings[mismatch.recording], self.solution.values[mismatch.recording]
-        before = recording.calls[: mismatch.call]
-        module = recording.calls[mismatch.call].module
-        near = [call for call in before if call.module == module or call.module.startswith(f"{module}.")]
-        numbers = [n for call in (*reversed(near), *reversed(before)) for n in (*call.outputs, *references(call))]
-        held = [value for (owner, _), value in self.bindings.items() if owner in _outward(module)]
-        seen: set[Expression] = set()
-        for dim in (*held, *(d for n in dict.fromkeys(numbers) if n in values for d in values[n].dims)):
-            resolved = self.space.resolve(dim)
-            if resolved not in seen and not self.space.frozen(resolved):
-                seen.add(resolved)
-                yield resolved
 
     def _explain_divergence(self, divergence: Divergence) -> bool:
         """The model's code raised: perhaps it compares attributes. Bind those of the innermost module."""
@@ -249,7 +236,7 @@ class Proof:
         values = self.solution.values[recording]
         found: dict[Expression, None] = {}
         for call in self.solution.recordings[recording].calls:
-            if call.module == name or call.module.startswith(f"{name}."):
+            if call.site.module == name or call.site.module.startswith(f"{name}."):
                 for output in call.outputs:
                     found.update(dict.fromkeys(self.space.resolve(dim) for dim in values[output].dims))
         for tensor, dims in self.solution.layouts.items():
@@ -274,13 +261,12 @@ class Proof:
     def _give_up(self, outcome: Outcome, candidates: Sequence[int]) -> None:
         """Freeze what cannot be explained."""
         for mismatch in outcome.mismatches:
-            call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
-            reason = f"the code at {call.where} fixes its size"
+            reason = f"the code at {mismatch.site.where} fixes its size"
             if mismatch.literal is not None:
                 self.space.freeze(mismatch.literal.value, reason)
                 continue
             values = self.solution.values[mismatch.recording]
-            for output in call.outputs:
+            for output in self.solution.recordings[mismatch.recording].calls[mismatch.call].outputs:
                 for dim in values[output].dims:
                     self.space.freeze(dim, reason)
         if not outcome.mismatches and outcome.divergence is not None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
@@ -41,6 +42,21 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the model's code.
+
+    Attributes:
+        module: qualified name of the innermost module being run.
+        where: `file:line` of the user's code.
+        code: code objects of the functions between that module and the place, innermost first.
+    """
+
+    module: str
+    where: str
+    code: tuple[CodeType, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One operator call.
 
@@ -49,9 +65,7 @@ class Call:
         name: its name without overload and without the trailing underscore of in-place variants, e.g. `aten.add`.
         args, kwargs: the arguments, tensors replaced by `Ref`.
         outputs: the numbers of the tensors that came out, in order.
-        module: qualified name of the innermost module being run.
-        where: `file:line` of the user's code that made the call.
-        code: code objects of the functions between that module and the call, innermost first.
+        site: where the model's code made the call.
     """
 
     operator: OpOverload
@@ -59,9 +73,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outputs: tuple[int, ...]
-    module: str
-    where: str
-    code: tuple[CodeType, ...]
+    site: Site
 
 
 @dataclass
@@ -200,20 +212,28 @@ class Recorder(TorchDispatchMode):
         """Run one operator and record it."""
         reference = self._reference
         call_args, call_kwargs = substitute(args, reference), substitute(kwargs, reference)
-        where, code = user_frames(sys._getframe(2))
+        site = self.site(2)
         with self.computing():
             result = func(*args, **kwargs)
         outputs = tuple(self.number(t) for t in tensors_in(result))
-        module = self._stack[-1] if self._stack else ""
-        self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, module, where, code))
+        self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, site))
         return result
+
+    def site(self, depth: int) -> Site:
+        """Where the model's code is, seen from `depth` frames above the caller."""
+        where, code = user_frames(sys._getframe(depth + 1))
+        return Site(self._stack[-1] if self._stack else "", where, code)
 
     def _renamed(self, func: OpOverload, args: Any, kwargs: Any) -> Tensor:
         with self.computing():
             result = func(*args, **kwargs)
-        self._numbers[id(result)] = self.number(args[0])
-        self._alive.append(result)
+        self.identify(result, self.number(args[0]))
         return result
+
+    def identify(self, tensor: Tensor, number: int) -> None:
+        """Give a tensor a number that the recording already has."""
+        self._numbers[id(tensor)] = number
+        self._alive.append(tensor)
 
     def _reference(self, tensor: Tensor) -> Ref:
         return Ref(self.number(tensor))
@@ -232,6 +252,16 @@ def user_frames(frame: FrameType | None) -> tuple[str, tuple[CodeType, ...]]:
             if inside:
                 code.append(current)
             if not where and not filename.startswith(_TORCH):
-                where = f"{filename}:{frame.f_lineno}"
+                where = f"{_readable(filename)}:{frame.f_lineno}"
         frame = frame.f_back
     return where, tuple(code)
+
+
+@cache
+def _readable(filename: str) -> str:
+    """A source file as people know it: relative to where packages are installed, or to the current directory."""
+    _, installed, below = filename.rpartition(f"site-packages{os.sep}")
+    if installed:
+        return below
+    relative = os.path.relpath(filename)
+    return filename if relative.startswith(os.pardir) else relative

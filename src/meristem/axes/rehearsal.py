@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from meristem.axes.attributes import written
 from meristem.axes.expression import Expression, size_of
 from meristem.axes.map import AttributeBinding
-from meristem.axes.recorder import Recorder, Recording, tensors_in, user_frames
+from meristem.axes.recorder import Call, Recorder, Recording, Site, tensors_in, user_frames
 from meristem.axes.running import run
-from meristem.axes.solver import Literal, Solution
+from meristem.axes.solver import Literal, Solution, Value
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Mismatch:
 
     Attributes:
         recording, call: which one, by numbers.
+        site: where the model's code made it.
         literal: the number that differed, or None if the operator failed or gave another shape.
         actual: the number that the code passed.
     """
 
     recording: int
     call: int
+    site: Site
     literal: Literal | None
     actual: int | None
 
@@ -84,47 +86,74 @@ class _Rehearsal(Recorder):
         recording: Recording,
         literals: Mapping[int, list[Literal]],
         length: Callable[[Expression], int],
-        predicted: Callable[[int], tuple[int, ...]],
+        values: Mapping[int, Value],
         number: int,
     ) -> None:
         super().__init__(known, stack, fake)
         self.expected = recording
         self.literals = literals
         self.length = length
-        self.predicted = predicted
+        self.values = values
         self.number_of_recording = number
         self.index = 0
         self.mismatches: list[Mismatch] = []
         self.scalars: list[tuple[int, int, float]] = []
 
+    def predicted(self, output: int) -> tuple[int, ...]:
+        """The shape that a tensor of the recording will have."""
+        return tuple(self.length(dim) for dim in self.values[output].dims)
+
     def perform(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
         if self.index >= len(self.expected.calls) or self.expected.calls[self.index].operator is not func:
+            if self._is_whole_slice(func, args):
+                return args[0]
             raise _OtherWay(f"{func} was called where another operator was recorded")
         index, call = self.index, self.expected.calls[self.index]
         self.index += 1
-        wrong = self._wrong_literals(index, args, kwargs)
-        self.mismatches.extend(wrong)
-        if not wrong:
-            self._compare_scalars(index, call.args, args)
-            shapes = [self.predicted(output) for output in call.outputs]
-            try:
-                with self.computing():
-                    result = func(*args, **kwargs)
-            except Exception:  # whatever it is, the edit it stands for would fail here: noted, judged by the caller
-                result = None
-            if result is not None and [tuple(t.shape) for t in tensors_in(result)] == shapes:
-                return result
-            self.mismatches.append(Mismatch(self.number_of_recording, index, None, None))
-        return self._as_predicted(func, call.outputs, args, kwargs)
+        result = self._as_recorded(index, call, args, kwargs)
+        if result is None:
+            result = self._as_predicted(func, call.outputs)
+        for tensor, number in zip(tensors_in(result), call.outputs, strict=True):
+            self.identify(tensor, number)
+        return result
 
-    def _wrong_literals(self, index: int, args: Any, kwargs: Any) -> list[Mismatch]:
+    def _as_recorded(self, index: int, call: Call, args: Any, kwargs: Any) -> Any:
+        """The result of a call that goes as predicted; None, and a note, otherwise."""
+        wrong = self._wrong_literals(index, call, args, kwargs)
+        self.mismatches.extend(wrong)
+        if wrong:
+            return None
+        self._compare_scalars(index, call.args, args)
+        shapes = [self.predicted(output) for output in call.outputs]
+        try:
+            with self.computing():
+                result = call.operator(*args, **kwargs)
+        except Exception:  # whatever it is, the edit it stands for would fail here: noted, judged by the caller
+            result = None
+        if result is not None and [tuple(t.shape) for t in tensors_in(result)] == shapes:
+            return result
+        self.mismatches.append(Mismatch(self.number_of_recording, index, call.site, None, None))
+        return None
+
+    def _is_whole_slice(self, func: OpOverload, args: Any) -> bool:
+        """`x[:, :n]` calls no operator as long as n is the whole length; now it is not: n must follow the length."""
+        if func is not torch.ops.aten.slice.Tensor or len(args) < 4 or args[2] not in (None, 0):
+            return False
+        value = self.values.get(self.number(args[0]))
+        if value is None:
+            return False
+        literal = Literal(self.number_of_recording, self.index, ("whole slice",), value.dims[args[1]])
+        self.mismatches.append(Mismatch(self.number_of_recording, self.index, self.site(3), literal, int(args[3])))
+        return True
+
+    def _wrong_literals(self, index: int, call: Call, args: Any, kwargs: Any) -> list[Mismatch]:
         wrong = []
         for literal in self.literals.get(index, ()):
             actual: Any = args[literal.path[0]] if isinstance(literal.path[0], int) else kwargs[literal.path[0]]
             for step in literal.path[1:]:
                 actual = actual[step]
             if actual != self.length(literal.value) and actual != -1:
-                wrong.append(Mismatch(self.number_of_recording, index, literal, int(actual)))
+                wrong.append(Mismatch(self.number_of_recording, index, call.site, literal, int(actual)))
         return wrong
 
     def _compare_scalars(self, index: int, before: Sequence[Any], now: Sequence[Any]) -> None:
@@ -132,7 +161,7 @@ class _Rehearsal(Recorder):
             if isinstance(old, float) and isinstance(new, float) and old != new and old != 0:
                 self.scalars.append((self.number_of_recording, index, new / old))
 
-    def _as_predicted(self, func: OpOverload, outputs: tuple[int, ...], args: Any, kwargs: Any) -> Any:
+    def _as_predicted(self, func: OpOverload, outputs: tuple[int, ...]) -> Any:
         with self.computing():
             made = [torch.zeros(self.predicted(o), dtype=self.expected.dtypes[o]) for o in outputs]
         returns = func._schema.returns
@@ -179,19 +208,15 @@ def rehearse(
             if literal.recording == number:
                 literals.setdefault(literal.call, []).append(literal)
 
-        def predicted(output: int, values: Any = values) -> tuple[int, ...]:
-            return tuple(length(dim) for dim in values[output].dims)
-
         def new_tensor(name: str, tensor: Tensor, real: bool = recording.real) -> Tensor:
             shape = tuple(length(dim) for dim in solution.layouts[name])
             return _resized(tensor, shape) if real else torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
         rehearsal: _Rehearsal | None = None
 
-        def make(stack: list[str], fake: FakeTensorMode | None, *rest: Any, number: int = number) -> _Rehearsal:
+        def make(stack: list[str], fake: FakeTensorMode | None) -> _Rehearsal:
             nonlocal rehearsal
-            recording = solution.recordings[number]
-            rehearsal = _Rehearsal(known, stack, fake, recording, literals, length, predicted, number)
+            rehearsal = _Rehearsal(known, stack, fake, recording, literals, length, values, number)  # noqa: B023 - called below
             return rehearsal
 
         model.train(training)

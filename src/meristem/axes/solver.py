@@ -176,7 +176,7 @@ class Context:
 
     def freeze(self, expression: Expression, reason: str) -> None:
         """This length may not be edited; the place in the code is added to the reason."""
-        self.space.freeze(expression, f"{reason} ({self.call.name} at {self.call.where})")
+        self.space.freeze(expression, f"{reason} ({self.call.name} at {self.call.site.where})")
 
     def couple(self, expression: Expression, coupling: Coupling) -> None:
         """Growth of this length is not exact."""
@@ -198,11 +198,11 @@ class Context:
     def _modules(self) -> tuple[str, ...]:
         """The module being run and those that own the parameters of this call."""
         names = {name for value in self.tensors() for origins in value.origins for name, _ in origins}
-        return tuple(dict.fromkeys([self.call.module, *sorted(name.rpartition(".")[0] for name in names)]))
+        return tuple(dict.fromkeys([self.call.site.module, *sorted(name.rpartition(".")[0] for name in names)]))
 
     def operations(self, *lengths: Expression) -> None:
         """The call multiplies and adds once for every combination of these lengths."""
-        self.solution.operations.append(Operations(self._number, self.call.module, lengths))
+        self.solution.operations.append(Operations(self._number, self.call.site.module, lengths))
 
     # ------------------------------------------------------------------ statements about tensors
 
@@ -250,9 +250,7 @@ class Context:
         found: set[Origin] = set()
         for source in sources:
             same = [o for d, o in zip(source.dims, source.origins, strict=True) if d is dim]
-            near = same or [
-                o for d, o in zip(source.dims, source.origins, strict=True) if roots & self.space.roots(d)
-            ]
+            near = same or [o for d, o in zip(source.dims, source.origins, strict=True) if roots & self.space.roots(d)]
             found.update(*near)
         return frozenset(found)
 
@@ -329,7 +327,21 @@ def _check(recording: Recording, call: Call, output: int, value: Value) -> None:
     """A rule that contradicts the recorded shape is a defect of ours: never let it through."""
     if len(value.dims) != len(recording.shapes[output]):
         shape = recording.shapes[output]
-        raise AssertionError(f"the rule of {call.operator} at {call.where} predicts {len(value.dims)} dimensions for {shape}")
+        raise AssertionError(
+            f"the rule of {call.operator} at {call.site.where} predicts {len(value.dims)} dimensions for {shape}"
+        )
 
 
-__all__ = ["Context", "Fact", "Literal", "Mark", "Operations", "Origin", "Rule", "Solution", "Value", "broadcast", "solve"]
+__all__ = [
+    "Context",
+    "Fact",
+    "Literal",
+    "Mark",
+    "Operations",
+    "Origin",
+    "Rule",
+    "Solution",
+    "Value",
+    "broadcast",
+    "solve",
+]

@@ -76,7 +76,9 @@ class Space:
         flat: list[Expression] = []
         for factor in factors:
             flat.extend(factor.factors if isinstance(factor, Product) else [factor])
-        flat = [factor for factor in flat if self.size(factor) != 1]  # length 1 occurs frozen only: it multiplies by one
+        flat = [
+            factor for factor in flat if self.size(factor) != 1
+        ]  # length 1 occurs frozen only: it multiplies by one
         if len(flat) == 1:
             return flat[0]
         if flat and isinstance(flat[0], Concat):

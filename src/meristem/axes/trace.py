@@ -126,7 +126,7 @@ def _trace_error(model: nn.Module, recorder: Recorder | None, error: Exception) 
         where = found or where
         frame = frame.tb_next
     calls = recorder.recording.calls if recorder is not None else []
-    last = f" after {calls[-1].operator} in module {calls[-1].module!r}" if calls else ""
+    last = f" after {calls[-1].operator} in module {calls[-1].site.module!r}" if calls else ""
     shapes = "" if calls else " (does the example fit the model's forward?)"
     return TraceError(
         f"{type(model).__name__} could not be run on the example input: {type(error).__name__}: "

@@ -24,7 +24,9 @@ def check_model(model: object) -> nn.Module:
             raise WrappedModelError(f"{where} is a {type(module).__name__}: {remedy}")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
-            raise TraceError(f"parameter {name!r} is lazy and has no shape yet: run the model once on an example, then trace")
+            raise TraceError(
+                f"parameter {name!r} is lazy and has no shape yet: run the model once on an example, then trace"
+            )
     return model
 
 

@@ -61,7 +61,9 @@ def inspect(
 @explained
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file; what it leaves out has its default.")] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the configuration in full, and stop.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the configuration in full, and stop.")
+    ] = False,
     data_dir: DataDir = Path("data"),
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/NAME.")] = None,
 ) -> None:

@@ -36,7 +36,9 @@ def load_model(path: str, kwargs: str) -> nn.Module:
     try:
         model = found(**arguments)
     except TypeError as error:
-        raise ConfigError(f"{path} could not be called with {arguments}: {error}. Give arguments with --kwargs") from error
+        raise ConfigError(
+            f"{path} could not be called with {arguments}: {error}. Give arguments with --kwargs"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{path} returned a {type(model).__name__}; expected an nn.Module")
     return model

@@ -1,6 +1,6 @@
 """One edit: gathers along axes, applied to a model and everything that holds its parameters, all or nothing."""
 
-from meristem.edit.checkpoint import load, save
+from meristem.edit.checkpoint import extra_of, load, save
 from meristem.edit.edit import Commit, Edit
 from meristem.edit.gather import Gather
 from meristem.edit.history import replay
@@ -24,6 +24,7 @@ __all__ = [
     "StateSlice",
     "ZeroFanOut",
     "Zeros",
+    "extra_of",
     "load",
     "replay",
     "save",

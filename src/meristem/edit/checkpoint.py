@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from meristem.edit.edit import Edit
 from meristem.edit.history import replaying
 from meristem.edit.journal import Journal, Step
 from meristem.edit.portable import OptimizerRecord, check_fit, dumped, restoring
-from meristem.edit.record import parsed
+from meristem.edit.record import parsed, spans
 from meristem.errors import CheckpointError, EditError
 
 
@@ -32,15 +33,22 @@ class Document(BaseModel):
     model: str
     history: list[dict[str, Any]]
     optimizers: list[OptimizerRecord]
+    extra: dict[str, Any]
 
 
-def save(path: str | os.PathLike[str], axes: AxisMap, optimizers: Optimizer | Sequence[Optimizer] = ()) -> None:
+def save(
+    path: str | os.PathLike[str],
+    axes: AxisMap,
+    optimizers: Optimizer | Sequence[Optimizer] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model, its history of edits and its optimizers to one safetensors file, atomically.
 
     Args:
         path: the file; a former one is replaced only once the new one is complete on the disk.
         axes: the map of the model as it is now.
         optimizers: the optimizer or optimizers to save.
+        extra: anything JSON-able that belongs to the run, such as `plasticity.state_dict()`; `extra_of` reads it.
 
     Raises:
         StaleMapError: the map is not that of the model as it is now.
@@ -61,8 +69,18 @@ def save(path: str | os.PathLike[str], axes: AxisMap, optimizers: Optimizer | Se
         model=f"{type(axes.model).__module__}.{type(axes.model).__qualname__}",
         history=[dict(record) for record in axes.history],
         optimizers=[dumped(optimizer, names, store) for optimizer in given],
+        extra=dict(extra or {}),
     )
-    storage.write(path, contents, document.model_dump_json())
+    try:
+        text = json.dumps(document.model_dump())
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"`extra` must consist of JSON values: {error}") from error
+    storage.write(path, contents, text)
+
+
+def extra_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was given to `save` as `extra`. Raises `CheckpointError` if the file is no sound checkpoint."""
+    return _read(path)[1].extra
 
 
 def load(
@@ -89,19 +107,14 @@ def load(
         CheckpointError: the file is missing, truncated, corrupted, hostile or of another model; nothing was loaded.
         TraceError: the model could not be run on the example.
     """
-    tensors, text = storage.read(path)
-    try:
-        document = Document.model_validate_json(text)
-        records = parsed(document.history)
-    except (ValidationError, EditError, RecursionError) as error:
-        raise CheckpointError(f"{path} is malformed: {error}") from error
+    tensors, document = _read(path)
     axes = trace(model, args, kwargs)
     given = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
     _check_optimizers(document, given, model)
-    after = {entry.axis: entry.after for record in records for entry in record.axes}
-    _check_tensors(tensors, axes, after)
     try:
-        edit = replaying(records, axes, given)
+        after = {name: size for name, (_, size) in spans(parsed(document.history)).items()}
+        _check_tensors(tensors, axes, after)
+        edit = replaying(document.history, axes, given)
     except EditError as error:
         raise CheckpointError(f"{path} does not belong to this model: {error}") from error
 
@@ -112,6 +125,14 @@ def load(
             yield from restoring(record, optimizer, tensors)
 
     return replace(_applied(edit, contents), history=tuple(document.history))
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Document]:
+    tensors, text = storage.read(path)
+    try:
+        return tensors, Document.model_validate_json(text)
+    except (ValidationError, RecursionError) as error:
+        raise CheckpointError(f"{path} is malformed: {error}") from error
 
 
 def _applied(edit: Edit, contents: Any) -> AxisMap:

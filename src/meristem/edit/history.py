@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from meristem.axes import AxisMap, trace
 from meristem.edit.edit import Edit
-from meristem.edit.record import EditRecord, Record, composed, parsed, spans
+from meristem.edit.record import Record, composed, parsed, spans
 from meristem.errors import EditError
 
 
@@ -31,21 +31,30 @@ def replay(history: Sequence[Record], model: nn.Module, args: Any, kwargs: Mappi
         EditError: the history is malformed or belongs to another model; nothing is touched.
         TraceError: the model could not be run on the example.
     """
-    records = parsed(history)
     axes = trace(model, args, kwargs)
-    edit = replaying(records, axes)
+    edit = replaying(history, axes)
     result = edit.commit().axes if edit.changes else axes
     return replace(result, history=tuple(history))
 
 
-def replaying(records: Sequence[EditRecord], axes: AxisMap, optimizers: Iterable[Optimizer] = ()) -> Edit:
-    """The edit that a parsed history amounts to, not yet committed; without changes if the history has no effect."""
+def replaying(
+    history: Sequence[Record],
+    axes: AxisMap,
+    optimizers: Optimizer | Iterable[Optimizer] = (),
+    follow: nn.Module | Iterable[nn.Module] = (),
+) -> Edit:
+    """The edit that a history amounts to, not yet committed; without changes if the history has no effect.
+
+    Raises:
+        EditError: the history is malformed or belongs to another model.
+    """
+    records = parsed(history)
     for name, (before, _) in spans(records).items():
         if name not in axes.by_name:
             raise EditError(f"the history edits the axis {name!r}, which this model does not have")
         if axes[name].size != before:
             raise EditError(f"the history begins with {before} units on {name}, this model has {axes[name].size}")
-    edit = Edit(axes, optimizers)
+    edit = Edit(axes, optimizers, follow)
     for name, gather in composed(records).items():
         if not gather.is_identity(axes[name].size):
             edit.gather(name, gather)

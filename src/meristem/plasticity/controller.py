@@ -132,9 +132,14 @@ class Plasticity:
     def state_dict(self) -> dict[str, Any]:
         """Everything the controller needs to go on, JSON-able: steps, history, births, what the schedule remembers.
 
-        Weights and optimizer state are not in it; `model.state_dict()` and `optimizer.state_dict()` hold them, or all
-        of it goes into one checkpoint without pickle:
-        `meristem.save(path, plasticity.axes, optimizer, extra=plasticity.state_dict())`.
+        Weights and optimizer state are not in it: `model.state_dict()` and `optimizer.state_dict()` hold them. Or all
+        of it goes into one file without pickle:
+
+            meristem.save(path, plasticity.axes, optimizer, extra=plasticity.state_dict())
+
+            axes = meristem.load(path, model, x, optimizers=optimizer)          # freshly built ones
+            plasticity = meristem.Plasticity(model, optimizer, axes, ...)
+            plasticity.load_state_dict(meristem.extra_of(path))
         """
         return self._state().plain()
 

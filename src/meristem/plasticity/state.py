@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meristem.axes import AxisMap
-from meristem.edit import Edit
 from meristem.edit.history import replaying
 from meristem.errors import CheckpointError
 
@@ -54,7 +54,7 @@ class State:
                 seed=int(saved["seed"]),
                 history=tuple(saved["history"]),
                 births={str(name): tuple(int(step) for step in steps) for name, steps in saved["births"].items()},
-                schedule=saved["schedule"],
+                schedule=_numbers(saved["schedule"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"this is no state of a Plasticity: {type(error).__name__}: {error}") from error
@@ -90,21 +90,28 @@ def resumed(
             f"the model already holds {done} edits, with which the saved history does not begin; load the state into a "
             "freshly built model"
         )
-    edit = Edit(axes, optimizers, follow)
-    rest = replaying(history[done:], axes)
-    for change in () if rest is None else rest.changes:
-        edit.gather(change.axis, change.gather)
-    if edit.changes:
-        axes = edit.commit().axes
-    return replace(axes, history=tuple(history))
+    edit = replaying(history[done:], axes, optimizers, follow)
+    after = edit.commit().axes if edit.changes else axes
+    return replace(after, history=tuple(history))
 
 
 def _plain(value: Any) -> Any:
+    """Containers as dicts and lists, tensors as numbers, and what JSON has no number for as a string."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value.item() if isinstance(value, Tensor) else value
+    value = value.item() if isinstance(value, Tensor) else value
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """What `_plain` wrote, with infinities and NaN as numbers again."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _skeleton(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Figures of a study, drawn by plotly from recorded runs. Colours of text and grid come from the page (light or dark)."""
+"""Figures of a study, drawn by plotly from recorded runs. The page gives text and grid their colours (light or dark)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from meristem.report.colours import colour
 from meristem.study.summary import over_time
 from meristem.train.record import Run
 
+
 def accuracy_against_compute(arms: Mapping[str, Sequence[Run]]) -> go.Figure:
     """Test accuracy against training FLOPs: mean over the seeds and 95 % confidence band of every arm."""
     figure = go.Figure()
@@ -21,7 +22,9 @@ def accuracy_against_compute(arms: Mapping[str, Sequence[Run]]) -> go.Figure:
         if len(runs) > 1:
             edge = [min(point.high, 100) for point in accuracy] + [max(point.low, 0) for point in accuracy[::-1]]
             band = {"x": compute + compute[::-1], "y": edge, "fill": "toself", "fillcolor": colour(index, 0.2)}
-            figure.add_scatter(**band, line={"width": 0}, mode="lines", hoverinfo="skip", legendgroup=name, showlegend=False)
+            figure.add_scatter(
+                **band, line={"width": 0}, mode="lines", hoverinfo="skip", legendgroup=name, showlegend=False
+            )
         figure.add_scatter(
             x=compute,
             y=mean,

@@ -35,5 +35,3 @@ def _frozen(axes: AxisMap) -> Table:
     for group in frozen_groups(axes):
         table.add_row(Text(group.reason), str(len(group.axes)), Text(group.examples()))
     return table
-
-

@@ -15,7 +15,9 @@ def with_prefix(value: float) -> str:
     if power and round(abs(value) / 1000**power, 1) >= 1000 and power + 1 < len(PREFIXES):
         power += 1
     scaled = value / 1000**power
-    return f"{scaled:.3g} {PREFIXES[power]}".rstrip() if abs(scaled) < 1000 else f"{scaled:.0f} {PREFIXES[power]}".rstrip()
+    return (
+        f"{scaled:.3g} {PREFIXES[power]}".rstrip() if abs(scaled) < 1000 else f"{scaled:.0f} {PREFIXES[power]}".rstrip()
+    )
 
 
 def percent(found: Interval) -> str:

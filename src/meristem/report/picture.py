@@ -1,4 +1,4 @@
-"""The picture of a map: modules from top to bottom in the order of the forward pass, every editable axis a coloured line.
+"""The picture of a map: modules in the order of the forward pass from top to bottom, every editable axis a line.
 
 An axis runs from the first module it occurs in to the last. A filled mark produces its units, an open one reads them,
 a bar carries them along.
@@ -112,14 +112,18 @@ def draw(axes: AxisMap) -> Picture:
 
 def write_picture(path: Path, title: str, axes: AxisMap) -> None:
     """Writes the picture and the tables of a map as one self-contained HTML page."""
-    page = templates().get_template("picture.html").render(
-        title=title,
-        totals=totals(axes),
-        picture=draw(axes),
-        columns=COLUMNS,
-        editable=list(editable_rows(axes)),
-        frozen=frozen_groups(axes),
-        unreached=axes.unreached,
+    page = (
+        templates()
+        .get_template("picture.html")
+        .render(
+            title=title,
+            totals=totals(axes),
+            picture=draw(axes),
+            columns=COLUMNS,
+            editable=list(editable_rows(axes)),
+            frozen=frozen_groups(axes),
+            unreached=axes.unreached,
+        )
     )
     write_page(path, page)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
 
+import meristem
 from meristem.report.figures import accuracy_against_compute, widths_over_time
 from meristem.report.page import templates, write_page
 from meristem.report.table import COLUMNS, cells
@@ -42,16 +42,20 @@ def write_report(path: Path, protocol: Protocol, results: Mapping[str, Sequence[
         protocol: what was done.
         results: the finished runs by arm, as from `meristem.study.execute`.
     """
-    page = templates().get_template("study.html").render(
-        title=protocol.title,
-        seeds=len(protocol.seeds),
-        arms=protocol.arms,
-        columns=COLUMNS,
-        rows=[cells(summarize(name, runs)) for name, runs in results.items()],
-        plots=_plots(protocol, results),
-        configs={arm.name: to_yaml(arm.config) for arm in protocol.arms},
-        plotly=get_plotlyjs(),
-        environment=environment(),
+    page = (
+        templates()
+        .get_template("study.html")
+        .render(
+            title=protocol.title,
+            seeds=len(protocol.seeds),
+            arms=protocol.arms,
+            columns=COLUMNS,
+            rows=[cells(summarize(name, runs)) for name, runs in results.items()],
+            plots=_plots(protocol, results),
+            configs={arm.name: to_yaml(arm.config) for arm in protocol.arms},
+            plotly=get_plotlyjs(),
+            environment=environment(),
+        )
     )
     write_page(path, page)
 
@@ -59,7 +63,7 @@ def write_report(path: Path, protocol: Protocol, results: Mapping[str, Sequence[
 def environment() -> str:
     """What produced the numbers, in one line."""
     return (
-        f"meristem {version('meristem')}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"meristem {meristem.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}"
     )
 

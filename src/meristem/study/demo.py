@@ -10,18 +10,29 @@ from meristem.train.config import GrowConfig, ModelConfig, PruneConfig, TrainCon
 SMALL, LARGE = 4, 32
 """Channels of the small and of the large net, in the residual stream and in every block."""
 
-SEEDS = 5
-EPOCHS = 20
+TARGET = 15_000
+"""Number of parameters at which growth and pruning stop: about those of the same net with 16 channels."""
 
 
-def demo_protocol(seeds: int = SEEDS, epochs: int = EPOCHS) -> Protocol:
-    """The demo's four arms. Everything but the structure is the same: data, optimizer, number of steps."""
-    growth = GrowConfig(amount=0.3, start=0.1 * epochs, stop=0.6 * epochs, every=0.05 * epochs)
-    pruning = PruneConfig(amount=0.2, start=0.1 * epochs, stop=0.6 * epochs, every=0.05 * epochs)
+def demo_protocol(seeds: int = 5, epochs: int = 20) -> Protocol:
+    """The demo's four arms. Everything but the structure is the same: data, optimizer, number of steps.
+
+    An edit falls halfway between two evaluations.
+    """
+    when = {"start": 0.125 * epochs, "stop": 0.625 * epochs, "every": 0.05 * epochs, "parameters": TARGET}
+    growth, pruning = GrowConfig(amount=0.25, **when), PruneConfig(amount=0.1, **when)
     arms = (
         _arm("small", f"a residual net with {SMALL} channels, fixed", SMALL, epochs),
-        _arm("grown", "from the small one, grown while it trains", SMALL, epochs, grow=growth),
-        _arm("pruned", "from the large one, pruned while it trains", LARGE, epochs, prune=pruning),
+        _arm(
+            "grown", f"from the small one, grown to {TARGET:,} parameters while it trains", SMALL, epochs, grow=growth
+        ),
+        _arm(
+            "pruned",
+            f"from the large one, pruned to {TARGET:,} parameters while it trains",
+            LARGE,
+            epochs,
+            prune=pruning,
+        ),
         _arm("large", f"the same net with {LARGE} channels, fixed", LARGE, epochs),
     )
     return Protocol("Growing and pruning a net while it learns to read digits", arms, tuple(range(seeds)))

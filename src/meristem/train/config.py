@@ -107,7 +107,9 @@ def read_config(path: Path | str) -> TrainConfig:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; 'meristem train --print-config' writes one") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; 'meristem train --print-config' writes one"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a YAML file: {error}") from error
     return parse_config({} if content is None else content, str(path))

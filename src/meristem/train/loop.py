@@ -94,7 +94,7 @@ class Standardized:
 
 
 def batches(data: DataSet, config: TrainConfig) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels of every step: each epoch in a new order, drawn from the seed; the incomplete batch is left out."""
+    """Images and labels of every step: each epoch in a new order drawn from the seed, without the incomplete batch."""
     order = torch.Generator().manual_seed(config.seed)
     steps = _steps_per_epoch(config, data)
     for _ in range(config.epochs):

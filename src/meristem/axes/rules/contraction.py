@@ -104,6 +104,24 @@ def addmm(c: Context) -> list[Value]:
     return [c.derived(dims, [a, b, bias])]
 
 
+@rule("bilinear")
+def bilinear(c: Context) -> list[Value]:
+    """`bilinear(x1, x2, weight, bias)`: weight (out, in1, in2) reads both inputs."""
+    first, second, weight = (c.value(c.argument(i, n)) for i, n in enumerate(("input1", "input2", "weight")))
+    bias = c.optional(c.argument(3, "bias"))
+    for x, dim, name in ((first, 1, "in1_features"), (second, 2, "in2_features")):
+        contract(c, x, weight, [(-1, dim)])
+        c.fact(name, weight.dims[dim])
+    produces(c, weight, [0])
+    c.fact("out_features", weight.dims[0])
+    c.kind(weight.dims[0], "features")
+    lead = broadcast(c, [Value(first.dims[:-1]), Value(second.dims[:-1])])
+    dims = [*lead, weight.dims[0]]
+    add_bias(c, dims, bias)
+    c.operations(*lead, *weight.dims)
+    return [c.derived(dims, [first, second, weight])]
+
+
 @rule("outer", "ger")
 def outer(c: Context) -> list[Value]:
     a, b = c.value(c.argument(0, "self")), c.value(c.argument(1, "vec2"))

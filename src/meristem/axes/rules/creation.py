@@ -25,7 +25,19 @@ def like(c: Context) -> list[Value]:
     return [Value(c.value(c.call.args[0]).dims)]
 
 
-@rule("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "scalar_tensor", "tensor", "randint", "randperm", "one_hot")
+@rule(
+    "arange",
+    "linspace",
+    "logspace",
+    "eye",
+    "tril_indices",
+    "triu_indices",
+    "scalar_tensor",
+    "tensor",
+    "randint",
+    "randperm",
+    "one_hot",
+)
 def counted(c: Context) -> list[Value]:
     """Its content depends on the position."""
     dims = tuple(c.positions(c.shape()))

@@ -43,6 +43,23 @@ def index(c: Context) -> list[Value]:
     return [c.derived([*kept[:front], *new, *kept[front:]], [x, *picked], keeps_zero=x.keeps_zero)]
 
 
+@rule("index_put", "_index_put_impl")
+def index_put(c: Context) -> list[Value]:
+    """`x[i, j] = values`: indexed dimensions are picked; the others, behind them, are those of the values."""
+    x, values = c.value(c.call.args[0]), c.value(c.argument(2, "values"))
+    used = [d for d, i in enumerate(c.argument(1, "indices")) if i is not None]
+    for d in used:
+        c.positional(x.dims[d], PICKED)
+    kept = x.dims[len(used) :] if used == list(range(len(used))) else None
+    if kept is None:
+        return c.unknown()
+    own = values.dims[max(0, len(values.dims) - len(kept)) :]
+    broadcast(c, [Value(kept), Value(own)])
+    if x.static and not values.static:
+        c.meets_activation(x)
+    return [Value(x.dims)]
+
+
 @rule("index_select")
 def index_select(c: Context) -> list[Value]:
     x, picked = c.value(c.call.args[0]), c.value(c.argument(2, "index"))
@@ -73,6 +90,19 @@ def roll(c: Context) -> list[Value]:
     for dim in dims or range(len(x.dims)):
         c.positional(x.dims[dim], "its units are rolled along")
     return [c.derived(x.dims, [x])]
+
+
+@rule("view_as_complex")
+def view_as_complex(c: Context) -> list[Value]:
+    x = c.value(c.call.args[0])
+    c.positional(x.dims[-1], "the real and the imaginary part")
+    return [c.derived(x.dims[:-1], [x])]
+
+
+@rule("view_as_real")
+def view_as_real(c: Context) -> list[Value]:
+    x = c.value(c.call.args[0])
+    return [c.derived([*x.dims, c.fresh(2, "the real and the imaginary part")], [x])]
 
 
 @rule("tril", "triu", "diagonal", "diag_embed")

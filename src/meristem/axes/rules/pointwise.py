@@ -14,7 +14,7 @@ _KEEP_ZERO = _SCALES | _SHIFTS | {
 }  # fmt: skip
 
 
-@rule("pointwise", "isclose", "where", "masked_fill", "dist_backward", "rrelu", "hardtanh", "addcmul", "addcdiv", "lerp")
+@rule("pointwise", "hardswish", "rrelu", "polar", "normal")
 def pointwise(c: Context) -> list[Value]:
     values = c.tensors()
     dims = broadcast(c, values)
@@ -47,13 +47,11 @@ def _zero_stays_zero(c: Context, values: list[Value]) -> bool:
 @rule(
     "dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "contiguous",
     "clone", "to", "_to_copy", "type_as", "float", "half", "cpu", "cuda",
-    "resolve_conj", "resolve_neg", "bernoulli", "native_dropout_backward", "data", "requires_grad", "softplus",
+    "resolve_conj", "resolve_neg", "bernoulli", "softplus", "fill", "zero", "uniform", "random", "exponential",
 )  # fmt: skip
 def same_shape(c: Context) -> list[Value]:
     """The first argument, perhaps with some entries changed; further outputs (masks) look like it."""
     x = c.value(c.call.args[0])
-    if len(x.dims) != len(c.shape()):
-        return c.unknown()
     keeps = x.keeps_zero and c.call.name != "aten.softplus"
     return [Value(x.dims, x.static, x.constant, x.origins, keeps) for _ in c.call.outputs]
 
@@ -65,7 +63,11 @@ def copy(c: Context) -> list[Value]:
     dims = broadcast(c, [target, source])
     if target.static and not source.static:
         c.meets_activation(target)
-    return [Value(tuple(dims), source.static and target.static, source.constant and target.constant, *_origin(target, source))]
+    return [
+        Value(
+            tuple(dims), source.static and target.static, source.constant and target.constant, *_origin(target, source)
+        )
+    ]
 
 
 def _origin(target: Value, source: Value) -> tuple[tuple[frozenset[tuple[str, int]], ...]]:

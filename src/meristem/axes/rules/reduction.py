@@ -6,8 +6,9 @@ from typing import Any
 
 from meristem.axes.expression import ONE
 from meristem.axes.map import Coupling
+from meristem.axes.rules.pointwise import pointwise
 from meristem.axes.rules.registry import rule
-from meristem.axes.solver import Context, Value
+from meristem.axes.solver import Context, Value, broadcast
 
 
 def _normalize(dims: Any, rank: int) -> list[int]:
@@ -25,8 +26,6 @@ def reduction(c: Context) -> list[Value]:
     values = c.tensors()
     x = values[0]
     if len(values) > 1:  # elementwise max and min of two tensors
-        from meristem.axes.rules.pointwise import pointwise
-
         return list(pointwise(c))
     position = 2 if c.call.name in ("aten.norm", "aten.linalg_vector_norm", "aten.linalg_norm") else 1
     dims = c.argument(position, "dim")
@@ -36,12 +35,22 @@ def reduction(c: Context) -> list[Value]:
     coupling = Coupling.STANDARDIZED if x.static else Coupling.REDUCED
     for dim in reduced:
         c.couple(x.dims[dim], coupling)
-        if c.call.name in ("aten.argmax", "aten.argmin") or len(c.call.outputs) > 1 and "var" not in c.call.name:
+        if c.call.name in ("aten.argmax", "aten.argmin") or (len(c.call.outputs) > 1 and "var" not in c.call.name):
             c.positional(x.dims[dim], "positions along it are returned")
     kept = len(c.shape()) == len(x.dims)
     result = [ONE if i in reduced else dim for i, dim in enumerate(x.dims) if kept or i not in reduced]
     value = c.derived(result, [x], keeps_zero=x.keeps_zero)
     return [value for _ in c.call.outputs]
+
+
+@rule("mse_loss", "binary_cross_entropy", "smooth_l1_loss", "huber_loss")
+def elementwise_loss(c: Context) -> list[Value]:
+    """An elementwise comparison, perhaps reduced to one number."""
+    values = c.tensors()
+    dims = broadcast(c, values)
+    for dim in dims:
+        c.couple(dim, Coupling.REDUCED)
+    return [c.derived(dims if c.shape() else [], values, keeps_zero=False)]
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin")
@@ -53,7 +62,19 @@ def softmax(c: Context) -> list[Value]:
     return [c.derived(x.dims, [x], keeps_zero=False)]
 
 
-@rule("cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "topk", "flip", "fft_fft", "kthvalue", "cummax", "diff")
+@rule(
+    "cumsum",
+    "cumprod",
+    "logcumsumexp",
+    "sort",
+    "argsort",
+    "topk",
+    "flip",
+    "kthvalue",
+    "_fft_r2c",
+    "_fft_c2r",
+    "_fft_c2c",
+)
 def ordered(c: Context) -> list[Value]:
     """The order along a dimension matters, or single positions are picked."""
     x = c.value(c.call.args[0])

@@ -67,7 +67,9 @@ def squeeze(c: Context) -> list[Value]:
     """Drops dimensions of length 1."""
     x = c.value(c.call.args[0])
     dims = c.argument(1, "dim")
-    chosen = range(len(x.dims)) if dims is None else [d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims)]
+    chosen = (
+        range(len(x.dims)) if dims is None else [d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims)]
+    )
     return [_arranged(x, [d for d in range(len(x.dims)) if d not in chosen or c.space.size(x.dims[d]) != 1])]
 
 

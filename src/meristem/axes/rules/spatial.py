@@ -12,9 +12,7 @@ def _new_positions(c: Context, x: Value, spatial: int) -> list[Value]:
     keep = len(x.dims) - spatial
     for dim in x.dims[keep:]:
         c.positional(dim, "positions")
-    return [
-        Value((*x.dims[:keep], *c.positions(c.shape(output)[keep:]))) for output in range(len(c.call.outputs))
-    ]
+    return [Value((*x.dims[:keep], *c.positions(c.shape(output)[keep:]))) for output in range(len(c.call.outputs))]
 
 
 @rule(
@@ -80,6 +78,18 @@ def im2col(c: Context) -> list[Value]:
     kernel = c.space.axis(c.shape()[channel] // c.space.size(x.dims[channel]), "kernel size")
     dims = (*x.dims[:channel], Product((x.dims[channel], kernel)), *c.positions(c.shape()[channel + 1 :]))
     return [Value(dims)]
+
+
+@rule("col2im")
+def col2im(c: Context) -> list[Value]:
+    """Patches summed back into an image: channels * kernel positions become channels."""
+    x = c.value(c.call.args[0])
+    channels = len(x.dims) - 2
+    c.positional(x.dims[-1], "positions")
+    inner = c.fresh(c.shape()[channels])
+    kernel = c.space.axis(c.space.size(x.dims[channels]) // c.shape()[channels], "kernel size")
+    c.unify(x.dims[channels], Product((inner, kernel)))
+    return [Value((*x.dims[:channels], inner, *c.positions(c.shape()[-2:])))]
 
 
 @rule("pixel_shuffle")

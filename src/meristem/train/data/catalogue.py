@@ -32,9 +32,7 @@ class Source:
 
 SOURCES = {
     "mnist": Source("MNIST", (("mnist.npz", npz.read), ("MNIST/raw", idx.read_folder))),
-    "fashion_mnist": Source(
-        "FashionMNIST", (("fashion_mnist.npz", npz.read), ("FashionMNIST/raw", idx.read_folder))
-    ),
+    "fashion_mnist": Source("FashionMNIST", (("fashion_mnist.npz", npz.read), ("FashionMNIST/raw", idx.read_folder))),
     "cifar10": Source("CIFAR10", (("cifar10.npz", npz.read), ("cifar-10-batches-py", cifar.read_ten))),
     "cifar100": Source(
         "CIFAR100",
@@ -64,15 +62,17 @@ def load(name: str, data_dir: Path | str = "data") -> DataSet:
 
 
 def _digits(_: Path) -> DataSet:
-    """The 1797 handwritten digits of scikit-learn (UCI), 8 x 8 pixels; every fourth image is a test image."""
+    """The 1797 handwritten digits of scikit-learn (UCI), 8 x 8 pixels; the test is the last quarter."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError("digits comes with scikit-learn, which is not installed: pip install 'meristem[demo]'") from error
+        raise DataError(
+            "digits comes with scikit-learn, which is not installed: pip install 'meristem[demo]'"
+        ) from error
     found = load_digits()
     images, labels = found.images.astype(np.uint8), found.target.astype(np.int64)
-    test = np.arange(len(labels)) % 4 == 3
-    return from_arrays("digits", "scikit-learn", (images[~test], labels[~test]), (images[test], labels[test]))
+    cut = len(labels) * 3 // 4
+    return from_arrays("digits", "scikit-learn", (images[:cut], labels[:cut]), (images[cut:], labels[cut:]))
 
 
 def _from_files(name: str, data_dir: Path) -> DataSet:
@@ -86,7 +86,7 @@ def _from_files(name: str, data_dir: Path) -> DataSet:
         f"the data set {name!r} was not found (or is incomplete). It was sought in\n{sought}\n"
         f"Give the folder that holds it with --data-dir, or download it once:\n"
         f'  pip install torchvision && python -c "import torchvision.datasets as d; '
-        f"[d.{source.torchvision}({str(data_dir)!r}, train=t, download=True) for t in (True, False)]\"\n"
+        f'[d.{source.torchvision}({str(data_dir)!r}, train=t, download=True) for t in (True, False)]"\n'
         f"or put there an .npz file with {', '.join(npz.KEYS)} (uint8 images, integer labels)."
     )
 

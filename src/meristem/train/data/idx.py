@@ -46,7 +46,9 @@ def read(path: Path, dimensions: int) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             header = stream.read(4 + 4 * dimensions)
             if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
-                raise DataError(f"{path}: expected an idx file of bytes with {dimensions} dimensions; found {header[:4]!r}")
+                raise DataError(
+                    f"{path}: expected an idx file of bytes with {dimensions} dimensions; found {header[:4]!r}"
+                )
             shape = struct.unpack(f">{dimensions}I", header[4:])
             content = stream.read(math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:

@@ -1,0 +1,175 @@
+"""All or nothing: whatever fails, wherever it fails, everything is as it was."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+
+from meristem.edit import Edit, journal
+from meristem.edit import compute as compute_module
+from meristem.edit.journal import Journal, SetAttribute, SetContents, SetItem
+
+from .models import ROWS, some_edit, subject, trained
+from .snapshot import Snapshot, same, values
+
+ERRORS = (RuntimeError("injected"), torch.OutOfMemoryError("injected"), KeyboardInterrupt(), MemoryError())
+
+
+class Injector:
+    """Fails at the n-th step, before or after it is done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+        self.original = getattr(owner, name)
+        self.fail_at, self.count, self.error = -1, 0, ERRORS[0]
+        monkeypatch.setattr(owner, name, self.wrapper())
+
+    def wrapper(self):
+        def injected(*args, **kwargs):
+            self.count += 1
+            if self.count - 1 == self.fail_at and self.count % 2:
+                raise self.error
+            result = self.original(*args, **kwargs)
+            if self.count - 1 == self.fail_at:
+                raise self.error
+            return result
+
+        return injected
+
+    def arm(self, step: int) -> None:
+        self.fail_at, self.count, self.error = step, 0, ERRORS[step % len(ERRORS)]
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS])
+def test_a_failure_at_any_step_leaves_everything_as_it_was(name, monkeypatch):
+    found = subject(name)
+    ema = torch.optim.swa_utils.AveragedModel(found.model, use_buffers=True)
+    optimizer = trained(found, partial(torch.optim.Adam, lr=1e-2))
+    before = Snapshot([found.model, ema], [optimizer])
+    injector = Injector(monkeypatch, Journal, "perform")
+    edit = some_edit(found, optimizer, follow=ema)
+    for step in range(10_000):
+        injector.arm(step)
+        try:
+            edit.commit()
+        except BaseException as error:
+            assert error is injector.error
+            before.check()
+            assert edit.result is None
+        else:
+            break
+    assert step >= 10, "too few steps for this to mean anything"
+    optimizer.zero_grad()
+    found.backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv_flatten_linear", "tied_language_model", "lstm"])
+@pytest.mark.parametrize("function", ["select", "gathered"])
+def test_a_failure_while_computing_leaves_everything_as_it_was(name, function, monkeypatch):
+    found = subject(name)
+    optimizer = trained(found, partial(torch.optim.SGD, lr=1e-2, momentum=0.9))
+    before = Snapshot([found.model], [optimizer])
+    injector = Injector(monkeypatch, compute_module, function)
+    edit = some_edit(found, optimizer)
+    for step in range(10_000):
+        injector.arm(step)
+        try:
+            edit.commit()
+        except BaseException as error:
+            assert error is injector.error
+            before.check()
+        else:
+            break
+    assert step >= 5
+
+
+def test_a_failed_edit_can_be_committed_later_with_the_same_result(monkeypatch):
+    first, second = subject("mlp"), subject("mlp")
+    some_edit(first).commit()
+    edit = some_edit(second)
+    injector = Injector(monkeypatch, Journal, "perform")
+    injector.arm(3)
+    with pytest.raises(BaseException):  # noqa: B017, PT011
+        edit.commit()
+    injector.arm(-1)
+    edit.commit()
+    assert same(values(first.model), values(second.model))
+
+
+def test_an_interrupt_during_rollback_waits_until_everything_is_undone():
+    class Interrupting(SetItem):
+        interrupted = []
+
+        def undo(self):
+            super().undo()
+            if not self.interrupted:
+                self.interrupted.append(1)
+                raise KeyboardInterrupt
+
+    target = {"a": 1, "b": 2}
+    steps = [SetItem(target, "a", 1, 10), Interrupting(target, "b", 2, 20)]
+    with pytest.raises(KeyboardInterrupt), Journal() as log:
+        log.apply(steps)
+        raise RuntimeError("injected")
+    assert target == {"a": 1, "b": 2}
+
+
+def test_steps_undo_what_they_did_and_keep_order():
+    class Owner:
+        value = 1
+
+    owner, mapping = Owner(), {"a": 1, "b": 2}
+    steps = [SetAttribute(owner, "value", 1, 2), SetContents(mapping, (("a", 1), ("b", 2)), (("c", 3), ("a", 4)))]
+    log = journal.Journal()
+    log.apply(steps)
+    assert owner.value == 2
+    assert list(mapping.items()) == [("c", 3), ("a", 4)]
+    log.rollback()
+    assert owner.value == 1
+    assert list(mapping.items()) == [("a", 1), ("b", 2)]
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS])
+def test_growth_and_then_pruning_the_newborns_restores_every_bit(name):
+    found = subject(name)
+    optimizer = trained(found, partial(torch.optim.AdamW, lr=1e-2, amsgrad=True))
+    before = values(found.model), values(optimizer)
+    attributes = {n: {k: copy.copy(v) for k, v in vars(m).items() if isinstance(v, (int, tuple))}
+                  for n, m in found.model.named_modules()}
+    edit = Edit(found.axes, optimizer)
+    for axis in found.axes.editable:
+        edit.grow(axis, 2)
+    grown = edit.commit().axes
+    assert grown.parameter_count() == sum(p.numel() for p in found.model.parameters())
+    found.backward()
+    for parameter, old in zip(found.model.parameters(), before[0][1].values(), strict=True):
+        parameter.grad = None if old is None else torch.zeros_like(parameter)
+    edit = Edit(grown, optimizer)
+    for axis in found.axes.editable:
+        edit.prune(axis.name, [axis.size, axis.size + 1])
+    shrunk = edit.commit().axes
+    assert shrunk.sizes == found.axes.sizes
+    assert same(values(found.model)[0], before[0][0])
+    assert same(values(optimizer), before[1])
+    assert attributes == {n: {k: v for k, v in vars(m).items() if isinstance(v, (int, tuple))}
+                          for n, m in found.model.named_modules()}
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS])
+def test_a_permutation_and_its_inverse_restore_every_bit(name):
+    found = subject(name)
+    optimizer = trained(found, partial(torch.optim.Adam, lr=1e-2))
+    before = values(found.model), values(optimizer)
+    generator = torch.Generator().manual_seed(0)
+    orders = {axis.name: torch.randperm(axis.size, generator=generator) for axis in found.axes.editable}
+    first, back = Edit(found.axes, optimizer), None
+    for axis, order in orders.items():
+        first.permute(axis, order)
+    back = Edit(first.commit().axes, optimizer)
+    for axis, order in orders.items():
+        back.permute(axis, order.argsort())
+    back.commit()
+    assert same((values(found.model), values(optimizer)), before)
