@@ -9,17 +9,14 @@ from meristem.errors import CheckpointError, ConfigError, WrappedModelError
 from meristem.grow import ZeroFanOut
 from meristem.prune import Magnitude
 from meristem.schedule import At, Every, OnPlateau
+from tests.plasticity.packages import optional
 
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
+transformers = optional("transformers")
+optional("accelerate")
 
 from meristem.callbacks.huggingface import PlasticityCallback  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::Warning:transformers"),
-    pytest.mark.filterwarnings("ignore::Warning:accelerate"),
-    pytest.mark.filterwarnings("ignore::UserWarning:torch"),
-]
+pytestmark = pytest.mark.filterwarnings("error::meristem.edit.StaleParameterWarning")
 
 
 class Tokens(Dataset):
@@ -114,10 +111,10 @@ def test_what_cannot_be_resumed_or_edited_is_refused(tmp_path):
         PlasticityCallback(EXAMPLE, **SETTINGS).restore(build(), tmp_path)
 
     callback = PlasticityCallback(**SETTINGS)
-    with pytest.raises(ConfigError, match="example"):
-        callback.restore_model_without_example = callback._controller(torch.nn.Linear(2, 2), ())
-
+    train_begin = {"control": None, "state": None, "optimizer": None, "model": torch.nn.Linear(2, 2)}
     args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    with pytest.raises(ConfigError, match="example"):
+        callback.on_train_begin(args, **train_begin)
     args.torch_compile = True
     with pytest.raises(WrappedModelError, match="torch_compile"):
-        callback.on_train_begin(args, None, None, model=build(), optimizer=None)
+        callback.on_train_begin(args, **train_begin)

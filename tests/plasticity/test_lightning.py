@@ -1,8 +1,5 @@
 """The Lightning callback under a real Trainer."""
 
-import warnings
-
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -14,15 +11,13 @@ from meristem.errors import ConfigError, WrappedModelError
 from meristem.grow import ZeroFanOut
 from meristem.prune import Magnitude
 from meristem.schedule import At, Every, OnPlateau
-from tests.zoo import torchvision_stub
+from tests.plasticity.packages import optional
 
-if find_spec("torchvision"):  # Lightning imports it, whether or not it fits the installed torch
-    torchvision_stub.install()
-L = pytest.importorskip("lightning.pytorch")
+L = optional("lightning.pytorch")
 
 from meristem.callbacks.lightning import PlasticityCallback  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("ignore::Warning:lightning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning", "error::meristem.edit.StaleParameterWarning")
 
 
 class Regression(L.LightningModule):
@@ -61,9 +56,7 @@ def fit(module, *callbacks, epochs=1, ckpt_path=None, **settings):
         callbacks=list(callbacks),
         **settings,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, loader(), ckpt_path=ckpt_path)
+    trainer.fit(module, loader(), ckpt_path=ckpt_path)
     return trainer
 
 

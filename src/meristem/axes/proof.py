@@ -9,6 +9,7 @@ its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -112,6 +113,8 @@ class Proof:
         constant = [m for m, literal in numbers if m.actual == self.space.size(literal.value)]
         if any([self._bind_constant(m.site, literal) for m, literal in numbers if m in constant]):
             return True
+        if any([self._bind_whole(literal) for m, literal in numbers if m in constant]):
+            return True
         pairs = [pair for m, literal in numbers if m not in constant for pair in self._followed(m, literal, new_sizes)]
         if any([self._unify(first, second) for first, second in pairs]):
             return True
@@ -138,6 +141,14 @@ class Proof:
                 if any(new):
                     return True
         return False
+
+    def _bind_whole(self, literal: Literal) -> bool:
+        """The code computes the number from a longer length that an attribute holds, half of all channels say."""
+        call, values = self.solution.recordings[literal.recording].calls[literal.call], self.solution.values
+        roots = self.space.roots(literal.value)
+        operands = [values[literal.recording][n] for n in references(call) if n in values[literal.recording]]
+        wholes = [dim for value in operands for dim in value.dims if roots & self.space.roots(dim)]
+        return any([self._bind_constant(call.site, replace(literal, value=whole)) for whole in wholes])
 
     def _bind_alike(self, literal: Literal, distance: int, path: Path) -> bool:
         """Bind the attribute of every other module that runs the same line of code on the same number."""
