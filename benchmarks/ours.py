@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import meristem
+from benchmarks.memory import resident, settled
 from meristem.axes.expression import leaves
 from meristem.axes.map import AxisMap, Role
 from meristem.edit import Edit
@@ -66,11 +67,13 @@ def timed(edit: Edit) -> dict[str, Any]:
     copies = [tensors[layout.name].detach().clone() for layout in layouts]
     copying = time.perf_counter() - start
     del copies, tensors
+    standing = settled()
     start = time.perf_counter()
     edit.commit()
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,
+        "peak_bytes": resident("VmHWM") - standing,
         "copy_seconds": copying,
         "axes": len(edited),
         "tensors": len(layouts),

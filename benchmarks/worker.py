@@ -6,40 +6,24 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import importlib
 import json
 import logging
 import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.memory import resident, settled
 from benchmarks.models import build, example
-
-
-def resident(field: str) -> int:
-    """A memory reading of this process in bytes: `VmRSS` now, `VmHWM` at its peak since it was last reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def settle() -> None:
-    """Give freed memory back to the system and restart the reading of the peak (Linux)."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(side: Any, task: str, name: str) -> dict[str, Any]:
     """Run one task once on a fresh model: seconds, and how far memory rose above where it stood."""
     model, inputs = build(name), example(name)
-    settle()
-    standing = resident("VmRSS")
+    standing = settled()
     start = time.perf_counter()
     result = getattr(side, task)(model, inputs)
     seconds = time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
+def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Any, Tensor]:
     """A model with every parameter and statistic away from its special values, and an example."""
     torch.manual_seed(seed)
     make, shape = MODELS[name]

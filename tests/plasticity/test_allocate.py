@@ -98,7 +98,7 @@ def test_ranked_takes_the_lowest_of_all_units(sizes, total, seed):
     found = offers("prune", sizes, seed=seed)
     total = min(total, sum(offer.most for offer in found))
     counts = Ranked().counts(total, found)
-    relative = [offer.scores / offer.scores.mean() for offer in found]
+    relative = [scores / scores.mean() for offer in found if (scores := offer.scores) is not None]
     # brute force: always remove the unit with the lowest relative score among axes with more than one unit left
     left = [sorted(scores.tolist()) for scores in relative]
     for _ in range(total):

@@ -159,7 +159,8 @@ def test_methods_are_functions_of_the_generator_alone():
     axes = trace(model, x)
     before = torch.get_rng_state()
     plans = [
-        Net2Wider().propose(View(axes, generator=torch.Generator().manual_seed(seed)), axes["0"], 6) for seed in (1, 1, 2)
+        Net2Wider().propose(View(axes, generator=torch.Generator().manual_seed(seed)), axes["0"], 6)
+        for seed in (1, 1, 2)
     ]
     assert plans[0].gather == plans[1].gather != plans[2].gather
     assert torch.get_rng_state().equal(before)

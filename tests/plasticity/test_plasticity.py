@@ -2,15 +2,18 @@
 
 import copy
 import logging
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from meristem.allocate import Limits, Proportional, Uniform
 from meristem.axes import trace
+from meristem.edit import StaleParameterWarning
 from meristem.errors import ConfigError, EditError, FrozenAxisError, WrappedModelError
 from meristem.grow import Net2Wider, ZeroFanOut
 from meristem.plasticity import Plasticity
@@ -86,7 +89,7 @@ def test_new_parameters_are_trained():
 
 
 def test_growth_does_not_move_the_function_and_steps_between_edits_do_nothing():
-    model, optimizer, x, plasticity = setup(grow=Net2Wider(), schedule=At(3, grow=8))
+    model, _, x, plasticity = setup(grow=Net2Wider(), schedule=At(3, grow=8))
     model.eval()
     before = model(x)
     assert plasticity.step() is None
@@ -125,7 +128,7 @@ def test_the_loss_is_not_read_unless_a_schedule_watches_it():
 
 
 def test_plateau_grows_when_the_loss_stalls():
-    model, optimizer, x, plasticity = setup(grow=ZeroFanOut(), schedule=OnPlateau(patience=2, window=2, grow=2))
+    *_, plasticity = setup(grow=ZeroFanOut(), schedule=OnPlateau(patience=2, window=2, grow=2))
     events = [plasticity.step(torch.tensor(1.0)) for _ in range(6)]
     assert [event is not None for event in events] == [False] * 5 + [True]
 
@@ -143,7 +146,7 @@ def test_until_stops_at_the_budget():
 def test_limits_hold_through_a_run():
     allocate = Proportional({"0": Limits(minimum=8, maximum=12), "*": Limits(multiple=4)})
     schedule = Every(1, end=5, grow=0.5) | Every(1, start=6, prune=0.5)
-    model, optimizer, x, plasticity = setup(grow=ZeroFanOut(), prune=Magnitude(), schedule=schedule, allocate=allocate)
+    *_, plasticity = setup(grow=ZeroFanOut(), prune=Magnitude(), schedule=schedule, allocate=allocate)
     for event in range(12):
         plasticity.step()
         first, second = (axis.size for axis in plasticity.axes.editable)
@@ -184,7 +187,10 @@ def test_copies_follow():
 
 def test_several_optimizers_and_a_scheduler():
     model, x = build("mlp")
-    optimizers = [torch.optim.SGD(model[:2].parameters(), lr=0.1, momentum=0.9), torch.optim.Adam(model[2:].parameters())]
+    optimizers = [
+        torch.optim.SGD(model[:2].parameters(), lr=0.1, momentum=0.9),
+        torch.optim.Adam(model[2:].parameters()),
+    ]
     scheduler = torch.optim.lr_scheduler.StepLR(optimizers[0], 1, gamma=0.5)
     plasticity = Plasticity(model, optimizers, x, grow=ZeroFanOut(), schedule=Every(1, grow=3))
     for _ in range(3):
@@ -209,7 +215,9 @@ def test_a_map_may_be_given_in_place_of_an_example():
 
 def test_edits_depend_on_the_seed_and_nothing_else():
     def result(seed):
-        model, optimizer, x, plasticity = setup(grow=Net2Wider(), prune=Random(), schedule=Every(2, prune=2, grow=3), seed=seed)
+        model, optimizer, x, plasticity = setup(
+            grow=Net2Wider(), prune=Random(), schedule=Every(2, prune=2, grow=3), seed=seed
+        )
         train(model, optimizer, x, plasticity, 6)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -220,9 +228,7 @@ def test_edits_depend_on_the_seed_and_nothing_else():
 
 
 def test_nothing_to_do_is_said_and_changes_nothing(caplog):
-    model, optimizer, x, plasticity = setup(
-        prune=Magnitude(), schedule=At(1, prune=5), allocate=Uniform(Limits(minimum=50))
-    )
+    model, *_, plasticity = setup(prune=Magnitude(), schedule=At(1, prune=5), allocate=Uniform(Limits(minimum=50)))
     before = copy.deepcopy(model.state_dict())
     with caplog.at_level(logging.INFO, "meristem"):
         assert plasticity.step() is None
@@ -260,12 +266,36 @@ def test_a_method_that_is_not_defined_somewhere_is_refused_at_once():
         )
 
 
-def test_a_compiled_model_is_refused():
+def wrapped(kind, model) -> Any:
+    if kind == "compiled":
+        return torch.compile(model)
+    return DistributedDataParallel(model)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["compiled", "distributed"])
+def test_a_wrapped_model_is_refused(kind, process_group):
     model, x = build("mlp")
     with pytest.raises(WrappedModelError):
         Plasticity(
-            torch.compile(model), torch.optim.SGD(model.parameters()), x, grow=ZeroFanOut(), schedule=At(1, grow=1)
+            wrapped(kind, model), torch.optim.SGD(model.parameters()), x, grow=ZeroFanOut(), schedule=At(1, grow=1)
         )
+
+
+def test_a_list_of_old_parameters_is_reported():
+    model, *_, plasticity = setup(grow=ZeroFanOut(), schedule=At(1, grow=2))
+    clipped = list(model.parameters())
+    with pytest.warns(StaleParameterWarning):
+        event = plasticity.step()
+    assert event is not None
+    assert "0.weight" in event.stale[0].parameters
+    del clipped
 
 
 def test_a_failed_edit_leaves_everything_as_it_was():

@@ -55,8 +55,9 @@ def test_magnitude_of_heads_is_that_of_all_their_rows():
 
 
 def test_magnitude_sums_half_precision_in_float32():
-    model = nn.Sequential(nn.Linear(4096, 2, bias=False), nn.Linear(2, 1)).to(torch.bfloat16)
-    nn.init.ones_(model[0].weight)
+    producer = nn.Linear(4096, 2, bias=False)
+    nn.init.ones_(producer.weight)
+    model = nn.Sequential(producer, nn.Linear(2, 1)).to(torch.bfloat16)
     axes = trace(model, torch.ones(1, 4096, dtype=torch.bfloat16))
     scores = Magnitude(1).scores(View(axes), axes["0"])
     assert scores.dtype == torch.float32

@@ -127,7 +127,7 @@ def test_plateau_without_a_loss_says_what_to_do():
         (lambda: Every(10, grow=True), "grow="),
         (lambda: Every(10, prune=1.0), "below 1.0"),
         (lambda: Every(10, prune=float("nan")), "prune="),
-        (lambda: Every(10, grow="many"), "grow="),
+        (lambda: Every(10, grow=json.loads('"many"')), "grow="),
         (lambda: Every(1, steps_per_epoch=0, grow=1), "steps_per_epoch"),
         (lambda: Every(1, grow=1).until(), "budget"),
         (lambda: Every(1, grow=1).until(parameters=-5), "parameters"),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from torch import nn
+
+import meristem
 
 from .judge import (
     Subject,
@@ -12,6 +17,7 @@ from .judge import (
     half,
     permutation_check,
     prune_check,
+    pruned,
     subject,
 )
 from .models import SMALL_ROWS
@@ -51,3 +57,34 @@ def test_all_axes_at_once(traced: Subject) -> None:
     assert not culprits(prune_check(half), traced, axes)
     assert not culprits(growth_check(lambda size: max(1, size // 4), 1e-12), traced, axes)
     assert not culprits(growth_check(lambda size: 2, 1e-12), traced, exact)
+
+
+def test_the_map_after_an_edit_is_the_map_of_the_edited_model(traced: Subject) -> None:
+    after, _ = pruned(traced, traced.axes.editable, half)
+    args, kwargs = traced.row.example()
+    again = meristem.trace(after.model, args, kwargs)
+    assert again.sizes == after.axes.sizes
+    assert again.layouts == after.axes.layouts
+    assert again.attributes == after.axes.attributes
+    assert [(a.name, a.frozen is None, a.couplings) for a in again] == [
+        (a.name, a.frozen is None, a.couplings) for a in after.axes
+    ]
+
+
+def test_tracing_leaves_the_model_untouched(traced: Subject) -> None:
+    model = traced.row.model().train()
+    args, kwargs = traced.row.example()
+    before = snapshot(model)
+    meristem.trace(model, args, kwargs)
+    assert snapshot(model) == before
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything that a model holds: tensors as objects and by value, modes, hooks, and plain attributes."""
+    held: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            held[f"{path}.{name}"] = repr(value) if name not in ("_parameters", "_buffers") else None
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            held[f"{path}.{name}"] = (id(tensor), tensor.detach().sum().item(), tensor.grad is None)
+    return held

@@ -98,7 +98,8 @@ class AttributeBinding:
 
     Attributes:
         module: qualified name of the module.
-        path: how to reach the value from it: attribute names and tuple or list positions, e.g. `("normalized_shape", 0)`.
+        path: how to reach the value from it: attribute names and tuple or list positions, like
+            `("normalized_shape", 0)`.
         value: the length as an expression.
     """
 
@@ -207,7 +208,7 @@ class AxisMap:
         return self.layouts[tensor].dims[dim]
 
     def flops(self, sizes: Sequence[int] | None = None) -> int:
-        """Floating-point operations of one forward pass on the example input, contractions only (2 per multiply-add)."""
+        """Floating-point operations of one forward pass on the example: contractions, 2 per multiply-add."""
         sizes = self.sizes if sizes is None else sizes
         total = 0
         for work in self.work:

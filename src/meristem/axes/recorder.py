@@ -30,8 +30,8 @@ _QUERIES = ("prim.device", "aten.size", "aten.sym_size", "aten.stride", "aten.is
 
 
 _SAME_TENSOR = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous"}
-"""Operators whose result is their argument again; whether PyTorch calls them depends on strides and reference counts, so
-they are not recorded."""
+"""Operators whose result is their argument again. Whether PyTorch calls them depends on strides and reference counts,
+so they are not recorded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class Outcome:
         return not self.mismatches and self.divergence is None
 
 
-class _OtherWay(Exception):
+class _OtherWayError(Exception):
     """Another operator was called than recorded."""
 
 
@@ -107,33 +107,33 @@ class _Rehearsal(Recorder):
         if self.index >= len(self.expected.calls) or self.expected.calls[self.index].operator is not func:
             if self._is_whole_slice(func, args):
                 return args[0]
-            raise _OtherWay(f"{func} was called where another operator was recorded")
+            raise _OtherWayError(f"{func} was called where another operator was recorded")
         index, call = self.index, self.expected.calls[self.index]
         self.index += 1
-        result = self._as_recorded(index, call, args, kwargs)
-        if result is None:
+        as_recorded, result = self._compare(index, call, args, kwargs)
+        if not as_recorded:
             result = self._as_predicted(func, call.outputs)
         for tensor, number in zip(tensors_in(result), call.outputs, strict=True):
             self.identify(tensor, number)
         return result
 
-    def _as_recorded(self, index: int, call: Call, args: Any, kwargs: Any) -> Any:
-        """The result of a call that goes as predicted; None, and a note, otherwise."""
+    def _compare(self, index: int, call: Call, args: Any, kwargs: Any) -> tuple[bool, Any]:
+        """Whether a call goes as predicted, and its result; a note is taken where it does not."""
         wrong = self._wrong_literals(index, call, args, kwargs)
         self.mismatches.extend(wrong)
         if wrong:
-            return None
+            return False, None
         self._compare_scalars(index, call.args, args)
         shapes = [self.predicted(output) for output in call.outputs]
         try:
             with self.computing():
                 result = call.operator(*args, **kwargs)
-        except Exception:  # whatever it is, the edit it stands for would fail here: noted, judged by the caller
+            if [tuple(t.shape) for t in tensors_in(result)] == shapes:
+                return True, result
+        except Exception:  # whatever it is, the edit that it stands for would fail here
             result = None
-        if result is not None and [tuple(t.shape) for t in tensors_in(result)] == shapes:
-            return result
         self.mismatches.append(Mismatch(self.number_of_recording, index, call.site, None, None))
-        return None
+        return False, None
 
     def _is_whole_slice(self, func: OpOverload, args: Any) -> bool:
         """`x[:, :n]` calls no operator as long as n is the whole length; now it is not: n must follow the length."""
@@ -183,8 +183,6 @@ def rehearse(
     Args:
         examples: arguments, keyword arguments and mode (True: training) of each recording.
         new_sizes: by representative axis.
-
-    Must be called within `untouched(model)`.
     """
     space = solution.space
     sizes = {**dict(enumerate(space.sizes)), **new_sizes}
@@ -219,10 +217,9 @@ def rehearse(
             rehearsal = _Rehearsal(known, stack, fake, recording, literals, length, values, number)  # noqa: B023 - called below
             return rehearsal
 
-        model.train(training)
         try:
             with written(model, attributes):
-                run(model, args, kwargs, make, real=recording.real, new_tensor=new_tensor)
+                run(model, args, kwargs, make, real=recording.real, training=training, new_tensor=new_tensor)
         except Exception as error:  # the model's own code raised: noted, judged by the caller
             assert rehearsal is not None, "the model could not even be set up"
             divergence = _divergence(number, rehearsal.index, model, error)

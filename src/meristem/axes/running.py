@@ -78,19 +78,20 @@ def run(
     make_recorder: Callable[[list[str], FakeTensorMode | None], Recorder],
     *,
     real: bool,
+    training: bool,
     new_tensor: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Recorder:
-    """Run the model's forward on stand-ins under a recorder.
+    """Run the model's forward on stand-ins under a recorder, and leave the model untouched.
 
     Args:
         make_recorder: given the module stack and the fake mode, the recorder to use.
         real: compute on real tensors instead of fake ones.
+        training: the mode to run in.
         new_tensor: the stand-in of each parameter and buffer, by canonical name; default: one of the same shape.
-
-    Must be called within `untouched(model)`.
     """
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.inference_mode(), module_stack(model) as stack:
+    with torch.inference_mode(), untouched(model), module_stack(model) as stack:
+        model.train(training)
         recorder = make_recorder(stack, fake)
         _swap_in(model, recorder, new_tensor or (lambda name, tensor: _like(tensor, real)))
         call_args = substitute(tuple(args), recorder.stand_in)
@@ -107,7 +108,7 @@ def _like(tensor: Tensor, real: bool) -> Tensor:
 
 
 def _swap_in(model: nn.Module, recorder: Recorder, new_tensor: Callable[[str, Tensor], Tensor]) -> None:
-    """Put stand-ins in the place of all parameters and buffers (undone by `untouched`)."""
+    """Put stand-ins in the place of all parameters and buffers, to be undone by `untouched`."""
     stand_ins: dict[int, Tensor] = {}
     for name, (tensor, _names) in canonical_tensors(model).items():
         with recorder.computing():

@@ -63,7 +63,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What PyTorch calls a length of this call, e.g. `in_features`; these modules may hold an attribute of that name."""
+    """What PyTorch calls a length of this call (`in_features`, say); these modules may hold it under that name."""
 
     modules: tuple[str, ...]
     path: tuple[str | int, ...]

@@ -1,8 +1,9 @@
 """The algebra: which axes are one and the same, and into which axes a length divides.
 
-A `Space` begins with one fresh axis per dimension of each parameter. Three operations do everything: `unify` (these two
-lengths are the same), `cut` (this length is several pieces side by side) and `reshape` (regroup factors row-major). What
-cannot be reconciled is frozen with a reason: a wrong coupling would be a defect, a frozen axis is only a lost chance.
+A `Space` begins with one fresh axis per dimension of each parameter. Three operations do everything: `unify` (these
+two lengths are the same), `cut` (this length is several pieces side by side) and `reshape` (regroup factors row-major).
+What cannot be reconciled is frozen with a reason: a wrong coupling would be a defect, a frozen axis is only a lost
+chance.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ CONFLICT = "its size could not be reconciled with that of another dimension"
 SINGLE = "a single unit of a concatenation: it cannot be told from a length that broadcasts"
 
 
-class Irreconcilable(Exception):
+class IrreconcilableError(Exception):
     """Two lengths cannot be brought into one expression."""
 
 
@@ -109,7 +110,7 @@ class Space:
         """State that two lengths are the same. Returns whether they could be reconciled; if not, both are frozen."""
         try:
             self._unify(first, second)
-        except Irreconcilable:
+        except IrreconcilableError:
             self.freeze(first, CONFLICT)
             self.freeze(second, CONFLICT)
             return False
@@ -120,7 +121,7 @@ class Space:
         if a == b or self.size(a) == self.size(b) == 1:
             return
         if self.size(a) != self.size(b):
-            raise Irreconcilable
+            raise IrreconcilableError
         if isinstance(a, Leaf):
             self._link(a, b)
         elif isinstance(b, Leaf):
@@ -131,12 +132,12 @@ class Space:
             self._unify_products(a, b)
         elif isinstance(a, Concat):
             self._unify_concat_product(a, b)
-        else:
+        elif isinstance(b, Concat):
             self._unify_concat_product(b, a)
 
     def _link(self, leaf: Leaf, target: Expression) -> None:
         if leaf.axis in leaves(target) or target == ONE:
-            raise Irreconcilable
+            raise IrreconcilableError
         self._links[leaf.axis] = target
         for axis in leaves(target):
             self.reasons[axis].update(self.reasons[leaf.axis])
@@ -174,7 +175,7 @@ class Space:
         wanted = [length for length in lengths if length]
         try:
             pieces = iter(self._cut(expression, wanted))
-        except Irreconcilable:
+        except IrreconcilableError:
             self.freeze(expression, "it is cut where its inner structure has no border")
             pieces = iter([self.axis(n, "a piece of an axis that is cut where it has no border") for n in wanted])
         return [next(pieces) if length else Concat(()) for length in lengths]
@@ -191,7 +192,7 @@ class Space:
             outer, rest = e.factors[0], Product(e.factors[1:])
             inner = self.size(rest)
             if any(length % inner for length in lengths):
-                raise Irreconcilable
+                raise IrreconcilableError
             return [self.resolve(Product((o, rest))) for o in self._cut(outer, [n // inner for n in lengths])]
         return self._cut_concat(e, lengths)
 
@@ -232,7 +233,7 @@ class Space:
                 outer, whole = self._divide(whole, n)
                 result.append(outer)
             return [*(self.resolve(dim) for dim in result), self.resolve(whole)] if sizes else []
-        except Irreconcilable:
+        except IrreconcilableError:
             for dim in dims:
                 self.freeze(dim, "it is reshaped across its inner structure")
             return [self.axis(n, "the result of a reshape across an axis's inner structure") for n in sizes]
@@ -246,7 +247,7 @@ class Space:
         if outer == total:
             return e, ONE
         if total % outer:
-            raise Irreconcilable
+            raise IrreconcilableError
         if isinstance(e, Leaf):
             parts = self._new(outer), self._new(total // outer)
             self._link(e, Product(parts))
@@ -266,7 +267,7 @@ class Space:
                 rest.insert(0, inner)
                 n = outer
             if outer % n:
-                raise Irreconcilable
+                raise IrreconcilableError
             taken.append(factor)
             outer //= n
         return self._product([self.resolve(f) for f in taken]), self._product([self.resolve(f) for f in rest])
@@ -278,7 +279,7 @@ class Space:
         for part in e.parts:
             n = self.size(part)
             if n % inner:
-                raise Irreconcilable
+                raise IrreconcilableError
             outer, rest = self._divide(part, n // inner)
             if common is not None:
                 self._unify(common, rest)

@@ -19,7 +19,7 @@ from meristem.axes.map import AxisMap
 from meristem.axes.proof import Example, Proof
 from meristem.axes.recorder import Recorder, Recording, references, user_frames
 from meristem.axes.rules import find, known
-from meristem.axes.running import canonical_tensors, run, untouched
+from meristem.axes.running import canonical_tensors, run
 from meristem.axes.solver import solve
 from meristem.axes.wrapped import check_model
 from meristem.errors import TraceError
@@ -65,21 +65,19 @@ def trace(
     examples = [_example(args, kwargs or {}), *(_example(*more) for more in also)]
     tensors = canonical_tensors(model)
     parameters = {name for name, (tensor, _) in tensors.items() if isinstance(tensor, nn.Parameter)}
-    with untouched(model):
-        runs = [(example, _record(model, example)) for example in examples]
-        if _unreached(parameters, [recording for _, recording in runs]):
-            runs.extend(_training_runs(model, examples))
-        shapes = {name: tuple(tensor.shape) for name, (tensor, _) in tensors.items()}
-        solution = solve([recording for _, recording in runs], shapes, set(tensors) - parameters, find)
-        unreached = _unreached(set(tensors), solution.recordings)
-        for name in unreached:
-            for dim in solution.layouts[name]:
-                solution.space.freeze(dim, "the example input does not reach it")
-        proof = Proof(model, [example for example, _ in runs], solution, known)
-        proof.run()
+    runs = [(example, _record(model, example)) for example in examples]
+    if _unreached(parameters, [recording for _, recording in runs]):
+        runs.extend(_training_runs(model, examples))
+    shapes = {name: tuple(tensor.shape) for name, (tensor, _) in tensors.items()}
+    solution = solve([recording for _, recording in runs], shapes, set(tensors) - parameters, find)
+    unreached = _unreached(set(tensors), solution.recordings)
+    for name in unreached:
+        for dim in solution.layouts[name]:
+            solution.space.freeze(dim, "the example input does not reach it")
+    bindings = Proof(model, [example for example, _ in runs], solution, known).run()
     names = {name: found for name, (_, found) in tensors.items()}
     missing = tuple(name for name in tensors if name in unreached and name in parameters)
-    return build(weakref.ref(model), solution, proof.attribute_bindings(), names, parameters, missing, tuple(history))
+    return build(weakref.ref(model), solution, bindings, names, parameters, missing, tuple(history))
 
 
 def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:
@@ -93,7 +91,6 @@ def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:
 def _record(model: nn.Module, example: Example) -> Recording:
     """Run on fake tensors; where values are needed, on real ones."""
     args, kwargs, training = example
-    model.train(training)
     recorder: Recorder | None = None
 
     def make(stack: list[str], fake: Any) -> Recorder:
@@ -102,12 +99,12 @@ def _record(model: nn.Module, example: Example) -> Recording:
         return recorder
 
     try:
-        return run(model, args, kwargs, make, real=False).recording
+        return run(model, args, kwargs, make, real=False, training=training).recording
     except Exception as error:
         if not _needs_values(error):
             raise _trace_error(model, recorder, error) from error
     try:
-        return run(model, args, kwargs, make, real=True).recording
+        return run(model, args, kwargs, make, real=True, training=training).recording
     except Exception as error:
         raise _trace_error(model, recorder, error) from error
 
@@ -136,7 +133,7 @@ def _trace_error(model: nn.Module, recorder: Recorder | None, error: Exception) 
 
 
 def _training_runs(model: nn.Module, examples: Sequence[Example]) -> list[tuple[Example, Recording]]:
-    """What training mode adds, where the model can be run in it on these examples; parameters it leaves are reported."""
+    """What training mode adds, where the model can be run in it; parameters that it does not reach are reported."""
     found: list[tuple[Example, Recording]] = []
     for args, kwargs, _ in examples:
         try:

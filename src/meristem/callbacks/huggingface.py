@@ -43,7 +43,6 @@ class PlasticityCallback(TrainerCallback):
         settings: everything else that `meristem.Plasticity` takes: `schedule`, `grow`, `prune`, `allocate`, ...
 
     Attributes:
-        plasticity: the controller, from the start of `train` on.
         events: what was edited so far in this process.
 
     Raises:
@@ -53,11 +52,18 @@ class PlasticityCallback(TrainerCallback):
     """
 
     def __init__(self, example: Any = None, **settings: Any) -> None:
-        self.plasticity: Plasticity | None = None
+        self._plasticity: Plasticity | None = None
         self.events: list[Event] = []
         self._example = example
         self._settings = settings
         self._loss: float | None = None
+
+    @property
+    def plasticity(self) -> Plasticity:
+        """The controller. Raises `ConfigError` before `train` has begun."""
+        if self._plasticity is None:
+            raise ConfigError("there is no controller before `train` has begun")
+        return self._plasticity
 
     def restore(self, model: nn.Module, folder: str | Path) -> None:
         """Give a freshly built model the structure of one of the Trainer's checkpoints, before its weights are loaded.
@@ -71,8 +77,8 @@ class PlasticityCallback(TrainerCallback):
             saved = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not the state of a PlasticityCallback: {error}") from error
-        self.plasticity = self._controller(model, ())
-        self.plasticity.load_state_dict(saved)
+        self._plasticity = self._controller(model, ())
+        self._plasticity.load_state_dict(saved)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,17 +89,17 @@ class PlasticityCallback(TrainerCallback):
                 f"the Trainer wraps the model (parallel mode {args.parallel_mode.value}, torch_compile="
                 f"{args.torch_compile}), which would not follow edits; train on one device, uncompiled"
             )
-        before = self.plasticity
-        self.plasticity = self._controller(kwargs["model"], _unwrapped(kwargs["optimizer"]))
-        if before is not None and before.model is self.plasticity.model:
-            self.plasticity.load_state_dict(before.state_dict())
+        before = self._plasticity
+        self._plasticity = self._controller(kwargs["model"], _unwrapped(kwargs["optimizer"]))
+        if before is not None and before.model is self._plasticity.model:
+            self._plasticity.load_state_dict(before.state_dict())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count an optimizer step."""
-        if self.plasticity is None:
+        if self._plasticity is None:
             return
         loss, self._loss = self._loss, None
-        event = self.plasticity.step(loss)
+        event = self._plasticity.step(loss)
         if event is not None:
             self.events.append(event)
 
@@ -110,13 +116,13 @@ class PlasticityCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the controller's state to the checkpoint that was just written."""
-        if self.plasticity is not None and state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / FILE).write_text(json.dumps(self.plasticity.state_dict()), encoding="utf-8")
+        if self._plasticity is not None and state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            (folder / FILE).write_text(json.dumps(self._plasticity.state_dict()), encoding="utf-8")
 
     def _controller(self, model: nn.Module, optimizers: Any) -> Plasticity:
-        if self.plasticity is not None and self.plasticity.model is model:
-            return Plasticity(model, optimizers, self.plasticity.axes, **self._settings)
+        if self._plasticity is not None and self._plasticity.model is model:
+            return Plasticity(model, optimizers, self._plasticity.axes, **self._settings)
         example = getattr(model, "dummy_inputs", None) if self._example is None else self._example
         if example is None:
             raise ConfigError("pass PlasticityCallback(example=...): keyword arguments for the model's forward")

@@ -31,7 +31,6 @@ class PlasticityCallback(Callback):
         settings: everything else that `meristem.Plasticity` takes: `schedule`, `grow`, `prune`, `allocate`, ...
 
     Attributes:
-        plasticity: the controller, from the start of `fit` on.
         events: what was edited so far in this process.
 
     Raises:
@@ -40,23 +39,29 @@ class PlasticityCallback(Callback):
     """
 
     def __init__(self, example: Any = None, *, module: str = "", **settings: Any) -> None:
-        self.plasticity: Plasticity | None = None
+        self._plasticity: Plasticity | None = None
         self.events: list[Event] = []
         self._example = example
         self._module = module
         self._settings = settings
-        self._saved: Mapping[str, Any] | None = None
         self._seen = 0
+
+    @property
+    def plasticity(self) -> Plasticity:
+        """The controller. Raises `ConfigError` before `fit` has begun."""
+        if self._plasticity is None:
+            raise ConfigError("there is no controller before `fit` has begun")
+        return self._plasticity
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Be there when a checkpoint is loaded: Lightning restores weights before callbacks."""
         original = pl_module.on_load_checkpoint
 
         def restructured(checkpoint: dict[str, Any]) -> None:
-            self._saved = checkpoint.get("callbacks", {}).get(self.state_key)
-            if self._saved:
-                self.plasticity = self._controller(pl_module, ())
-                self.plasticity.load_state_dict(self._saved)
+            saved = checkpoint.get("callbacks", {}).get(self.state_key)
+            if saved:
+                self._plasticity = self._controller(pl_module, ())
+                self._plasticity.load_state_dict(saved)
             original(checkpoint)
 
         pl_module.on_load_checkpoint = restructured
@@ -72,31 +77,31 @@ class PlasticityCallback(Callback):
                 f"{type(trainer.strategy).__name__} wraps the module in {type(trainer.strategy.model).__name__}, whose "
                 "gradients would no longer be synchronized after an edit; train on one device (Trainer(devices=1))"
             )
-        before = self.plasticity
-        self.plasticity = self._controller(pl_module, trainer.optimizers)
-        if before is not None and before.model is self.plasticity.model:
-            self.plasticity.load_state_dict(before.state_dict())
+        before = self._plasticity
+        self._plasticity = self._controller(pl_module, trainer.optimizers)
+        if before is not None and before.model is self._plasticity.model:
+            self._plasticity.load_state_dict(before.state_dict())
         self._seen = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count an optimizer step, if this batch ended one."""
-        if trainer.global_step == self._seen or self.plasticity is None:
+        if trainer.global_step == self._seen or self._plasticity is None:
             return
         self._seen = trainer.global_step
-        event = self.plasticity.step(outputs.get("loss") if isinstance(outputs, Mapping) else outputs)
+        event = self._plasticity.step(outputs.get("loss") if isinstance(outputs, Mapping) else outputs)
         if event is not None:
             self.events.append(event)
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into Lightning's checkpoint."""
-        return {} if self.plasticity is None else self.plasticity.state_dict()
+        return {} if self._plasticity is None else self._plasticity.state_dict()
 
     def _controller(self, pl_module: LightningModule, optimizers: Any) -> Plasticity:
         target: nn.Module = pl_module.get_submodule(self._module)
-        if self.plasticity is not None and self.plasticity.model is target:
-            return Plasticity(target, optimizers, self.plasticity.axes, **self._settings)
+        if self._plasticity is not None and self._plasticity.model is target:
+            return Plasticity(target, optimizers, self._plasticity.axes, **self._settings)
         example = pl_module.example_input_array if self._example is None else self._example
         if example is None:
             raise ConfigError("pass PlasticityCallback(example=...), or give the module an `example_input_array`")

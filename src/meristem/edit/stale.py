@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import gc
 import sys
-import types
 import weakref
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from meristem.edit.heap import PASSING, described_holders, entries
 
 REMEDY = (
     "build it again from model.parameters(), or replace its entries: `[commit.replaced.get(p, p) for p in parameters]`"
 )
+MOST = 10
+"""How many holders are named at most."""
 
 
 class StaleParameterWarning(UserWarning):
@@ -46,7 +48,7 @@ class StaleHolder:
 
 
 def stale_holders(old: Mapping[str, weakref.ref[Any]]) -> tuple[StaleHolder, ...]:
-    """All containers, objects and closures that hold one of these replaced parameters.
+    """The containers, objects and closures that hold one of these replaced parameters, the first `MOST` of them.
 
     Plain local and global variables are not reported (every `for p in model.parameters()` leaves one), nor are autograd
     graphs.
@@ -56,12 +58,14 @@ def stale_holders(old: Mapping[str, weakref.ref[Any]]) -> tuple[StaleHolder, ...
         return ()
     tensors = [reference() for reference in suspects.values()]
     names = dict(zip(map(id, tensors), suspects, strict=True))
+    holders = [h for h in gc.get_referrers(*tensors) if h is not tensors and not isinstance(h, PASSING)][: 4 * MOST]
+    described = described_holders(holders)
     found = []
-    for holder in gc.get_referrers(*tensors):
-        if holder is not tensors and _reportable(holder):
-            held = tuple(dict.fromkeys(names[id(entry)] for entry in _entries(holder) if id(entry) in names))
-            found.append(StaleHolder(_described(holder, ignore=[tensors]), held))
-    return tuple(found)
+    for holder, words in zip(holders, described, strict=True):
+        if words is not None:
+            held = dict.fromkeys(names[id(entry)] for entry in entries(holder) if id(entry) in names)
+            found.append(StaleHolder(words, tuple(held)))
+    return tuple(found[:MOST])
 
 
 def _held(reference: weakref.ref[Any]) -> bool:
@@ -87,7 +91,7 @@ def _baseline() -> tuple[int, int, int]:
     """What `_references` counts for a tensor that nothing holds, that a graph holds, that a graph and a list hold."""
     with torch.inference_mode(False), torch.enable_grad():
         tensor = nn.Parameter(torch.zeros(1))
-        reference: weakref.ref[Tensor] = weakref.ref(tensor)
+        reference: weakref.ref[Any] = weakref.ref(tensor)
         kept: list[Any] = [tensor]
         del tensor
         free = _references(reference)[0] - 1
@@ -96,83 +100,3 @@ def _baseline() -> tuple[int, int, int]:
         kept[0] = None
         graph = _references(reference)[0]
     return free, graph, both
-
-
-_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
-_PASSING = (types.FrameType, types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, torch._C._FunctionBase)
-
-
-def _reportable(holder: Any) -> bool:
-    if isinstance(holder, _PASSING):
-        return False
-    if isinstance(holder, types.CellType):
-        return _function_of(holder) is not None  # else a plain local variable of a running function
-    return not (isinstance(holder, dict) and "__builtins__" in holder)
-
-
-def _entries(holder: Any) -> Iterable[Any]:
-    if isinstance(holder, dict):
-        return [*holder.keys(), *holder.values()]
-    if isinstance(holder, _CONTAINERS):
-        return holder
-    if isinstance(holder, types.CellType):
-        return [holder.cell_contents]
-    return gc.get_referents(holder)
-
-
-def _described(holder: Any, ignore: Sequence[Any], depth: int = 3) -> str:
-    """What an object is, and by which name somebody holds it."""
-    owners = [o for o in gc.get_referrers(holder) if not any(o is i for i in ignore)]
-    if isinstance(holder, types.CellType):
-        return f"the closure of {_function_of(holder) or 'a running function'}"
-    if not isinstance(holder, _CONTAINERS):
-        return f"an instance of {_type(holder)}"
-    for owner in owners:
-        if getattr(owner, "__dict__", None) is holder:
-            return f"an instance of {_type(owner)}"
-    what = f"a {type(holder).__name__} of {len(holder)}"
-    frame_name = _local_name(holder)
-    if frame_name:
-        return f"{what} ({frame_name})"
-    for owner in owners:
-        if isinstance(owner, dict) and "__builtins__" in owner:
-            return f"{what} (the variable {_key(owner, holder)!r} of the module {owner.get('__name__')})"
-        if not isinstance(owner, (*_CONTAINERS, *_PASSING, types.CellType)):
-            name = _key(getattr(owner, "__dict__", {}), holder)
-            return f"{what} (attribute {name!r} of an instance of {_type(owner)})"
-    for owner in owners:
-        if isinstance(owner, types.CellType):
-            return f"{what} in the closure of {_function_of(owner) or 'a running function'}"
-        if isinstance(owner, _CONTAINERS) and depth:
-            return f"{what} in {_described(owner, [*ignore, owners], depth - 1)}"
-    return what
-
-
-def _function_of(cell: types.CellType) -> str | None:
-    """The name of a function whose closure this is."""
-    for closure in gc.get_referrers(cell):
-        if isinstance(closure, tuple):
-            for function in gc.get_referrers(closure):
-                if isinstance(function, types.FunctionType):
-                    return f"{function.__module__}.{function.__qualname__}"
-    return None
-
-
-def _local_name(value: Any) -> str | None:
-    """The name of a local variable on the stack that is this object, and of its function."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__") != __name__ and frame.f_code.co_name != "<module>":
-            for name, local in frame.f_locals.items():
-                if local is value:
-                    return f"the variable {name!r} of {frame.f_code.co_name}() in {frame.f_code.co_filename}"
-        frame = frame.f_back
-    return None
-
-
-def _key(mapping: Mapping[Any, Any], value: Any) -> Any:
-    return next((key for key, entry in mapping.items() if entry is value), None)
-
-
-def _type(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"

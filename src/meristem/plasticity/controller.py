@@ -82,7 +82,7 @@ class Plasticity:
     ) -> None:
         self.model = model
         self.axes = example if isinstance(example, AxisMap) else trace(model, example)
-        self._optimizers = tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
+        self._optimizers: tuple[Any, ...] = tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
         self._schedule = schedule
         self._method = grow
         self._criterion = prune

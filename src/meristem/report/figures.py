@@ -35,7 +35,7 @@ def accuracy_against_compute(arms: Mapping[str, Sequence[Run]]) -> go.Figure:
             marker={"size": 5},
             hovertemplate="%{y:.1f} % after %{x:.3g} GFLOP<extra>" + name + "</extra>",
         )
-    figure.update_layout(_layout("training compute (GFLOP, forward and backward)", "test accuracy (%)"))
+    figure.update_layout(_layout("training compute (GFLOP)", "test accuracy (%)"))
     figure.update_xaxes(type="log", dtick=1, minor={"showgrid": False})
     return figure
 

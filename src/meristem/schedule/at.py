@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,19 +21,18 @@ class At(Asking):
         grow, prune: how much, see `Amount`.
     """
 
-    times: Iterable[float]
+    times: float | Sequence[float]
     steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        times = (self.times,) if isinstance(self.times, (int, float)) else tuple(self.times)
-        object.__setattr__(self, "times", times)
         if not self._steps or min(self._steps) < 1:
-            raise ConfigError(f"At needs at least one time, none before step 1; got {times!r}")
+            raise ConfigError(f"At needs at least one time, none before step 1; got {self.times!r}")
 
     @cached_property
     def _steps(self) -> frozenset[int]:
-        return frozenset(in_steps(time, self.steps_per_epoch, "a time of At") for time in self.times)
+        times = (self.times,) if isinstance(self.times, (int, float)) else self.times
+        return frozenset(in_steps(time, self.steps_per_epoch, "a time of At") for time in times)
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
         return (self.demands(moment.step) if moment.step in self._steps else ()), state

@@ -13,7 +13,7 @@ import torch
 
 from meristem.study.protocol import Protocol, Task
 from meristem.train.data import DataSet, load
-from meristem.train.loop import run_training
+from meristem.train.loop import finished_run, run_training
 from meristem.train.record import Run
 
 Report = Callable[[str, int, int, int], None]
@@ -43,8 +43,22 @@ def execute(
         MeristemError: as `run_training`; runs that have not begun are not started.
     """
     tasks = protocol.tasks(folder)
-    for name in {task.config.data for task in tasks}:
+    runs: dict[Path, Run] = {}
+    for task in tasks:
+        run = finished_run(task.config, task.folder)
+        if run is not None:
+            runs[task.folder] = run
+            report(task.arm, task.config.seed, 1, 1)
+    missing = [task for task in tasks if task.folder not in runs]
+    for name in {task.config.data for task in missing}:
         load(name, data_dir)  # a missing data set is an error here and now, not in a worker
+    if missing:
+        runs |= _run_all(missing, data_dir, processes, report)
+    return {arm.name: [runs[task.folder] for task in tasks if task.arm == arm.name] for arm in protocol.arms}
+
+
+def _run_all(tasks: list[Task], data_dir: Path | str, processes: int, report: Report) -> dict[Path, Run]:
+    """Runs tasks in worker processes."""
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
     with ProcessPoolExecutor(processes, context, _begin, (reports,)) as pool:
@@ -52,11 +66,10 @@ def execute(
         try:
             for message in _messages(reports, futures):
                 report(*message)
-            runs = [future.result() for future in futures]
+            return {task.folder: future.result() for task, future in zip(tasks, futures, strict=True)}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return {arm.name: [r for t, r in zip(tasks, runs, strict=True) if t.arm == arm.name] for arm in protocol.arms}
 
 
 def _messages(reports: Any, futures: Sequence[Future[Run]]) -> Iterator[tuple[str, int, int, int]]:
@@ -89,7 +102,4 @@ def _work(task: Task, data_dir: Path | str) -> Run:
         if done % 10 == 0 or done == total:
             _reports.put((task.arm, seed, done, total))
 
-    run = run_training(task.config, _loaded[name], task.folder, progress)
-    steps = run.evaluations[-1].step
-    _reports.put((task.arm, seed, steps, steps))
-    return run
+    return run_training(task.config, _loaded[name], task.folder, progress)

@@ -39,12 +39,17 @@ def run_training(config: TrainConfig, data: DataSet, folder: Path | str, progres
     Raises:
         ConfigError: the folder holds another run, the model refuses its options, or a batch is larger than the data.
     """
-    place, described = RunFolder(folder), config.model_dump(mode="json")
-    found = place.finished(described)
+    found = finished_run(config, folder)
     if found is not None:
         return found
-    place.start(described)
+    place = RunFolder(folder)
+    place.start(config.model_dump(mode="json"))
     return _train(config, data, place, progress)
+
+
+def finished_run(config: TrainConfig, folder: Path | str) -> Run | None:
+    """The run of this configuration, if the folder holds it in full. Raises `ConfigError` if it holds another one."""
+    return RunFolder(folder).finished(config.model_dump(mode="json"))
 
 
 def _train(config: TrainConfig, data: DataSet, place: RunFolder, progress: Progress) -> Run:

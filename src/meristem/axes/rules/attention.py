@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meristem.axes.expression import ONE, Product
+from meristem.axes.expression import Product
 from meristem.axes.map import Coupling
 from meristem.axes.rules.registry import rule
 from meristem.axes.solver import Context, Value, broadcast
@@ -27,8 +27,8 @@ def attention(c: Context) -> list[Value]:
         broadcast(c, [Value((*lead, q.dims[-2], k.dims[-2])), mask])
         c.carry(mask, 0.0)
         c.meets_activation(mask)
-    if len(q.dims) > 3:
-        c.kind(q.dims[-3], "heads")
+    for heads in q.dims[-3:-2]:
+        c.kind(heads, "heads")
     c.kind(head_size, "head size")
     c.kind(value_size, "head size")
     c.operations(*lead, q.dims[-2], k.dims[-2], head_size)
@@ -38,7 +38,7 @@ def attention(c: Context) -> list[Value]:
 
 def _grouped_heads(c: Context, q: Value, k: Value) -> Product:
     """Each key-value head serves the same number of consecutive query heads."""
-    repeat = c.fresh(c.space.size(q.dims[-3]) // max(1, c.space.size(k.dims[-3])))
-    heads = Product((k.dims[-3] if k.dims[-3] != ONE else ONE, repeat))
+    repeat = c.fresh(c.space.size(q.dims[-3]) // c.space.size(k.dims[-3]))
+    heads = Product((k.dims[-3], repeat))
     c.unify(q.dims[-3], heads)
     return heads

@@ -33,7 +33,7 @@ def contract(c: Context, a: Value, b: Value, over: Iterable[tuple[int, int]]) ->
 
 
 def _contract_weights(c: Context, a: Value, i: int, b: Value, j: int) -> None:
-    """A weight computed from weights (a low-rank factorization, a spectral norm): one side reads, the other produces."""
+    """A weight computed from weights (a low-rank factorization, a spectral norm): one reads, one produces."""
     reader, dim, writer, other = (b, j, a, i) if a.constant else (a, i, b, j)
     c.mark(reader, dim, Role.READS)
     if writer.constant or reader.constant:
@@ -65,20 +65,21 @@ def linear(c: Context) -> list[Value]:
     dims = [*x.dims[:-1], *weight.dims[:-1]]
     add_bias(c, dims, bias)
     c.fact("in_features", x.dims[-1])
-    c.fact("out_features", weight.dims[0] if len(weight.dims) > 1 else ONE)
-    c.kind(weight.dims[0], "features")
+    for produced in weight.dims[:-1]:
+        c.fact("out_features", produced)
+        c.kind(produced, "features")
     c.operations(*dims, x.dims[-1])
     return [c.derived(dims, [x, weight, *([bias] if bias else [])])]
 
 
 def multiply(c: Context, a: Value, b: Value) -> Value:
     """Matrix multiplication with broadcast leading dimensions."""
-    i, j = -1, -1 if len(b.dims) == 1 else -2
+    i, j = -1, -min(2, len(b.dims))
     contract(c, a, b, [(i, j)])
     lead_a, lead_b = a.dims[:-2], b.dims[:-2]
     lead = broadcast(c, [Value(lead_a), Value(lead_b)])
-    rows = [a.dims[-2]] if len(a.dims) > 1 else []
-    columns = [b.dims[-1]] if len(b.dims) > 1 else []
+    rows = a.dims[-2:-1]
+    columns = b.dims[-1:] if j == -2 else ()
     produces(c, a, range(len(a.dims) - 1))
     produces(c, b, [d for d in range(len(b.dims)) if d != len(b.dims) + j])
     dims = [*lead, *rows, *columns]

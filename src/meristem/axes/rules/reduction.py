@@ -18,8 +18,9 @@ def _normalize(dims: Any, rank: int) -> list[int]:
 
 
 @rule(
-    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "linalg_vector_norm",
-    "logsumexp", "all", "any", "nansum", "nanmean", "aminmax", "median", "argmax", "argmin", "count_nonzero", "linalg_norm",
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "linalg_norm",
+    "linalg_vector_norm", "logsumexp", "all", "any", "nansum", "nanmean", "aminmax", "median", "argmax", "argmin",
+    "count_nonzero",
 )  # fmt: skip
 def reduction(c: Context) -> list[Value]:
     """Sum, mean, norm, ... over some dimensions: which ones shows in the arguments, kept or dropped in the shape."""

@@ -172,7 +172,7 @@ def split(c: Context) -> list[Value]:
     """`split(x, size, dim)`: pieces of one size are edited alike."""
     x, size = c.value(c.call.args[0]), c.argument(1, "split_size")
     if not isinstance(size, int):
-        return split_with_sizes(c)
+        return list(split_with_sizes(c))
     dim = c.argument(2, "dim", 0) % len(x.dims)
     pieces = _equal_pieces(c, x, dim)
     c.literal(c.path(1, "split_size"), pieces[0])

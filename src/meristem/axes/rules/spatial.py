@@ -24,17 +24,19 @@ def pool1d(c: Context) -> list[Value]:
 
 
 @rule(
-    "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices", "upsample_nearest2d",
-    "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa",
-    "_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d", "_adaptive_avg_pool2d", "fractional_max_pool2d",
+    "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices",
+    "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_nearest_exact2d",
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d",
+    "_adaptive_avg_pool2d", "fractional_max_pool2d",
 )  # fmt: skip
 def pool2d(c: Context) -> list[Value]:
     return _new_positions(c, c.value(c.call.args[0]), 2)
 
 
 @rule(
-    "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d", "max_pool3d_with_indices", "upsample_nearest3d",
-    "upsample_trilinear3d", "reflection_pad3d", "replication_pad3d", "_adaptive_avg_pool3d", "_upsample_nearest_exact3d",
+    "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d", "max_pool3d_with_indices",
+    "upsample_nearest3d", "upsample_trilinear3d", "reflection_pad3d", "replication_pad3d",
+    "_adaptive_avg_pool3d", "_upsample_nearest_exact3d",
 )  # fmt: skip
 def pool3d(c: Context) -> list[Value]:
     return _new_positions(c, c.value(c.call.args[0]), 3)

@@ -1,0 +1,227 @@
+"""Explaining a rehearsal: which attribute holds a number that stayed, which length does one that changed follow?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+
+from torch import nn
+
+from meristem.axes.attributes import Path, lengths_of, mentioned, read
+from meristem.axes.expression import Expression, Product, size_of
+from meristem.axes.map import AttributeBinding
+from meristem.axes.recorder import Site, references
+from meristem.axes.rehearsal import Divergence, Mismatch, Outcome
+from meristem.axes.solver import Literal, Solution
+
+
+class Explainer:
+    """What has been learned so far of how the model's Python code comes by its numbers.
+
+    Attributes:
+        bindings: the length that each attribute holds, by (module, path). Lengths that share an attribute are one.
+    """
+
+    def __init__(self, model: nn.Module, solution: Solution) -> None:
+        self.solution = solution
+        self.space = solution.space
+        self.bindings: dict[tuple[str, Path], Expression] = {}
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._by_name = dict(model.named_modules())
+
+    def begin(self) -> None:
+        """Bind what needs no rehearsal: the attributes of PyTorch's own layers, and unambiguous ones."""
+        self._bind_facts()
+        self._bind_likely()
+
+    def attribute_bindings(self) -> tuple[AttributeBinding, ...]:
+        """The bindings whose value some editable axis changes."""
+        return tuple(
+            AttributeBinding(module, path, self.space.resolve(value))
+            for (module, path), value in self.bindings.items()
+            if not self.space.frozen(value)
+        )
+
+    def explain(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> bool:
+        """Whether anything new was learned. Attributes first: other numbers may follow from them."""
+        numbers = [(m, m.literal) for m in outcome.mismatches if m.literal is not None]
+        constant = [(m, literal) for m, literal in numbers if m.actual == self.space.size(literal.value)]
+        other = [(m, literal) for m, literal in numbers if m.actual != self.space.size(literal.value)]
+        learned = [self._bind_constant(m.site, literal) for m, literal in constant]
+        if any(learned):
+            return True
+        learned = [self._bind_whole(literal) for _, literal in constant]
+        if any(learned):
+            return True
+        pairs = [pair for m, literal in other for pair in self._followed(m, literal, new_sizes)]
+        learned = [self._unify(first, second) for first, second in pairs]
+        if any(learned):
+            return True
+        return outcome.divergence is not None and self._explain_divergence(outcome.divergence)
+
+    def _bind_facts(self) -> None:
+        """PyTorch's own layers keep lengths under the operator's argument names."""
+        for fact in self.solution.facts:
+            for name in fact.modules:
+                module = self._by_name.get(name)
+                value = None if module is None else read(module, fact.path)
+                if isinstance(value, int) and value == self.space.size(fact.value):
+                    self._bind(name, fact.path, fact.value)
+
+    def _bind_likely(self) -> None:
+        """A number that the code around it takes from one attribute only: bound at once, which saves rehearsals."""
+        found: dict[tuple[str, Path], dict[Expression, None]] = {}
+        for literal in self.solution.literals:
+            if not self.space.frozen(literal.value):
+                site = self._site(literal)
+                held = self._held(site, literal.value, site.module)
+                if len(held) == 1:
+                    found.setdefault((site.module, held[0]), {})[self.space.resolve(literal.value)] = None
+        for (name, path), values in found.items():
+            if len(values) == 1:
+                self._bind(name, path, next(iter(values)))
+
+    def _bind(self, module: str, path: Path, value: Expression) -> bool:
+        """Tie an attribute to a length. Returns whether that said anything new."""
+        held = self.bindings.setdefault((module, path), value)
+        if held is value:
+            return True
+        return self._unify(held, value)
+
+    def _bind_constant(self, site: Site, literal: Literal) -> bool:
+        """The code passed the old number again: find the attribute that holds it, innermost module first."""
+        for distance, name in enumerate(_outward(site.module)):
+            for path in self._held(site, literal.value, name):
+                new = [self._bind(name, path, literal.value), self._bind_alike(literal, distance, path)]
+                if any(new):
+                    return True
+        return False
+
+    def _bind_whole(self, literal: Literal) -> bool:
+        """The code computes the number from a longer length that an attribute holds, half of all channels say."""
+        call, values = self.solution.recordings[literal.recording].calls[literal.call], self.solution.values
+        roots = self.space.roots(literal.value)
+        operands = [values[literal.recording][n] for n in references(call) if n in values[literal.recording]]
+        wholes = [dim for value in operands for dim in value.dims if roots & self.space.roots(dim)]
+        learned = [self._bind_constant(call.site, replace(literal, value=whole)) for whole in wholes]
+        return any(learned)
+
+    def _bind_alike(self, literal: Literal, distance: int, path: Path) -> bool:
+        """Bind the attribute of every other module that runs the same line of code on the same number."""
+        new = []
+        for other in self._alike(literal):
+            owner = _nth(_outward(self._site(other).module), distance)
+            if owner in self._by_name and read(self._by_name[owner], path) == self.space.size(other.value):
+                new.append(self._bind(owner, path, other.value))
+        return any(new)
+
+    def _held(self, site: Site, value: Expression, name: str) -> list[Path]:
+        """The attributes of a module that the code around a number mentions and that hold it; the shallowest ones."""
+        module, size = self._by_name.get(name), self.space.size(value)
+        found = [] if module is None else [p for p, n in lengths_of(module) if n == size and mentioned(p, site.code)]
+        return [path for path in found if len(path) == min(map(len, found))]
+
+    def _site(self, literal: Literal) -> Site:
+        return self.solution.recordings[literal.recording].calls[literal.call].site
+
+    def _alike(self, literal: Literal) -> list[Literal]:
+        """The same argument of the same line of code, for every module that runs it."""
+        where = self._site(literal).where
+        return [o for o in self.solution.literals if o.path == literal.path and self._site(o).where == where]
+
+    def _followed(
+        self, mismatch: Mismatch, literal: Literal, new_sizes: Mapping[int, int]
+    ) -> list[tuple[Expression, Expression]]:
+        """The code passed another new number: the length that it follows, as two lengths that are the same."""
+        value = literal.value
+        sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
+        old, new = self.space.size(value), mismatch.actual
+        for distance, owner in enumerate(_outward(mismatch.site.module)):
+            for (name, path), other in self.bindings.items():
+                same = name == owner and self.space.size(other) == old
+                if same and size_of(self.space.resolve(other), sizes) == new:
+                    return [(value, other), *self._attribute_pairs(literal, distance, path)]
+        seen = [(other, self.space.size(other), size_of(other, sizes)) for other in self._lengths_seen(mismatch)]
+        for other, whole, new_whole in seen:
+            if whole == old and new_whole == new:
+                return [(value, other)]
+        call = self.solution.recordings[mismatch.recording].calls[mismatch.call]
+        for sibling in self.solution.values[mismatch.recording][
+            call.outputs[0]
+        ].dims:  # a quotient: the code divides one length by another
+            divisor, new_divisor = self.space.size(sibling), size_of(self.space.resolve(sibling), sizes)
+            for other, whole, new_whole in seen:
+                if divisor > 1 and whole == divisor * old and new_whole // new_divisor == new:
+                    return [(other, Product((sibling, value)))]
+        return []
+
+    def _attribute_pairs(self, literal: Literal, distance: int, path: Path) -> list[tuple[Expression, Expression]]:
+        """A number follows a bound attribute, and so do those of other modules that run the same line of code."""
+        pairs = []
+        for other in self._alike(literal):
+            bound = self.bindings.get((_nth(_outward(self._site(other).module), distance), path))
+            if bound is not None and self.space.size(bound) == self.space.size(other.value):
+                pairs.append((other.value, bound))
+        return pairs
+
+    def _lengths_seen(self, mismatch: Mismatch) -> Iterator[Expression]:
+        """Every length that some axis can change, of tensors seen up to a call; its own module's and latest first."""
+        recording, values = self.solution.recordings[mismatch.recording], self.solution.values[mismatch.recording]
+        before = recording.calls[: mismatch.call]
+        module = mismatch.site.module
+        near = [call for call in before if call.site.module == module or call.site.module.startswith(f"{module}.")]
+        numbers = [n for call in (*reversed(near), *reversed(before)) for n in (*call.outputs, *references(call))]
+        seen: set[Expression] = set()
+        for dim in (d for n in dict.fromkeys(numbers) if n in values for d in values[n].dims):
+            resolved = self.space.resolve(dim)
+            if resolved not in seen and not self.space.frozen(resolved):
+                seen.add(resolved)
+                yield resolved
+
+    def _unify(self, first: Expression, second: Expression) -> bool:
+        """Whether making two lengths one says anything new."""
+        before = self.space.resolve(first), self.space.resolve(second)
+        return before[0] != before[1] and self.space.unify(first, second)
+
+    def _explain_divergence(self, divergence: Divergence) -> bool:
+        """The model's code raised: perhaps it compares attributes. Bind those of the innermost module."""
+        module = divergence.module
+        if module is None:
+            return False
+        name = self._names[id(module)]
+        new = [
+            self._bind(name, path, value)
+            for path, held in lengths_of(module)
+            if mentioned(path, divergence.code)
+            for value in self._lengths_of_module(name, divergence.recording)
+            if self.space.size(value) == held
+        ]
+        return any(new)
+
+    def _lengths_of_module(self, name: str, recording: int) -> list[Expression]:
+        """Lengths of the tensors that a module owns or works on."""
+        values = self.solution.values[recording]
+        found: dict[Expression, None] = {}
+        for call in self.solution.recordings[recording].calls:
+            if call.site.module == name or call.site.module.startswith(f"{name}."):
+                for output in call.outputs:
+                    found.update(dict.fromkeys(self.space.resolve(dim) for dim in values[output].dims))
+        for tensor, dims in self.solution.layouts.items():
+            if tensor.startswith(f"{name}."):
+                found.update(dict.fromkeys(self.space.resolve(dim) for dim in dims))
+        return [value for value in found if not self.space.frozen(value)]
+
+
+def _nth(items: Iterable[str], n: int) -> str:
+    """The n-th of some names, or a name that no module has."""
+    return next(islice(items, n, None), "(none)")
+
+
+def _outward(name: str) -> Iterator[str]:
+    """A module's name, then its parents'."""
+    while True:
+        yield name
+        if not name:
+            return
+        name = name.rpartition(".")[0]

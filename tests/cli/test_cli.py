@@ -1,0 +1,132 @@
+"""The command line, as a user types it."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from meristem.cli import app
+from meristem.cli.target import load_model, make_inputs
+from meristem.errors import ConfigError
+
+RESNET = "meristem.train.models:resnet"
+ARGUMENTS = json.dumps({"input_shape": [1, 8, 8], "classes": 10})
+
+
+def run(*words: str):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def plain(text: str) -> str:
+    """Without colours and line breaks."""
+    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+def test_help_names_every_command():
+    text = plain(run("--help").output)
+    assert all(command in text for command in ("demo", "inspect", "train"))
+
+
+def test_inspect_prints_the_axes_and_writes_the_picture(tmp_path):
+    picture = tmp_path / "picture.html"
+    done = run("inspect", RESNET, "--shape", "2,1,8,8", "--kwargs", ARGUMENTS, "--picture", picture)
+    assert done.exit_code == 0, done.output
+    assert "block2.inner.conv" in done.output
+    assert "model output" in done.output
+    assert "<svg" in picture.read_text()
+
+
+def test_inspect_takes_models_from_the_current_folder_and_integer_inputs_by_name(tmp_path, monkeypatch):
+    (tmp_path / "my_own_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embed, self.head = nn.Embedding(50, 8), nn.Linear(8, 2)\n"
+        "    def forward(self, tokens):\n"
+        "        return self.head(self.embed(tokens))\n"
+        "net = Net()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in ("Net", "net"):
+        done = run("inspect", f"my_own_net:{name}", "--shape", "tokens=1,5", "--dtype", "int64", "--high", "50")
+        assert done.exit_code == 0, done.output
+        assert "embed" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "expected module:name"),
+        (["nowhere.at_all:x"], "cannot be imported"),
+        (["meristem.train.models:nothing"], "cannot be imported"),
+        (["meristem.train.models:FACTORIES"], "expected an nn.Module"),
+        (["builtins:dict"], "returned a dict"),
+        ([RESNET], "Give arguments with --kwargs"),
+        ([RESNET, "--kwargs", "{"], "not JSON"),
+        ([RESNET, "--kwargs", "[1]"], "JSON object"),
+        ([RESNET, "--dtype", "float31"], "unknown type 'float31'"),
+        ([RESNET, "--kwargs", ARGUMENTS, "--shape", "1,x"], "no shape"),
+        ([RESNET, "--kwargs", ARGUMENTS], "could not be run"),
+    ],
+)
+def test_wrong_models_and_inputs_end_with_one_message(tmp_path, words, message):
+    shape = [] if "--shape" in words else ["--shape", "1,3,4"]
+    done = run("inspect", *words, *shape, "--picture", tmp_path / "p.html")
+    assert done.exit_code == 1
+    assert plain(done.output).startswith("error: ")
+    assert message in plain(done.output)
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_inputs_have_the_type_and_range_that_was_asked_for():
+    args, named = make_inputs(["2,3", "mask=4"], "int64", 5)
+    assert args[0].shape == (2, 3)
+    assert args[0].dtype is torch.int64
+    assert int(args[0].max()) < 5
+    assert named["mask"].shape == (4,)
+    assert make_inputs(["7"], "bfloat16", 5)[0][0].dtype is torch.bfloat16
+
+
+def test_a_model_takes_no_arguments(tmp_path, monkeypatch):
+    (tmp_path / "ready_made.py").write_text("from torch import nn\nnet = nn.Linear(2, 2)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a model already"):
+        load_model("ready_made:net", '{"a": 1}')
+
+
+def test_train_prints_its_default_and_runs_it(tmp_path):
+    config = yaml.safe_load(run("train", "--print-config").output)
+    assert config["grow"]["method"] == "random"
+    config |= {"name": "short", "epochs": 3, "evaluations": 3}
+    config["grow"] |= {"start": 0.5, "stop": 1.5}
+    config["prune"] |= {"start": 2, "stop": 3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = run("train", tmp_path / "config.yaml", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "births" in done.output
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["name"] == "short"
+    assert len(result["changes"]) == 4
+
+
+def test_train_explains_what_is_wrong(tmp_path):
+    (tmp_path / "bad.yaml").write_text("epoch: 3\n")
+    (tmp_path / "mnist.yaml").write_text("data: mnist\n")
+    assert "which configuration" in plain(run("train").output)
+    assert "did you mean 'epochs'" in plain(run("train", tmp_path / "bad.yaml").output)
+    done = run("train", tmp_path / "mnist.yaml", "--data-dir", tmp_path)
+    assert done.exit_code == 1
+    assert str(tmp_path / "mnist.npz") in done.output
+
+
+@pytest.mark.heavy
+def test_the_demo_prints_its_table_and_writes_its_report(tmp_path):
+    done = run("demo", "--out", tmp_path, "--seeds", "1", "--epochs", "2")
+    assert done.exit_code == 0, done.output
+    text = plain(done.output)
+    assert all(name in text for name in ("small", "grown", "pruned", "large", "training"))
+    assert "Widths over time: pruned" in (tmp_path / "report.html").read_text()

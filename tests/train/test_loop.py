@@ -1,0 +1,132 @@
+"""The reference loop trains fixed, grown and pruned nets, the same way every time, and leaves a complete record."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from meristem.errors import ConfigError
+from meristem.train.config import GrowConfig, ModelConfig, PruneConfig, TrainConfig
+from meristem.train.data import load
+from meristem.train.loop import run_training
+
+DIGITS = load("digits")
+SMALL = ModelConfig(name="resnet", options={"width": 4, "inner": 6, "blocks": 1})
+FIXED = TrainConfig(model=SMALL, epochs=2, evaluations=4, grow=None, prune=None)
+GROWN = FIXED.model_copy(update={"grow": GrowConfig(amount=0.5, start=0.5, stop=1.5, every=0.5)})
+BOTH = GROWN.model_copy(update={"prune": PruneConfig(amount=3, start=1.75, stop=2.0, every=1.0)})
+
+
+def untimed(run):
+    return [dataclasses.replace(evaluation, seconds=0.0) for evaluation in run.evaluations], run.changes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("config", [FIXED, BOTH], ids=["fixed", "grown and pruned"])
+def test_the_same_seed_gives_the_same_run_bit_for_bit(tmp_path, config):
+    first = run_training(config, DIGITS, tmp_path / "first")
+    torch.rand(3)
+    second = run_training(config, DIGITS, tmp_path / "second")
+    other = run_training(config.model_copy(update={"seed": 1}), DIGITS, tmp_path / "other")
+    assert untimed(first) == untimed(second)
+    assert untimed(first) != untimed(other)
+
+
+def test_a_fixed_net_learns_and_keeps_its_structure(tmp_path):
+    steps: list[tuple[int, int]] = []
+    run = run_training(FIXED, DIGITS, tmp_path, lambda done, of: steps.append((done, of)))
+    assert steps == [(n, 42) for n in range(1, 43)]
+    assert [e.step for e in run.evaluations] == [10, 21, 32, 42]
+    assert run.evaluations[-1].loss < run.evaluations[0].loss
+    assert run.final_accuracy > 0.15  # chance is 0.1
+    assert not run.changes
+    first, *_, last = run.evaluations
+    assert last.sizes == first.sizes
+    assert last.flops / last.step == pytest.approx(first.flops / first.step)
+    assert last.parameters == 4 * 9 + 8 + (4 * 9 * 6 + 12) + (6 * 9 * 4 + 8) + 50
+
+
+def test_growth_and_pruning_are_recorded(tmp_path):
+    run = run_training(BOTH, DIGITS, tmp_path)
+    births = sum(sum(change.births.values()) for change in run.changes)
+    deaths = sum(sum(change.deaths.values()) for change in run.changes)
+    last = run.evaluations[-1]
+    assert sum(last.sizes.values()) == 4 + 6 + births - deaths
+    assert births > 0
+    assert deaths == 3
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert len(history) == len(run.changes)
+    rates = [
+        (b.flops - a.flops) / (b.step - a.step) for a, b in zip(run.evaluations, run.evaluations[1:], strict=False)
+    ]
+    assert rates[0] < rates[1]
+
+
+def test_growth_stops_at_a_number_of_parameters(tmp_path):
+    limit = 900
+    config = FIXED.model_copy(update={"grow": GrowConfig(amount=0.5, start=0, stop=2, every=0.25, parameters=limit)})
+    last = run_training(config, DIGITS, tmp_path).evaluations[-1]
+    assert 0.8 * limit < last.parameters <= limit
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first = run_training(FIXED, DIGITS, tmp_path)
+
+    def never(done: int, of: int) -> None:
+        raise AssertionError("it trains again")
+
+    assert run_training(FIXED, DIGITS, tmp_path, never) == first
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [e.step for e in first.evaluations]
+
+
+def test_a_run_that_was_killed_begins_afresh(tmp_path):
+    def kill(done: int, of: int) -> None:
+        if done == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(FIXED, DIGITS, tmp_path / "killed", kill)
+    again = run_training(FIXED, DIGITS, tmp_path / "killed")
+    assert untimed(again) == untimed(run_training(FIXED, DIGITS, tmp_path / "whole"))
+    assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_folder_with_another_run_is_left_alone(tmp_path):
+    run_training(FIXED, DIGITS, tmp_path)
+    before = (tmp_path / "result.json").read_bytes()
+    with pytest.raises(ConfigError, match="another configuration"):
+        run_training(FIXED.model_copy(update={"epochs": 3}), DIGITS, tmp_path)
+    assert (tmp_path / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [{"width": -1}, {"wide": 3}, {"width": "x"}])
+def test_options_that_the_model_refuses(tmp_path, options):
+    config = FIXED.model_copy(update={"model": ModelConfig(name="resnet", options=options)})
+    with pytest.raises(ConfigError, match=r"model\.options"):
+        run_training(config, DIGITS, tmp_path)
+
+
+def test_a_batch_larger_than_the_data(tmp_path):
+    with pytest.raises(ConfigError, match="batch_size"):
+        run_training(FIXED.model_copy(update={"batch_size": 5000}), DIGITS, tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["mlp", "conv", "vgg"])
+def test_every_model_grows_and_is_pruned_with_every_optimizer(tmp_path, name, optimizer):
+    options = {"widths": [4, 4]}
+    content = BOTH.model_dump() | {"model": {"name": name, "options": options}, "epochs": 2}
+    content["optimizer"] = {"name": optimizer, "learning_rate": 0.003}
+    content["grow"]["method"] = "net2wider" if optimizer == "adam" else "random"
+    content["prune"]["criterion"] = "random" if optimizer == "adam" else "magnitude"
+    run = run_training(TrainConfig.model_validate(content), DIGITS, tmp_path)
+    assert len(run.changes) >= 2
