@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pair import write
-from meristem.allocate import Uniform
 from meristem.grow import ZeroFanOut
 from meristem.plasticity import Plasticity
 from meristem.prune import Magnitude
@@ -30,6 +29,11 @@ Step = Callable[[], Tensor]
 def mlp(a: int, b: int) -> nn.Module:
     """784-a-b-10 with ReLU."""
     return nn.Sequential(nn.Linear(784, a), nn.ReLU(), nn.Linear(a, b), nn.ReLU(), nn.Linear(b, 10))
+
+
+def tiny(a: int, b: int) -> nn.Module:
+    """64-a-b-10 with ReLU: a step of a fraction of a millisecond, where a fixed cost weighs most."""
+    return nn.Sequential(nn.Linear(64, a), nn.ReLU(), nn.Linear(a, b), nn.ReLU(), nn.Linear(b, 10))
 
 
 def convolutions(a: int, b: int) -> nn.Module:
@@ -47,6 +51,7 @@ def convolutions(a: int, b: int) -> nn.Module:
 
 
 CASES: dict[str, tuple[Callable[[int, int], nn.Module], tuple[int, int], tuple[int, ...]]] = {
+    "tiny": (tiny, (64, 32), (32, 64)),
     "mlp": (mlp, (256, 256), (128, 784)),
     "convolutions": (convolutions, (32, 64), (64, 3, 32, 32)),
 }
@@ -67,18 +72,29 @@ def training(model: nn.Module, shape: Sequence[int]) -> tuple[torch.optim.Optimi
     return optimizer, x, step
 
 
-def in_turn(sides: Sequence[Callable[[], Any]], seconds: float) -> list[float]:
-    """The median time of each side; sides take turns, in alternating order, until the time is up."""
-    times: list[list[float]] = [[] for _ in sides]
-    end, turn = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or turn < 10:
-        order = range(len(sides)) if turn % 2 else reversed(range(len(sides)))
-        for number in order:
-            before = time.perf_counter()
-            sides[number]()
-            times[number].append(time.perf_counter() - before)
-        turn += 1
-    return [statistics.median(found[len(found) // 10 :]) for found in times]
+def in_turn(first: Callable[[], Any], second: Callable[[], Any], seconds: float) -> tuple[float, float, float]:
+    """Median times of two sides, and the median of the ratios second / first within each turn.
+
+    They take turns, in alternating order, until the time is up; the first tenth is left out.
+    """
+    times: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 10:
+        if len(times) % 2:
+            found = timed(first), timed(second)
+        else:
+            found = (timed(second), timed(first))[::-1]
+        times.append(found)
+    kept = times[len(times) // 10 :]
+    one, two = (statistics.median(side) for side in zip(*kept, strict=True))
+    return one, two, statistics.median(b / a for a, b in kept)
+
+
+def timed(job: Callable[[], Any]) -> float:
+    """How long it takes once, in seconds."""
+    before = time.perf_counter()
+    job()
+    return time.perf_counter() - before
 
 
 def idle(case: str, schedule: Schedule, seconds: float) -> dict[str, float]:
@@ -87,7 +103,7 @@ def idle(case: str, schedule: Schedule, seconds: float) -> dict[str, float]:
     model = make(*widths)
     optimizer, x, step = training(model, shape)
     plasticity = Plasticity(model, optimizer, x, grow=ZeroFanOut(), prune=Magnitude(), schedule=schedule)
-    bare, with_controller = in_turn([step, lambda: plasticity.step(step())], seconds)
+    bare, controlled, ratio = in_turn(step, lambda: plasticity.step(step()), seconds)
     loss = step().detach()
     calls = 2000
     before = time.perf_counter()
@@ -96,9 +112,9 @@ def idle(case: str, schedule: Schedule, seconds: float) -> dict[str, float]:
     call = (time.perf_counter() - before) / calls
     return {
         "bare_seconds": bare,
-        "with_controller_seconds": with_controller,
+        "with_controller_seconds": controlled,
         "call_seconds": call,
-        "ratio_measured": with_controller / bare,
+        "ratio_measured": ratio,
         "ratio_of_call": 1 + call / bare,
     }
 
@@ -117,7 +133,6 @@ def edited(case: str, factor: float) -> tuple[nn.Module, Step]:
         x,
         grow=ZeroFanOut(),
         prune=Magnitude(),
-        allocate=None if case == "mlp" else Uniform(),
         schedule=At([1, 2, 3, 4], **amount),
     )
     for _ in range(6):
@@ -134,14 +149,14 @@ def after(case: str, factor: float, seconds: float) -> dict[str, Any]:
     direct = make(*widths)
     assert [p.shape for p in direct.parameters()] == [p.shape for p in model.parameters()]
     _, _, direct_step = training(direct, shape)
-    times = in_turn([direct_step, step], seconds)
-    return {"widths": widths, "direct_seconds": times[0], "edited_seconds": times[1], "ratio": times[1] / times[0]}
+    built, came, ratio = in_turn(direct_step, step, seconds)
+    return {"widths": widths, "direct_seconds": built, "edited_seconds": came, "ratio": ratio}
 
 
 def main() -> None:
     """Measure and write results/controller.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0, help="time for each of the ten comparisons")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each of the twelve comparisons")
     seconds = parser.parse_args().seconds
     torch.set_num_threads(1)
     torch.manual_seed(0)

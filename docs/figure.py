@@ -25,10 +25,18 @@ Plotly.toImage({{data, layout}}, {{format: "svg", width: 860, height: 400}})
   .then((url) => {{ document.getElementById("svg").textContent = url; }});
 </script>"""
 
-BROWSER = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
-).split()
+BROWSER = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=20000",
+    "--dump-dom",
+]
 
 
 def main() -> None:

@@ -1,7 +1,27 @@
 """meristem grows and prunes any PyTorch model while it trains."""
 
+from meristem import allocate, callbacks, edit, errors, grow, integrate, prune, schedule
 from meristem.axes import Axis, AxisMap, trace
-
-__all__ = ["Axis", "AxisMap", "trace"]
+from meristem.edit import Edit, load, replay, save
+from meristem.plasticity import Plasticity
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Axis",
+    "AxisMap",
+    "Edit",
+    "Plasticity",
+    "allocate",
+    "callbacks",
+    "edit",
+    "errors",
+    "grow",
+    "integrate",
+    "load",
+    "prune",
+    "replay",
+    "save",
+    "schedule",
+    "trace",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -121,7 +122,7 @@ def reshaped(shape: list[int]) -> st.SearchStrategy[list[int]]:
                     primes.append(p)
                     n //= p
         cuts = sorted({min(b, len(primes)) for b in borders} | {0, len(primes)})
-        return [math.prod(primes[i:j]) for i, j in zip(cuts, cuts[1:], strict=False)] or [1]
+        return [math.prod(primes[i:j]) for i, j in itertools.pairwise(cuts)] or [1]
 
     return st.lists(st.integers(0, 8), max_size=3).map(regroup)
 

@@ -127,7 +127,7 @@ def test_wrappers_are_refused_with_the_remedy() -> None:
         meristem.trace(torch.compile(model), x)  # pyright: ignore[reportArgumentType]
     with pytest.raises(WrappedModelError, match="Python model"):
         meristem.trace(torch.jit.trace(model, x), x)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TraceError, match="expected a torch.nn.Module"):
+    with pytest.raises(TraceError, match=r"expected a torch\.nn\.Module"):
         meristem.trace(lambda x: x, x)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TraceError, match="lazy"):
         meristem.trace(nn.LazyLinear(3), x)
@@ -233,7 +233,7 @@ def test_looking_up_an_axis() -> None:
     axes = meristem.trace(model, image())
     assert axes["conv"] == axes["conv.weight"] == axes["norm"]
     assert len(axes) == len(list(axes))
-    with pytest.raises(UnknownAxisError, match="did you mean.*conv"):
+    with pytest.raises(UnknownAxisError, match=r"did you mean.*conv"):
         axes["cnv"]
     attention = meristem.trace(Attention(), torch.randn(2, 5, 8))
     with pytest.raises(UnknownAxisError, match="several axes"):

@@ -42,8 +42,8 @@ NAMES = (
     "multihead_attention",
     "encoder_layer",
     "grouped_query",
-    "lstm",
-    "gru",
+    "lstm_2_bidirectional",
+    "gru_2",
 )
 ROWS = tuple(found for found in SMALL_ROWS if found.name in NAMES)
 

@@ -54,8 +54,7 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was(name, monkeypatch):
         injector.arm(step)
         try:
             edit.commit()
-        except BaseException as error:
-            assert type(error) is injector.error, error
+        except injector.error:
             before.check()
             assert edit.result is None
         else:
@@ -66,7 +65,7 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was(name, monkeypatch):
     optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["mlp", "conv_flatten_linear", "tied_language_model", "lstm"])
+@pytest.mark.parametrize("name", ["mlp", "conv_flatten_linear", "tied_language_model", "lstm_1"])
 @pytest.mark.parametrize("function", ["select", "gathered"])
 def test_a_failure_while_computing_leaves_everything_as_it_was(name, function, monkeypatch):
     found = subject(name)
@@ -78,8 +77,7 @@ def test_a_failure_while_computing_leaves_everything_as_it_was(name, function, m
         injector.arm(step)
         try:
             edit.commit()
-        except BaseException as error:
-            assert type(error) is injector.error, error
+        except injector.error:
             before.check()
         else:
             break
@@ -111,9 +109,10 @@ def test_an_interrupt_during_rollback_waits_until_everything_is_undone():
 
     target = {"a": 1, "b": 2}
     steps = [SetItem(target, "a", 1, 10), Interrupting(target, "b", 2, 20)]
-    with pytest.raises(KeyboardInterrupt), Journal() as log:
-        log.apply(steps)
-        raise RuntimeError("injected")
+    log = Journal()
+    log.apply(steps)
+    with pytest.raises(KeyboardInterrupt):
+        log.rollback()
     assert target == {"a": 1, "b": 2}
 
 

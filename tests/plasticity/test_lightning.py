@@ -70,12 +70,12 @@ def test_growth_and_pruning_in_a_trainer_and_newborns_learn():
     callback = PlasticityCallback(**SETTINGS)
     trainer = fit(module, callback)
     assert [event.step for event in callback.events] == [3, 6, 7]
-    assert module.net[0].weight.shape == (16, 6)
+    assert module.net[0].get_parameter("weight").shape == (16, 6)
     assert trace(module, module.example_input_array).sizes == callback.plasticity.axes.sizes
     held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert held == {id(p) for p in module.parameters()} == {id(p) for p in trainer.optimizers[0].state}
     # the newborns of step 3 and 6 had a fan-out of zero; step 8 was the last
-    assert module.net[3].weight[:, 10:].detach().abs().min() > 0
+    assert module.net[3].get_parameter("weight")[:, 10:].detach().abs().min() > 0
     assert "on_load_checkpoint" not in vars(module)
 
 

@@ -31,26 +31,35 @@ def test_the_table_holds_means_and_intervals():
     assert "3 seeds" in text
 
 
+def drawn(figure) -> list[dict]:
+    return figure.to_dict()["data"]
+
+
+def by_name(figure) -> dict[str, dict]:
+    """Lines by name, markers by symbol."""
+    return {trace.get("name") or trace["marker"]["symbol"]: trace for trace in drawn(figure)}
+
+
 def test_compute_figure_shows_every_arm_with_its_band():
-    figure = accuracy_against_compute(RESULTS)
-    lines = [trace for trace in figure.data if trace.name]
-    bands = [trace for trace in figure.data if trace.fill == "toself"]
-    assert [line.name for line in lines] == list(RESULTS)
-    assert list(lines[0].x) == pytest.approx([40, 80, 120])
-    assert list(lines[0].y) == pytest.approx([61, 71, 81])
+    traces = drawn(accuracy_against_compute(RESULTS))
+    lines = [trace for trace in traces if "name" in trace]
+    bands = [trace for trace in traces if trace.get("fill") == "toself"]
+    assert [line["name"] for line in lines] == list(RESULTS)
+    assert list(lines[0]["x"]) == pytest.approx([40, 80, 120])
+    assert list(lines[0]["y"]) == pytest.approx([61, 71, 81])
     assert len(bands) == 4
-    assert len(accuracy_against_compute({"small": RESULTS["small"][:1]}).data) == 1
+    assert len(drawn(accuracy_against_compute({"small": RESULTS["small"][:1]}))) == 1
 
 
 def test_width_figure_shows_births_and_deaths_where_they_happened():
-    grown = {trace.name or trace.marker.symbol: trace for trace in widths_over_time(RESULTS["grown"]).data}
-    assert list(grown["trunk"].x) == [0, 5, 15, 30]
-    assert list(grown["trunk"].y) == [4, 6, 7, 7]
-    assert list(grown["<b>block</b>"].y) == [4, 4, 8, 8]
-    assert list(grown["triangle-up"].text) == ["4 born"]
-    pruned = {trace.name or trace.marker.symbol: trace for trace in widths_over_time(RESULTS["pruned"]).data}
-    assert list(pruned["<b>block</b>"].y) == [32, 29, 29]
-    assert list(pruned["triangle-down"].x) == [25]
+    grown = by_name(widths_over_time(RESULTS["grown"]))
+    assert list(grown["trunk"]["x"]) == [0, 5, 15, 30]
+    assert list(grown["trunk"]["y"]) == [4, 6, 7, 7]
+    assert list(grown["<b>block</b>"]["y"]) == [4, 4, 8, 8]
+    assert list(grown["triangle-up"]["text"]) == ["4 born"]
+    pruned = by_name(widths_over_time(RESULTS["pruned"]))
+    assert list(pruned["<b>block</b>"]["y"]) == [32, 29, 29]
+    assert list(pruned["triangle-down"]["x"]) == [25]
 
 
 def test_the_page_needs_nothing_from_elsewhere(page):

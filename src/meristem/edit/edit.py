@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.weak import WeakIdKeyDictionary
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.edit.commit import Request, prepare, validate
@@ -21,7 +20,7 @@ from meristem.edit.newborns import Newborns, ZeroFanOut
 from meristem.edit.optimizer import OptimizerStateWarning, StatePolicy, Zeros
 from meristem.edit.preview import Preview, preview
 from meristem.edit.record import record_of
-from meristem.edit.stale import StaleHolder, StaleParameterWarning, stale_holders
+from meristem.edit.stale import Replaced, StaleHolder, StaleParameterWarning, stale_holders
 from meristem.errors import EditError, FrozenAxisError
 
 RANDOM = ZeroFanOut()
@@ -35,14 +34,14 @@ class Commit:
     Attributes:
         axes: the map of the model as it is now; the old map is stale.
         record: the edit as JSON, the last entry of `axes.history`.
-        replaced: which parameter or buffer followed which. Keyed by the old tensors, which it does not keep alive:
-            `replaced.get(p, p)` is today's tensor for any that somebody held.
+        replaced: which parameter or buffer followed which, without keeping any alive: `replaced.get(p, p)` is the
+            tensor that stands for one that somebody held.
         stale: who still holds replaced parameters.
     """
 
     axes: AxisMap
     record: Mapping[str, Any]
-    replaced: MutableMapping[Tensor, Tensor]
+    replaced: Mapping[Tensor, Tensor]
     stale: tuple[StaleHolder, ...]
 
 
@@ -206,14 +205,14 @@ class Edit:
 
 def _swap(
     request: Request, then: Callable[[], Iterable[Step]]
-) -> tuple[MutableMapping[Tensor, Tensor], Mapping[str, weakref.ref[Any]], list[str]]:
+) -> tuple[Mapping[Tensor, Tensor], Mapping[str, weakref.ref[Any]], list[str]]:
     """Compute and swap in everything or nothing; no reference to an old tensor survives."""
     prepared = prepare(request)
     with Journal() as journal:
         journal.apply(prepared.steps)
         journal.apply(then())
     journal.forget()
-    replaced = WeakIdKeyDictionary(dict(prepared.replaced.values()))
+    replaced = Replaced(prepared.replaced.values())
     old = {
         name: weakref.ref(tensor) for name, (tensor, _) in prepared.replaced.items() if isinstance(tensor, nn.Parameter)
     }

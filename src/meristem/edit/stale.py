@@ -9,13 +9,13 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from meristem.edit.heap import PASSING, described_holders, entries
 
@@ -28,6 +28,29 @@ MOST = 10
 
 class StaleParameterWarning(UserWarning):
     """Something outside the model still holds parameters that an edit replaced."""
+
+
+class Replaced(Mapping[Tensor, Tensor]):
+    """Which tensor followed which, keyed by the old one's identity. Keeps neither alive."""
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self._pairs = {id(old): (weakref.ref(old), weakref.ref(new)) for old, new in pairs}
+
+    def __getitem__(self, old: Tensor) -> Tensor:
+        source, target = self._pairs.get(id(old), (None, None))
+        new = target() if source is not None and target is not None and source() is old else None
+        if new is None:
+            raise KeyError(old)
+        return new
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (old for source, _ in self._pairs.values() if (old := source()) is not None and old in self)
+
+    def __contains__(self, old: object) -> bool:
+        return isinstance(old, Tensor) and self.get(old) is not None
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Figures of a study, drawn by plotly from recorded runs. The page gives text and grid their colours (light or dark)."""
+"""Figures of a study, drawn by plotly from records. The page gives text and grid their colours (light or dark)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from meristem.errors import ConfigError
 from meristem.schedule.amounts import Asking
@@ -17,8 +17,8 @@ class OnPlateau(Asking):
     """When the mean loss of a window of steps has not improved for several windows.
 
     A window improves if its mean is below `best - threshold * |best|`. After `patience` windows in a row without an
-    improvement the schedule is due, and then starts afresh. Losses are summed where they are (in float64) and read
-    once per window, so that a GPU is not made to wait at every step.
+    improvement the schedule is due, and then starts afresh. Losses are summed where they are, in float64; a GPU is made
+    to wait once per window, not at every step.
 
     Attributes:
         patience: number of windows without improvement.
@@ -61,9 +61,8 @@ class OnPlateau(Asking):
     def _counted(self, moment: Moment, state: State) -> State:
         if moment.loss is None:
             return {**state, "steps": state["steps"] + 1}
-        loss = moment.loss.detach().double() if isinstance(moment.loss, torch.Tensor) else float(moment.loss)
         counts = {"steps": state["steps"] + 1, "readings": state["readings"] + 1}
-        return {**state, **counts, "sum": loss + state["sum"]}
+        return {**state, **counts, "sum": _number(moment.loss) + state["sum"]}
 
     def _judged(self, mean: float, state: State) -> State:
         """The state after a full window with this mean loss."""
@@ -74,3 +73,11 @@ class OnPlateau(Asking):
         if math.isfinite(mean) and (best is None or mean < best - self.threshold * abs(best)):
             return {**fresh, "best": mean, "stalled": 0}
         return {**fresh, "stalled": state["stalled"] + 1}
+
+
+def _number(loss: Tensor | float) -> Tensor | float:
+    """A loss in double precision, without waiting for a device that is not the CPU."""
+    if not isinstance(loss, Tensor):
+        return float(loss)
+    loss = loss.detach()
+    return loss.item() if loss.is_cpu else loss.double()

@@ -33,10 +33,13 @@ def build_model(config: TrainConfig, data: DataSet) -> nn.Module:
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     """The optimizer over all parameters."""
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    rate, decay = config.learning_rate, config.weight_decay
     if config.name == "sgd":
-        return torch.optim.SGD(model.parameters(), **options, momentum=config.momentum, nesterov=config.momentum > 0)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name](model.parameters(), **options)
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(model.parameters(), rate, config.momentum, weight_decay=decay, nesterov=nesterov)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name](
+        model.parameters(), lr=rate, weight_decay=decay
+    )
 
 
 def build_scheduler(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LRScheduler:

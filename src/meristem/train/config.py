@@ -29,9 +29,9 @@ class OptimizerConfig(Strict):
     """The optimizer; the learning rate is constant or falls to zero over the run along half a cosine."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: float = Field(0.02, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; sgd only")
-    weight_decay: float = Field(5e-4, ge=0)
+    learning_rate: float = Field(default=0.02, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum; sgd only")
+    weight_decay: float = Field(default=5e-4, ge=0)
     decay: Literal["constant", "cosine"] = "cosine"
 
 
@@ -45,7 +45,9 @@ class EditConfig(Strict):
     start: float = Field(ge=0, description="epoch of the first edit")
     stop: float = Field(gt=0, description="no edit after this epoch")
     every: float = Field(gt=0, description="epochs between two edits")
-    parameters: int | None = Field(None, gt=0, description="growth stops before, pruning at this number of parameters")
+    parameters: int | None = Field(
+        default=None, gt=0, description="growth stops before, pruning at this number of parameters"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> EditConfig:
@@ -58,20 +60,20 @@ class GrowConfig(EditConfig):
     """Births: `random` weights with zero fan-out, or `net2wider` duplicates. Both preserve the function."""
 
     method: Literal["random", "net2wider"] = "random"
-    amount: int | float = Field(0.25, gt=0)
-    start: float = Field(2.0, ge=0)
-    stop: float = Field(10.0, gt=0)
-    every: float = Field(1.0, gt=0)
+    amount: int | float = Field(default=0.25, gt=0)
+    start: float = Field(default=2.0, ge=0)
+    stop: float = Field(default=10.0, gt=0)
+    every: float = Field(default=1.0, gt=0)
 
 
 class PruneConfig(EditConfig):
     """Deaths: units with the smallest `magnitude`, or `random` ones."""
 
     criterion: Literal["magnitude", "random"] = "magnitude"
-    amount: int | float = Field(0.1, gt=0)
-    start: float = Field(11.0, ge=0)
-    stop: float = Field(15.0, gt=0)
-    every: float = Field(1.0, gt=0)
+    amount: int | float = Field(default=0.1, gt=0)
+    start: float = Field(default=11.0, ge=0)
+    stop: float = Field(default=15.0, gt=0)
+    every: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _below_one(self) -> PruneConfig:
@@ -83,18 +85,18 @@ class PruneConfig(EditConfig):
 class TrainConfig(Strict):
     """One training run. `grow: null` or `prune: null` leaves that part out."""
 
-    name: str = Field("digits", pattern=r"^[\w][\w.-]*$")
+    name: str = Field(default="digits", pattern=r"^[\w][\w.-]*$")
     data: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "digits"
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=2)
-    evaluations: int = Field(20, ge=1, description="equally far apart, the last one at the end")
-    seed: int = Field(0, ge=0)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    evaluations: int = Field(default=20, ge=1, description="equally far apart, the last one at the end")
+    seed: int = Field(default=0, ge=0)
     grow: GrowConfig | None = GrowConfig()
     prune: PruneConfig | None = PruneConfig()
     allocate: Literal["uniform", "proportional"] = Field(
-        "proportional", description="how an amount is shared between the axes: evenly, or by their sizes"
+        default="proportional", description="how an amount is shared between the axes: evenly, or by their sizes"
     )
 
 

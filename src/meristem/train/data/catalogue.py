@@ -69,8 +69,8 @@ def _digits(_: Path) -> DataSet:
         raise DataError(
             "digits comes with scikit-learn, which is not installed: pip install 'meristem[demo]'"
         ) from error
-    found = load_digits()
-    images, labels = found.images.astype(np.uint8), found.target.astype(np.int64)
+    pixels, target = load_digits(return_X_y=True)
+    images, labels = np.asarray(pixels, np.uint8).reshape(-1, 8, 8), np.asarray(target)
     cut = len(labels) * 3 // 4
     return from_arrays("digits", "scikit-learn", (images[:cut], labels[:cut]), (images[cut:], labels[cut:]))
 

@@ -1,0 +1,58 @@
+"""The package is complete: version, types, templates, command, dependencies."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points, requires, version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import meristem
+
+ROOT = Path(__file__).parents[2]
+INSTALLED = "site-packages" in str(meristem.__file__)
+
+installed = pytest.mark.skipif(not INSTALLED, reason="the source tree is being tested, not the installed wheel")
+
+
+def test_files_that_are_no_code_are_in_the_package():
+    root = files("meristem")
+    for name in ("py.typed", "report/templates/study.html", "report/templates/picture.html", "report/templates/style.css"):
+        assert root.joinpath(name).is_file(), name
+
+
+@installed
+def test_the_wheel_has_the_version_the_command_and_the_sources():
+    assert version("meristem") == meristem.__version__
+    assert [point.value for point in entry_points(group="console_scripts", name="meristem")] == ["meristem.cli:app"]
+    package, source = Path(str(meristem.__file__)).parent, ROOT / "src/meristem"
+    names = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {name for name in names if not (package / name).is_file()} == set()
+    assert [name for name in names if (package / name).read_bytes() != (source / name).read_bytes()] == []
+
+
+@installed
+def test_every_dependency_has_its_reason_in_the_docs_and_its_pin():
+    reasons = (ROOT / "docs/install.md").read_text()
+    pins = (ROOT / "constraints.txt").read_text().lower()
+    for requirement in requires("meristem") or []:
+        name = requirement.split(";")[0].split(">")[0].split("[")[0].strip()
+        if name != "meristem":
+            assert f"`{name}`" in reasons, name
+            assert f"\n{name.lower()}==" in f"\n{pins}", name
+
+
+def test_the_base_install_does_not_need_the_extras():
+    """Importing the package and its commands touches none of the optional dependencies."""
+    code = (
+        "import sys, json, meristem, meristem.cli, meristem.cli.inspect, meristem.cli.train;"
+        "print(json.dumps([m for m in ('plotly', 'scipy', 'sklearn', 'lightning', 'transformers') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_one_version_number():
+    assert f'version = "{meristem.__version__}"' in (ROOT / "pyproject.toml").read_text()
