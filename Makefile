@@ -66,12 +66,14 @@ $(WHEEL): $(SOURCES) pyproject.toml README.md LICENSE $(VENV)/ready-build
 	touch $@
 
 $(VENV)/ready-demo: $(WHEEL)
+	@echo "installing what the demo needs (once; some minutes)"
 	$(INSTALL) "$(WHEEL)[demo]"
 	$(INSTALL) --force-reinstall --no-deps $(WHEEL)
 	touch $@
 
 # torchvision and timm ask for a torch of their own choice: they are installed without their dependencies.
 $(VENV)/ready-test: $(WHEEL)
+	@echo "installing what the tests need (once; some minutes)"
 	$(INSTALL) "$(WHEEL)[test]"
 	$(INSTALL) --force-reinstall --no-deps $(WHEEL)
 	$(INSTALL) --no-deps timm torchvision

@@ -81,10 +81,10 @@ def in_turn(first: Callable[[], Any], second: Callable[[], Any], seconds: float)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 10:
         if len(times) % 2:
-            found = timed(first), timed(second)
+            one, two = timed(first), timed(second)
         else:
-            found = (timed(second), timed(first))[::-1]
-        times.append(found)
+            two, one = timed(second), timed(first)
+        times.append((one, two))
     kept = times[len(times) // 10 :]
     one, two = (statistics.median(side) for side in zip(*kept, strict=True))
     return one, two, statistics.median(b / a for a, b in kept)

@@ -1,4 +1,4 @@
-"""One small model per operator that the zoo does not exercise: the axes found, and the judge's checks on all of them."""
+"""One small model per operator that the zoo does not exercise: the axes found, and the judge's checks on them."""
 
 from __future__ import annotations
 

@@ -56,6 +56,27 @@ def test_the_model_is_left_as_it_was() -> None:
     assert model.conv.weight.grad is not None
 
 
+def test_a_cache_of_computed_tensors_is_set_back_by_an_edit() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.memory: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "weight" not in self.memory:
+                self.memory["weight"] = self.a.weight * 2
+            return self.b(F.linear(x, self.memory["weight"]).relu())
+
+    model, x = Caching(), torch.randn(2, 4)
+    axes = meristem.trace(model, x)
+    assert [(cache.attribute, cache.before) for cache in axes.caches] == [("memory", {})]
+    before = model(x)
+    meristem.Edit(axes).permute(axes["a"], [5, 4, 3, 2, 1, 0]).commit()
+    assert model.memory == {}
+    torch.testing.assert_close(model(x), before)
+
+
 def test_nothing_is_computed_and_nothing_is_allocated() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(100_000, 1_000_000), nn.ReLU(), nn.Linear(1_000_000, 10))

@@ -66,7 +66,7 @@ class Subject:
         """A smooth scalar of all outputs."""
         args, kwargs = self.row.example(batch)
         outputs = [x for x in tree_leaves(self.model(*args, **kwargs)) if isinstance(x, Tensor) and x.requires_grad]
-        return torch.stack([(out - 0.3).square().sum() for out in outputs]).sum()
+        return torch.stack([(out - 0.3).square().mean() for out in outputs]).sum()
 
     def edited(self, axes: AxisMap) -> Subject:
         """The same after an edit."""

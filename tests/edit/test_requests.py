@@ -199,8 +199,12 @@ def test_growth_methods_must_give_what_they_promise(mlp):
         def weight_factor(self, s):
             return torch.ones(2)
 
-    refused(Edit(mlp.axes).grow("0", 1, Wrong()), EditError, "gave newborn entries of shape")
-    refused(Edit(mlp.axes).grow("0", 1, WrongFactor()), EditError, "gave factors of shape")
+    before = Snapshot([mlp.model])
+    with pytest.raises(EditError, match="gave newborn entries of shape"):
+        Edit(mlp.axes).grow("0", 1, Wrong()).commit()
+    with pytest.raises(EditError, match="gave factors of shape"):
+        Edit(mlp.axes).grow("0", 1, WrongFactor()).commit()
+    before.check()
 
 
 def test_calls_for_one_axis_follow_one_another(mlp):

@@ -1,6 +1,5 @@
 """The package is complete: version, types, templates, command, dependencies."""
 
-import json
 import subprocess
 import sys
 from importlib.metadata import entry_points, requires, version
@@ -19,7 +18,12 @@ installed = pytest.mark.skipif(not INSTALLED, reason="the source tree is being t
 
 def test_files_that_are_no_code_are_in_the_package():
     root = files("meristem")
-    for name in ("py.typed", "report/templates/study.html", "report/templates/picture.html", "report/templates/style.css"):
+    for name in (
+        "py.typed",
+        "report/templates/study.html",
+        "report/templates/picture.html",
+        "report/templates/style.css",
+    ):
         assert root.joinpath(name).is_file(), name
 
 
@@ -28,7 +32,9 @@ def test_the_wheel_has_the_version_the_command_and_the_sources():
     assert version("meristem") == meristem.__version__
     assert [point.value for point in entry_points(group="console_scripts", name="meristem")] == ["meristem.cli:app"]
     package, source = Path(str(meristem.__file__)).parent, ROOT / "src/meristem"
-    names = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    names = {
+        path.relative_to(source) for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
     assert {name for name in names if not (package / name).is_file()} == set()
     assert [name for name in names if (package / name).read_bytes() != (source / name).read_bytes()] == []
 
@@ -45,13 +51,12 @@ def test_every_dependency_has_its_reason_in_the_docs_and_its_pin():
 
 
 def test_the_base_install_does_not_need_the_extras():
-    """Importing the package and its commands touches none of the optional dependencies."""
+    """The package and its commands can be imported where no optional dependency can."""
     code = (
-        "import sys, json, meristem, meristem.cli, meristem.cli.inspect, meristem.cli.train;"
-        "print(json.dumps([m for m in ('plotly', 'scipy', 'sklearn', 'lightning', 'transformers') if m in sys.modules]))"
+        "import sys; sys.modules.update(dict.fromkeys(('plotly', 'scipy', 'sklearn', 'lightning', 'transformers')));"
+        "import meristem, meristem.cli, meristem.cli.inspect, meristem.cli.train"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == []
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_one_version_number():

@@ -173,6 +173,18 @@ def test_ages_follow_the_units():
     assert plasticity.ages["0"].tolist()[-2:] == [2, 2], "the youngest were protected"
 
 
+def test_the_optimizer_state_of_newborns_is_what_the_policy_says():
+    class Sevens:
+        def values(self, s):
+            return s.old.new_full(s.shape, 7)
+
+    model, optimizer, x, plasticity = setup(grow=ZeroFanOut(), schedule=At(2, grow=3), axes="0", integrate=Sevens())
+    train(model, optimizer, x, plasticity, 2)
+    state = optimizer.state[model[0].weight]
+    assert bool((state["exp_avg"][10:] == 7).all())
+    assert not bool((state["exp_avg"][:10] == 7).any())
+
+
 def test_copies_follow():
     model, x = build("mlp")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

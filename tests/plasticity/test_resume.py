@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from meristem.axes import trace
 from meristem.edit.checkpoint import extra_of, load, save
-from meristem.errors import CheckpointError, EditError
+from meristem.errors import CheckpointError
 from meristem.grow import Net2Wider, ZeroFanOut
 from meristem.plasticity import Plasticity
 from meristem.prune import Magnitude, Protect, Random
@@ -115,6 +116,23 @@ def test_a_run_may_be_killed_twice():
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
+def test_a_choice_that_depends_on_sizes_is_that_of_the_saved_run():
+    def controller(model, optimizer, example):
+        return Plasticity(
+            model, optimizer, example, grow=ZeroFanOut(), schedule=Every(1, grow=4), axes=lambda axis: axis.size < 10
+        )
+
+    model, x = build("mlp")
+    first = controller(model, torch.optim.SGD(model.parameters()), x)
+    for _ in range(2):
+        first.step()
+    second = controller(model, torch.optim.SGD(model.parameters()), trace(model, x, history=first.history))
+    second.load_state_dict(first.state_dict())
+    event = second.step()
+    assert event is not None
+    assert event.births == {"3": 4}
+
+
 def test_loading_a_beginning_of_the_same_history_goes_on_from_there():
     saved = Run("sgd", "mlp").train(9).checkpoint()
     run = Run("sgd", "mlp").train(4).restore(saved)
@@ -181,7 +199,7 @@ def test_a_model_with_other_edits_is_refused():
 
 def test_another_model_is_refused():
     saved = Run("sgd", "mlp").train(4).plasticity.state_dict()
-    with pytest.raises(EditError):
+    with pytest.raises(CheckpointError, match="another model"):
         Run("sgd", "attention").plasticity.load_state_dict(saved)
 
 
@@ -196,7 +214,7 @@ def test_another_schedule_is_refused():
 
 
 @pytest.mark.parametrize(
-    "change", [{"step": None}, {"history": 3}, {"births": [1]}, {"births": {"0.0": ["x"]}}, {"schedule": 3}]
+    "change", [{"step": None}, {"history": 3}, {"births": [1]}, {"births": {"0.0": ["x"]}}, {"axes": ["nowhere"]}, {"schedule": 3}]
 )
 def test_a_malformed_state_is_refused(change):
     run = Run("sgd", "mlp")

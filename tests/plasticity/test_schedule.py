@@ -1,6 +1,7 @@
 """Schedules: when they are due, what they ask for, how they combine, and that their memory survives JSON."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -36,6 +37,21 @@ def test_every_is_due_from_start_to_end(interval, start, length):
     end = None if length is None else start + length
     due = list(run(Every(interval, start=start, end=end, prune=0.1), [None] * 40))
     assert due == [s for s in range(start, 41 if end is None else min(end, 40) + 1, interval) if s >= 1]
+
+
+@given(
+    interval=st.integers(1, 7),
+    start=st.integers(0, 9),
+    length=st.none() | st.integers(0, 20),
+    times=st.lists(st.integers(1, 30), min_size=1),
+    step=st.integers(0, 40),
+)
+def test_next_is_the_next_step_that_is_due(interval, start, length, times, step):
+    every = Every(interval, start=start, end=None if length is None else start + length, grow=1)
+    for schedule in (every, At(times, grow=1), every | At(times, grow=1), every.until(flops=1)):
+        due = [s for s in run(schedule, [None] * 60) if s > step]
+        assert schedule.next(step) == min(due, default=math.inf)
+    assert (every | OnPlateau(grow=1)).next(step) == step + 1
 
 
 def test_epochs_are_multiples_of_steps_per_epoch():

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from meristem.report.numbers import amount, duration, percent, with_prefix
+from meristem.report.intervals import amount, duration, percent
+from meristem.report.numbers import with_prefix
 from meristem.study import Interval
 
 

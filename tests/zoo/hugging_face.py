@@ -66,9 +66,7 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "llama_gqa": {"num_key_value_heads": 8, "hidden_size": 2048, "num_hidden_layers": 8}
-}
+PUBLISHED: dict[str, dict[str, Any]] = {"llama_gqa": {"num_key_value_heads": 8}}
 
 
 def create(model: str, config: str, settings: dict[str, Any]) -> nn.Module:

@@ -1,7 +1,7 @@
 """What the map holds of every stock model: `python -m tests.zoo.report` writes docs/zoo.md and its JSON.
 
-Published configurations with random weights; nothing is downloaded. A parameter counts as changeable if the size of
-any of its dimensions contains an editable axis.
+Published configurations on the meta device: nothing is downloaded, and weights take no memory, since tracing computes
+nothing. A parameter counts as changeable if the size of any of its dimensions contains an editable axis.
 """
 
 from __future__ import annotations
@@ -68,10 +68,11 @@ def frozen_parameters(axes: AxisMap) -> dict[str, int]:
     return dict(count.most_common())
 
 
-def measure(build: Callable[[], nn.Module], inputs: Any, runs: int) -> dict[str, Any]:
+def measure(build: Callable[[], nn.Module], inputs: Callable[[int], Any], runs: int) -> dict[str, Any]:
     """Trace one model `runs` times."""
-    model = build().eval()
-    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+    with torch.device("meta"):
+        model, made = build().eval(), inputs(2)
+    args, kwargs = ((), made) if isinstance(made, dict) else (made, {})
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
@@ -93,10 +94,9 @@ def entry(row: Row, runs: int) -> dict[str, Any]:
     """The report's entry of one row; a model that cannot be traced is an entry too."""
     assert row.stock is not None
     assert row.stock_inputs is not None
-    torch.manual_seed(0)
     found: dict[str, Any] = {"name": row.name, "family": row.family}
     try:
-        return found | measure(row.stock, row.stock_inputs(2), runs)
+        return found | measure(row.stock, row.stock_inputs, runs)
     except Exception as error:
         return found | {"error": f"{type(error).__name__}: {error}"}
 
@@ -106,7 +106,7 @@ def table(entries: list[Mapping[str, Any]]) -> str:
     lines = [
         "# The zoo",
         "",
-        "What `meristem.trace` holds of published architectures (random weights). *Changeable* is the share of",
+        "What `meristem.trace` holds of published architectures (on the meta device). *Changeable* is the share of",
         "parameters of which at least one dimension has an editable axis; *exact* counts the editable axes that grow",
         "with zero fan-out without changing the function. Regenerate with `make zoo`.",
         "",

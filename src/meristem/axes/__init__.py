@@ -12,7 +12,7 @@ from meristem.axes.expression import (
     size_of,
     units_along,
 )
-from meristem.axes.map import AttributeBinding, Axis, AxisMap, Coupling, Place, Role, TensorLayout, Work
+from meristem.axes.map import AttributeBinding, Axis, AxisMap, Cache, Coupling, Place, Role, TensorLayout, Work
 from meristem.axes.trace import trace
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "AttributeBinding",
     "Axis",
     "AxisMap",
+    "Cache",
     "Concat",
     "Coupling",
     "Expression",

@@ -69,7 +69,9 @@ def build(
         for root, index in number.items()
     )
     attributes = tuple(AttributeBinding(b.module, b.path, numbered(b.value)) for b in bindings)
-    return AxisMap(axes, layouts, attributes, _work(solution, number, numbered), unreached, model, history)
+    caches = tuple({(c.module, c.attribute): c for r in solution.recordings for c in r.caches}.values())
+    work = _work(solution, number, numbered)
+    return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches)
 
 
 def _roles(

@@ -109,6 +109,21 @@ class AttributeBinding:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """An attribute in which a module keeps tensors that it computed from parameters: stale after an edit.
+
+    Attributes:
+        module: qualified name of the module.
+        attribute: its name; an edit sets it back.
+        before: what it held when the model was traced (of a container, its content).
+    """
+
+    module: str
+    attribute: str
+    before: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """One contraction of the forward pass: `2 * fixed * product(lengths)` floating-point operations.
 
@@ -147,6 +162,7 @@ class AxisMap:
     unreached: tuple[str, ...]
     model_reference: weakref.ref[nn.Module] = field(repr=False)
     history: tuple[Mapping[str, Any], ...] = ()
+    caches: tuple[Cache, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -236,4 +252,4 @@ class AxisMap:
         return replace(self, axes=axes, history=(*self.history, record))
 
 
-__all__ = ["AttributeBinding", "Axis", "AxisMap", "Coupling", "Leaf", "Place", "Role", "TensorLayout", "Work"]
+__all__ = ["AttributeBinding", "Axis", "AxisMap", "Cache", "Coupling", "Leaf", "Place", "Role", "TensorLayout", "Work"]

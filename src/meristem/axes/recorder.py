@@ -23,6 +23,8 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from meristem.axes.map import Cache
+
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _HERE = os.path.dirname(__file__) + os.sep
 _MODULE_CALL = {nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__}
@@ -85,6 +87,7 @@ class Recording:
         shapes, dtypes: of every tensor by number.
         named: number of each parameter and buffer that was used, by canonical name.
         inputs, results: numbers of the tensors that went into the model and that came out of it.
+        caches: attributes of modules into which the run put tensors.
         real: whether real tensors were needed.
     """
 
@@ -94,6 +97,7 @@ class Recording:
     named: dict[str, int] = field(default_factory=dict)
     inputs: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
+    caches: list[Cache] = field(default_factory=list)
     real: bool = False
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from meristem.axes.map import Cache
 from meristem.axes.recorder import Recorder, substitute, tensors_in
 
 
@@ -26,28 +28,54 @@ def canonical_tensors(model: nn.Module) -> dict[str, tuple[Tensor, tuple[str, ..
     return {found[0]: (tensors[key], tuple(found)) for key, found in names.items()}
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What a module held before a run: its attributes, and the content of its lists, dictionaries and sets."""
+
+    name: str
+    module: nn.Module
+    attributes: dict[str, Any]
+    contents: dict[str, Any]
+
+
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[list[Saved]]:
     """Restore every module's attributes, parameters, buffers, containers and mode on leaving."""
-    saved = [(module, dict(module.__dict__), _containers(module)) for module in model.modules()]
+    saved = [Saved(name, module, dict(module.__dict__), _contents(module)) for name, module in model.named_modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would hide the structure
     try:
         with torch.random.fork_rng(devices=[]):
-            yield
+            yield saved
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, attributes, containers in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for container, content in containers:
+        for state in saved:
+            state.module.__dict__.clear()
+            state.module.__dict__.update(state.attributes)
+            for name, content in state.contents.items():
+                container = state.attributes[name]
                 container.clear()
                 container.extend(content) if isinstance(container, list) else container.update(content)
 
 
-def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    """Lists, dictionaries and sets that belong to a module, with their content."""
-    return [(v, v.copy()) for v in module.__dict__.values() if type(v) in (list, dict, set)]
+def _contents(module: nn.Module) -> dict[str, Any]:
+    return {name: value.copy() for name, value in module.__dict__.items() if type(value) in (list, dict, set)}
+
+
+def caches(saved: Iterable[Saved]) -> list[Cache]:
+    """Attributes into which the run put tensors: the model keeps there what it computed, until its next run."""
+    found = []
+    for state in saved:
+        for name, value in state.module.__dict__.items():
+            if name in _OWN_CONTENT or not any(True for _ in tensors_in(value)):
+                continue
+            before = state.contents.get(name, state.attributes.get(name))
+            if value is not before and value != before:
+                found.append(Cache(state.name, name, before))
+    return found
+
+
+_OWN_CONTENT = {"_parameters", "_buffers", "_modules"}
 
 
 @contextmanager
@@ -90,7 +118,7 @@ def run(
         new_tensor: the stand-in of each parameter and buffer, by canonical name; default: one of the same shape.
     """
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.inference_mode(), untouched(model), module_stack(model) as stack:
+    with torch.inference_mode(), untouched(model) as saved, module_stack(model) as stack:
         model.train(training)
         recorder = make_recorder(stack, fake)
         _swap_in(model, recorder, new_tensor or (lambda name, tensor: _like(tensor, real)))
@@ -99,6 +127,7 @@ def run(
         recorder.recording.inputs.extend(recorder.number(t) for t in tensors_in((call_args, call_kwargs)))
         with recorder:
             result = model(*call_args, **call_kwargs)
+        recorder.recording.caches.extend(caches(saved))
         recorder.recording.results.extend(recorder.number(recorder.stand_in(t)) for t in tensors_in(result))
     return recorder
 

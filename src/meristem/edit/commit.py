@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from meristem.axes.map import AxisMap, TensorLayout
 from meristem.edit.attributes import attribute_steps, check_attributes, edited_bindings
+from meristem.edit.caches import cache_steps
 from meristem.edit.checks import check_copy, check_model, check_optimizers, unwrapped
 from meristem.edit.compute import Change, Computation, Recipe, gathered, overlaid
 from meristem.edit.journal import Step
@@ -94,6 +95,7 @@ def prepare(request: Request) -> Prepared:
     bindings = edited_bindings(request.axes, (change.axis.index for change in request.changes))
     for root in _roots(request):
         steps += attribute_steps(root, bindings, request.sizes)
+        steps += cache_steps(root, request.axes.caches)
     return Prepared(steps, replaced, resets)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meristem.allocate import Allocator, Proportional, Selection, choose, plan_growth, plan_pruning
-from meristem.axes import AxisMap, trace
+from meristem.axes import Axis, AxisMap, trace
 from meristem.edit import Edit, StaleHolder, StatePolicy, Zeros
 from meristem.errors import ConfigError
 from meristem.grow import Growth, Method
@@ -52,7 +52,8 @@ class Plasticity:
         allocate: how an amount is divided over axes, and the limits of their sizes. Default: in proportion to size.
         integrate: what newborns' optimizer state starts from. Default: zeros.
         follow: copies of the model (EMA, `AveragedModel`) to which every edit is applied as well.
-        axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None).
+        axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None). They are chosen
+            once, at construction.
         seed: all randomness of an edit derives from it and from the step; torch's global generator is left alone.
 
     Attributes:
@@ -89,9 +90,10 @@ class Plasticity:
         self._allocator = Proportional() if allocate is None else allocate
         self._policy = Zeros() if integrate is None else integrate
         self._follow = tuple(follow)
-        self._selection = axes
+        self._names = tuple(axis.name for axis in choose(self.axes, axes))
         self._seed = seed
         self._step = 0
+        self._wake = schedule.next(0)
         self._memory = schedule.initial()
         self._births = Births()
         self._require_settings()
@@ -108,6 +110,9 @@ class Plasticity:
             what was edited, or None if nothing was.
         """
         self._step += 1
+        if self._step < self._wake:
+            return None
+        self._wake = self._schedule.next(self._step)
         demands, self._memory = self._schedule.due(Moment(self._step, loss), self._memory)
         return self._perform(demands) if demands else None
 
@@ -141,10 +146,18 @@ class Plasticity:
             plasticity = meristem.Plasticity(model, optimizer, axes, ...)
             plasticity.load_state_dict(meristem.extra_of(path))
         """
-        return self._state().plain()
+        return State(
+            step=self._step,
+            seed=self._seed,
+            axes=self._names,
+            history=self.history,
+            births=self._births.steps,
+            schedule=self._memory,
+        ).plain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Gives the model its saved structure by replaying the history, and goes on from the saved step.
+        """Gives the model its saved structure by replaying the history, and goes on from the saved step, with the seed
+        and the choice of axes of the saved run.
 
         Call it on the controller of a freshly built model, before the weights are loaded:
 
@@ -158,17 +171,18 @@ class Plasticity:
             CheckpointError: the state is malformed, the saved history does not begin with the edits that the model
                 already holds, or it was written under another kind of schedule.
         """
-        saved = State.parse(state, like=self._state())
+        saved = State.parse(state, self.axes, self._schedule.initial())
         self.axes = resumed(self.axes, saved.history, self._optimizers, self._follow)
-        self._step, self._seed = saved.step, saved.seed
+        self._step, self._seed, self._names = saved.step, saved.seed, saved.axes
         self._births, self._memory = Births(saved.births), dict(saved.schedule)
+        self._wake = self._schedule.next(self._step)
 
-    def _state(self) -> State:
-        return State(self._step, self._seed, self.history, self._births.steps, self._memory)
+    def _chosen(self) -> list[Axis]:
+        return [self.axes.by_name[name] for name in self._names]
 
     def _require_settings(self) -> None:
         """Refuse at once what could only fail later."""
-        chosen = choose(self.axes, self._selection)
+        chosen = self._chosen()
         for action, given in (("grow", self._method), ("prune", self._criterion)):
             if action in self._schedule.actions and given is None:
                 raise ConfigError(f"the schedule asks to {action}, but Plasticity(..., {action}=...) was not given")
@@ -196,7 +210,7 @@ class Plasticity:
 
     def _plan(self, demand: Demand, seed: int) -> Sequence[Growth | Removal]:
         view = View(self.axes, self._step, self.ages, torch.Generator().manual_seed(seed))
-        chosen = choose(self.axes, self._selection)
+        chosen = self._chosen()
         if demand.action == "grow" and self._method is not None:
             return plan_growth(view, chosen, demand, self._method, self._allocator)
         if demand.action == "prune" and self._criterion is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,55 +16,56 @@ from meristem.edit.history import replaying
 from meristem.errors import CheckpointError
 
 
-@dataclass(frozen=True)
-class State:
+class State(BaseModel):
     """Everything that a controller remembers between steps, apart from the model and its optimizers.
 
     Attributes:
         step: number of optimizer steps so far.
         seed: from which the randomness of edits derives.
+        axes: names of the axes that may be edited.
         history: the records of all edits, oldest first.
-        births: when every unit was born, by axis name; -1 for units that no edit inserted.
+        births: by axis name, the step at which every unit was inserted; -1 for units that no edit inserted.
         schedule: what the schedule remembers.
     """
 
-    step: int
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: NonNegativeInt
     seed: int
+    axes: tuple[str, ...]
     history: tuple[Mapping[str, Any], ...]
     births: Mapping[str, tuple[int, ...]]
     schedule: Mapping[str, Any]
 
     def plain(self) -> dict[str, Any]:
         """As nested dicts, lists, numbers and strings: what goes through JSON unchanged."""
-        return _plain({name: getattr(self, name) for name in self.__dataclass_fields__})
+        return _plain({name: getattr(self, name) for name in type(self).model_fields})
 
     @classmethod
-    def parse(cls, saved: Mapping[str, Any], like: State) -> State:
+    def parse(cls, saved: Mapping[str, Any], axes: AxisMap, schedule: Mapping[str, Any]) -> State:
         """The state from what `plain` gave.
 
         Args:
             saved: the nested dicts.
-            like: a state of the controller that goes on with it.
+            axes: the map of the model that is to go on with it.
+            schedule: what the schedule that is to go on with it remembers.
 
         Raises:
-            CheckpointError: an entry is missing or malformed, or what the schedule remembers does not fit.
+            CheckpointError: an entry is missing or malformed, or belongs to another model or schedule.
         """
         try:
-            state = cls(
-                step=int(saved["step"]),
-                seed=int(saved["seed"]),
-                history=tuple(saved["history"]),
-                births={str(name): tuple(int(step) for step in steps) for name, steps in saved["births"].items()},
-                schedule=_numbers(saved["schedule"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"this is no state of a Plasticity: {type(error).__name__}: {error}") from error
-        if _skeleton(state.schedule) != _skeleton(like.schedule):
+            state = cls.model_validate(dict(saved))
+        except (ValidationError, TypeError, ValueError) as error:
+            raise CheckpointError(f"this is no state of a Plasticity: {error}") from error
+        unknown = [name for name in (*state.axes, *state.births) if name not in axes.by_name]
+        if unknown:
+            raise CheckpointError(f"the state is of another model; this one has no axis {unknown[0]!r}")
+        if _skeleton(state.schedule) != _skeleton(schedule):
             raise CheckpointError(
-                f"the state was saved under another schedule: it remembers {_skeleton(state.schedule)}, "
-                f"this one {_skeleton(like.schedule)}; build the controller with the schedule of the saved run"
+                f"the state was saved under another schedule: it remembers {_skeleton(state.schedule)}, this one "
+                f"{_skeleton(schedule)}; build the controller with the schedule of the saved run"
             )
-        return state
+        return state.model_copy(update={"schedule": _numbers(state.schedule)})
 
 
 def resumed(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from meristem.report.numbers import amount, duration, percent
+from meristem.report.intervals import amount, duration, percent
 from meristem.study.summary import Row
 
 COLUMNS = ("net", "final accuracy (%)", "accuracy over training (%)", "parameters", "training FLOPs", "seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,9 @@ class At(Asking):
     def _steps(self) -> frozenset[int]:
         times = (self.times,) if isinstance(self.times, (int, float)) else self.times
         return frozenset(in_steps(time, self.steps_per_epoch, "a time of At") for time in times)
+
+    def next(self, step: int) -> float:
+        return min((time for time in self._steps if time > step), default=math.inf)
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
         return (self.demands(moment.step) if moment.step in self._steps else ()), state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +47,11 @@ class Every(Asking):
             in_steps(self.start, self.steps_per_epoch, "start"),
             end,
         )
+
+    def next(self, step: int) -> float:
+        interval, start, end = self._steps
+        following = max(start, step + 1 + (start - step - 1) % interval)
+        return math.inf if end is not None and following > end else following
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
         interval, start, end = self._steps

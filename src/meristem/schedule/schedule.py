@@ -78,7 +78,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
-        """What to do after this step, in order, and the state to remember. Called once after every optimizer step."""
+        """What to do after this step, in order, and the state to remember.
+
+        Called once after every optimizer step, but for those that `next` passes over.
+        """
+
+    def next(self, step: int) -> float:
+        """The next step after this one at which `due` must be called; `inf` for never. Default: every step."""
+        return step + 1
 
     def initial(self) -> State:
         """The state before the first step."""
@@ -101,6 +108,9 @@ class Together(Schedule):
     @property
     def actions(self) -> frozenset[Action]:
         return frozenset().union(*(schedule.actions for schedule in self.schedules))
+
+    def next(self, step: int) -> float:
+        return min(schedule.next(step) for schedule in self.schedules)
 
     def initial(self) -> State:
         return {"parts": [schedule.initial() for schedule in self.schedules]}
@@ -130,6 +140,9 @@ class Until(Schedule):
     @property
     def actions(self) -> frozenset[Action]:
         return self.schedule.actions
+
+    def next(self, step: int) -> float:
+        return self.schedule.next(step)
 
     def initial(self) -> State:
         return self.schedule.initial()

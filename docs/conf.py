@@ -1,0 +1,24 @@
+"""Sphinx configuration."""
+
+import meristem
+
+project = "meristem"
+author = "the meristem authors"
+release = version = meristem.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["deflist", "colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_use_ivar = True
+suppress_warnings = ["ref.python"]  # several classes have an attribute `shape`
+default_role = "code"
+
+html_theme = "furo"
+html_title = f"meristem {version}"
+html_static_path = ["_static"]
