@@ -60,7 +60,7 @@ def heads(model: nn.Module) -> dict[nn.Module, int]:
     return found
 
 
-def count_heads(attention: nn.Module, layer: nn.Linear) -> int:
+def count_heads(attention: Any, layer: nn.Linear) -> int:
     """Query heads, or key heads for the narrower projections of grouped queries."""
     if hasattr(attention, "num_heads"):
         return attention.num_heads

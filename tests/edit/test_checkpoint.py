@@ -45,7 +45,7 @@ def loaded(path: Path, name: str = "mlp", make=adam):
     return fresh.edited(load(path, fresh.model, args, kwargs, optimizer)), optimizer
 
 
-def refused(path: Path, message: str = "", name: str = "mlp", make=adam) -> None:
+def refused(path: Path, message: str = ".", name: str = "mlp", make=adam) -> None:
     fresh = subject(name)
     optimizer = make(fresh.model.parameters())
     before = Snapshot([fresh.model], [optimizer])
@@ -96,8 +96,7 @@ def test_schedules_and_odd_options_survive(tmp_path):
     def make(parameters):
         parameters = list(parameters)
         groups = [{"params": parameters[:2], "lr": torch.tensor(0.25), "note": "stem"}, {"params": parameters[2:]}]
-        made = optim.AdamW(groups, lr=0.5, betas=(0.8, 0.9), foreach=False, eps=math.inf)
-        return made
+        return optim.AdamW(groups, lr=0.5, betas=(0.8, 0.9), foreach=False, eps=math.inf)
 
     found, optimizer = saved(tmp_path / "c", make=make)
     optimizer.param_groups[1]["initial_lr"] = 0.125
@@ -251,7 +250,7 @@ class TestUnsoundFiles:
 def rewritten(path: Path, document=None, tensors=None, text: str | None = None) -> None:
     """Change a checkpoint and give it a digest that fits: what an attacker would do."""
     held, old = storage.read(path)
-    content = json.loads(old)
+    content = {} if text is not None else json.loads(old)
     if document is not None:
         document(content)
     if tensors is not None:
@@ -335,8 +334,6 @@ class TestHostileFiles:
         deep = "[" * 100_000 + "]" * 100_000
         rewritten(path, text=deep)
         refused(path, "malformed")
-        content = json.loads(storage.read(path)[1]) if False else None
-        assert content is None
 
     def test_deep_json_inside_a_sound_document(self, path):
         _, old = storage.read(path)

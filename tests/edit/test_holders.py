@@ -117,7 +117,7 @@ def test_the_last_loss_may_still_be_alive(mlp):
 
 def test_no_old_tensor_survives(mlp):
     optimizer = trained(mlp, partial(torch.optim.Adam, lr=0.1))
-    held = [p for p in mlp.model.parameters()] + [v for s in optimizer.state.values() for v in s.values() if v.dim()]
+    held = list(mlp.model.parameters()) + [v for s in optimizer.state.values() for v in s.values() if v.dim()]
     old = [weakref.ref(t) for t in held]
     names = [name for name, _ in mlp.model.named_parameters()] * 3
     del held
@@ -316,7 +316,7 @@ def test_growth_where_the_map_says_exact_preserves_the_function(name):
     for axis in exact:
         edit.grow(axis, 3)
     edit.commit()
-    assert float(found.loss()) == pytest.approx(float(before), rel=1e-11)
+    assert found.loss().item() == pytest.approx(before.item(), rel=1e-11)
 
 
 def test_edits_work_wherever_they_are_made(mlp):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -77,13 +78,14 @@ def test_training_mode_covers_what_evaluation_skips() -> None:
 
 
 def test_a_compiled_model_is_refused_with_a_remedy() -> None:
-    model = row("mlp").model()
+    model: Any = row("mlp").model()
+    compiled: Any = torch.compile(model)
     with pytest.raises(WrappedModelError, match="_orig_mod"):
-        meristem.trace(torch.compile(model), row("mlp").example()[0])
+        meristem.trace(compiled, row("mlp").example()[0])
 
 
 def test_a_compiled_part_is_refused_and_named() -> None:
-    model = row("mlp").model()
+    model: Any = row("mlp").model()
     model[2] = torch.compile(model[2])
     with pytest.raises(WrappedModelError, match="'2'"):
         meristem.trace(model, row("mlp").example()[0])
@@ -91,17 +93,18 @@ def test_a_compiled_part_is_refused_and_named() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_data_parallel_and_scripted_models_are_refused_with_a_remedy() -> None:
-    model = row("mlp").model()
+    model: Any = row("mlp").model()
     args, _ = row("mlp").example()
     with pytest.raises(WrappedModelError, match="module"):
         meristem.trace(nn.DataParallel(model), args)
+    scripted: Any = torch.jit.trace(model, args)
     with pytest.raises(WrappedModelError, match="script"):
-        meristem.trace(torch.jit.trace(model, args), args)
+        meristem.trace(scripted, args)
 
 
 def test_a_tensor_example_is_one_argument() -> None:
     x = torch.randn(2, 6, dtype=torch.float64)
-    model = row("mlp").model()
+    model: Any = row("mlp").model()
     assert meristem.trace(model, x).sizes == meristem.trace(model, (x,)).sizes
 
 
@@ -113,7 +116,7 @@ def test_floors_hold_under_a_global_ranking() -> None:
     from meristem.schedule.schedule import Demand
     from meristem.signals import View
 
-    model = row("mlp").model()
+    model: Any = row("mlp").model()
     with torch.no_grad():
         model[2].weight *= torch.cat([torch.full((9, 1), 1e-6), torch.full((1, 1), 1e3)])
         model[2].bias.zero_()
@@ -129,7 +132,7 @@ def test_floors_hold_under_a_global_ranking() -> None:
 
 
 def test_the_caller_is_told_what_changed() -> None:
-    model = row("mlp").model()
+    model: Any = row("mlp").model()
     axes = meristem.trace(model, row("mlp").example()[0])
     edit = Edit(axes).prune("0", [1, 4]).grow("2", 3)
     preview = edit.preview()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def train_once(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tens
 
 @pytest.mark.parametrize("name", ["mlp", "conv_flatten_linear", "timm/resnet18"])
 def test_adam_holds_every_live_parameter_and_all_train(name: str) -> None:
-    model = row(name).model()
+    model: Any = row(name).model()
     (x,), _ = row(name).example()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     train_once(model, optimizer, x)
@@ -52,7 +54,7 @@ TIED = {
 
 @pytest.mark.parametrize("name", TIED)
 def test_tied_weights_stay_tied(name: str) -> None:
-    model = row(name).model()
+    model: Any = row(name).model()
     args, kwargs = row(name).example()
     before = model.get_parameter(TIED[name][0]).shape
     half(meristem.trace(model, args, kwargs))
@@ -63,7 +65,7 @@ def test_tied_weights_stay_tied(name: str) -> None:
 
 
 def test_frozen_layers_stay_frozen_and_a_frozen_stem_works() -> None:
-    model = row("conv_flatten_linear").model()
+    model: Any = row("conv_flatten_linear").model()
     (x,), _ = row("conv_flatten_linear").example()
     for parameter in model[0].parameters():
         parameter.requires_grad_(False)
@@ -76,7 +78,7 @@ def test_frozen_layers_stay_frozen_and_a_frozen_stem_works() -> None:
 
 
 def test_gradient_hooks_and_attributes_of_parameters_survive() -> None:
-    model = row("mlp").model()
+    model: Any = row("mlp").model()
     (x,), _ = row("mlp").example()
     seen: list[torch.Size] = []
     accumulated: list[torch.Size] = []
@@ -91,7 +93,7 @@ def test_gradient_hooks_and_attributes_of_parameters_survive() -> None:
 
 
 def test_modes_are_left_as_they_were() -> None:
-    model = row("conv_flatten_linear").model().train()
+    model: Any = row("conv_flatten_linear").model().train()
     model[1].eval()
     (x,), _ = row("conv_flatten_linear").example()
     modes = [module.training for module in model.modules()]

@@ -154,6 +154,13 @@ def test_net2wider_refuses_a_tensor_that_produces_and_reads():
     assert "both produces and reads" in (Net2Wider().undefined(axes, axes["weight"]) or "")
 
 
+def test_net2wider_refuses_units_without_a_source():
+    model, x = build("mlp")
+    axes = trace(model, x)
+    with pytest.raises(EditError, match="copies incumbents"):
+        Edit(axes).grow("0", 3, Net2Wider()).commit()
+
+
 def test_methods_are_functions_of_the_generator_alone():
     model, x = build("mlp")
     axes = trace(model, x)

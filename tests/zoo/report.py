@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -46,14 +45,9 @@ def changeable(axes: AxisMap) -> tuple[int, int]:
     return able, total
 
 
-def shortened(reason: str) -> str:
-    """A reason without what differs from axis to axis: paths keep their last two parts, numbers stay."""
-    return re.sub(r"(?:/[\w.+-]+)*/([\w.+-]+/[\w.+-]+\.py)", r"\1", reason)
-
-
 def frozen_by_reason(axes: AxisMap) -> dict[str, int]:
     """How many axes are frozen for each reason."""
-    count = collections.Counter(shortened(axis.frozen) for axis in axes if axis.frozen)
+    count = collections.Counter(axis.frozen for axis in axes if axis.frozen)
     return dict(count.most_common())
 
 
@@ -64,7 +58,7 @@ def frozen_parameters(axes: AxisMap) -> dict[str, int]:
         inside = [axes.axes[axis] for dim in layout.dims for axis in leaves(dim)]
         if not layout.buffer and inside and not any(axis.editable for axis in inside):
             largest = max(inside, key=lambda axis: axis.size)
-            count[shortened(largest.frozen or "")] += math.prod(layout.shape(axes.sizes))
+            count[largest.frozen or ""] += math.prod(layout.shape(axes.sizes))
     return dict(count.most_common())
 
 

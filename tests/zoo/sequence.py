@@ -13,7 +13,7 @@ from .row import Row
 class Recurrent(nn.Module):
     """A classifier over the last step of a recurrent network."""
 
-    def __init__(self, kind: type[nn.RNNBase], layers: int = 1, bidirectional: bool = False) -> None:
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], layers: int = 1, bidirectional: bool = False) -> None:
         super().__init__()
         self.rnn = kind(4, 6, layers, batch_first=True, bidirectional=bidirectional)
         self.head = nn.Linear(12 if bidirectional else 6, 5)

@@ -77,7 +77,7 @@ class PlasticityCallback(TrainerCallback):
             saved = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not the state of a PlasticityCallback: {error}") from error
-        self._plasticity = self._controller(model, ())
+        self._plasticity = self._controller(model)
         self._plasticity.load_state_dict(saved)
 
     def on_train_begin(
@@ -89,10 +89,8 @@ class PlasticityCallback(TrainerCallback):
                 f"the Trainer wraps the model (parallel mode {args.parallel_mode.value}, torch_compile="
                 f"{args.torch_compile}), which would not follow edits; train on one device, uncompiled"
             )
-        before = self._plasticity
-        self._plasticity = self._controller(kwargs["model"], _unwrapped(kwargs["optimizer"]))
-        if before is not None and before.model is self._plasticity.model:
-            self._plasticity.load_state_dict(before.state_dict())
+        self._plasticity = self._controller(kwargs["model"])
+        self._plasticity.optimizers = (_unwrapped(kwargs["optimizer"]),)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count an optimizer step."""
@@ -120,14 +118,15 @@ class PlasticityCallback(TrainerCallback):
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / FILE).write_text(json.dumps(self._plasticity.state_dict()), encoding="utf-8")
 
-    def _controller(self, model: nn.Module, optimizers: Any) -> Plasticity:
+    def _controller(self, model: nn.Module) -> Plasticity:
+        """The controller of this model: the one there is, or a new one without an optimizer."""
         if self._plasticity is not None and self._plasticity.model is model:
-            return Plasticity(model, optimizers, self._plasticity.axes, **self._settings)
+            return self._plasticity
         example = getattr(model, "dummy_inputs", None) if self._example is None else self._example
         if example is None:
             raise ConfigError("pass PlasticityCallback(example=...): keyword arguments for the model's forward")
         device = next(model.parameters()).device
-        return Plasticity(model, optimizers, send_to_device(example, device), **self._settings)
+        return Plasticity(model, (), send_to_device(example, device), **self._settings)
 
 
 def _unwrapped(optimizer: Any) -> Any:

@@ -60,7 +60,7 @@ class PlasticityCallback(Callback):
         def restructured(checkpoint: dict[str, Any]) -> None:
             saved = checkpoint.get("callbacks", {}).get(self.state_key)
             if saved:
-                self._plasticity = self._controller(pl_module, ())
+                self._plasticity = self._controller(pl_module)
                 self._plasticity.load_state_dict(saved)
             original(checkpoint)
 
@@ -77,10 +77,8 @@ class PlasticityCallback(Callback):
                 f"{type(trainer.strategy).__name__} wraps the module in {type(trainer.strategy.model).__name__}, whose "
                 "gradients would no longer be synchronized after an edit; train on one device (Trainer(devices=1))"
             )
-        before = self._plasticity
-        self._plasticity = self._controller(pl_module, trainer.optimizers)
-        if before is not None and before.model is self._plasticity.model:
-            self._plasticity.load_state_dict(before.state_dict())
+        self._plasticity = self._controller(pl_module)
+        self._plasticity.optimizers = tuple(trainer.optimizers)
         self._seen = trainer.global_step
 
     def on_train_batch_end(
@@ -98,11 +96,12 @@ class PlasticityCallback(Callback):
         """What goes into Lightning's checkpoint."""
         return {} if self._plasticity is None else self._plasticity.state_dict()
 
-    def _controller(self, pl_module: LightningModule, optimizers: Any) -> Plasticity:
+    def _controller(self, pl_module: LightningModule) -> Plasticity:
+        """The controller of this module: the one there is, or a new one without optimizers."""
         target: nn.Module = pl_module.get_submodule(self._module)
         if self._plasticity is not None and self._plasticity.model is target:
-            return Plasticity(target, optimizers, self._plasticity.axes, **self._settings)
+            return self._plasticity
         example = pl_module.example_input_array if self._example is None else self._example
         if example is None:
             raise ConfigError("pass PlasticityCallback(example=...), or give the module an `example_input_array`")
-        return Plasticity(target, optimizers, move_data_to_device(example, pl_module.device), **self._settings)
+        return Plasticity(target, (), move_data_to_device(example, pl_module.device), **self._settings)

@@ -62,4 +62,5 @@ class Net2Wider(Newborns, Method):
 
 def _multiplicity(s: Slice) -> Tensor:
     """How many new indices copy the same old one, for each new index: shape (new length,), float64."""
-    return torch.bincount(s.sources)[s.sources].double()
+    sources = s.sources.clamp(min=0)
+    return torch.bincount(sources)[sources].double()

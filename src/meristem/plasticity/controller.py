@@ -52,12 +52,14 @@ class Plasticity:
         allocate: how an amount is divided over axes, and the limits of their sizes. Default: in proportion to size.
         integrate: what newborns' optimizer state starts from. Default: zeros.
         follow: copies of the model (EMA, `AveragedModel`) to which every edit is applied as well.
-        axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None). They are chosen
-            once, at construction.
+        axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None). The choice is
+            made once, here.
         seed: all randomness of an edit derives from it and from the step; torch's global generator is left alone.
 
     Attributes:
-        axes: today's map of the model.
+        model: the model.
+        axes: today's map of it.
+        optimizers: those whose state follows; give it others when training goes on with new ones.
 
     Raises:
         ConfigError: the schedule asks for growth or pruning without a method or criterion.
@@ -83,7 +85,7 @@ class Plasticity:
     ) -> None:
         self.model = model
         self.axes = example if isinstance(example, AxisMap) else trace(model, example)
-        self._optimizers: tuple[Any, ...] = tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
+        self.optimizers: tuple[Any, ...] = tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
         self._schedule = schedule
         self._method = grow
         self._criterion = prune
@@ -144,7 +146,7 @@ class Plasticity:
 
             axes = meristem.load(path, model, x, optimizers=optimizer)          # freshly built ones
             plasticity = meristem.Plasticity(model, optimizer, axes, ...)
-            plasticity.load_state_dict(meristem.extra_of(path))
+            plasticity.load_state_dict(meristem.edit.extra_of(path))
         """
         return State(
             step=self._step,
@@ -172,7 +174,7 @@ class Plasticity:
                 already holds, or it was written under another kind of schedule.
         """
         saved = State.parse(state, self.axes, self._schedule.initial())
-        self.axes = resumed(self.axes, saved.history, self._optimizers, self._follow)
+        self.axes = resumed(self.axes, saved.history, self.optimizers, self._follow)
         self._step, self._seed, self._names = saved.step, saved.seed, saved.axes
         self._births, self._memory = Births(saved.births), dict(saved.schedule)
         self._wake = self._schedule.next(self._step)
@@ -219,7 +221,7 @@ class Plasticity:
 
     def _commit(self, plans: Sequence[Growth | Removal], seed: int) -> tuple[StaleHolder, ...]:
         """Carry out plans as one transaction; nothing of the old parameters is kept."""
-        edit = Edit(self.axes, self._optimizers, self._follow, seed=seed, state=self._policy)
+        edit = Edit(self.axes, self.optimizers, self._follow, seed=seed, state=self._policy)
         births = self._births
         for plan in plans:
             if isinstance(plan, Growth):
