@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= $(VENV)/peers
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL := dist/meristem-$(VERSION)-py3-none-any.whl
 SOURCES := $(shell find src -type f -not -path '*/__pycache__/*')
@@ -40,8 +41,10 @@ docs: $(VENV)/ready-dev ## the documentation, in docs/_build/index.html
 zoo: $(VENV)/ready-test ## regenerate the report on what can be edited in which model
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.report
 
-bench: $(VENV)/ready-test ## all benchmarks
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks
+bench: $(VENV)/ready-test $(PEERS)/ready ## all benchmarks, side by side with the peer, into benchmarks/results
+	for each in trace job commit controller; do \
+	    OMP_NUM_THREADS=1 MERISTEM_PEER_PYTHON=$(PEERS)/bin/python $(VENV)/bin/python -m benchmarks.$$each || exit 1; \
+	done
 
 figure: demo ## the figure of the README, from the demo's results
 	$(VENV)/bin/python docs/figure.py
@@ -77,6 +80,13 @@ $(VENV)/ready-test: $(WHEEL)
 	$(INSTALL) "$(WHEEL)[test]"
 	$(INSTALL) --force-reinstall --no-deps $(WHEEL)
 	$(INSTALL) --no-deps timm torchvision
+	touch $@
+
+# torch first, from its pin; the rest of a peer's requirements is its own business.
+$(PEERS)/ready: benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy transformers
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps -r benchmarks/peers.txt torchvision
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready-test

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -105,11 +106,7 @@ def idle(case: str, schedule: Schedule, seconds: float) -> dict[str, float]:
     plasticity = Plasticity(model, optimizer, x, grow=ZeroFanOut(), prune=Magnitude(), schedule=schedule)
     bare, controlled, ratio = in_turn(step, lambda: plasticity.step(step()), seconds)
     loss = step().detach()
-    calls = 2000
-    before = time.perf_counter()
-    for _ in range(calls):
-        plasticity.step(loss)
-    call = (time.perf_counter() - before) / calls
+    call = statistics.median(timeit.repeat(lambda: plasticity.step(loss), number=200, repeat=25)) / 200
     return {
         "bare_seconds": bare,
         "with_controller_seconds": controlled,

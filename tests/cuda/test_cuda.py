@@ -65,16 +65,10 @@ def test_grow_then_prune_the_newborns_restores_model_and_optimizer_bit_for_bit(n
     grown = meristem.Edit(axes, optimizer).grow("0", 8).grow("6", 8).commit().axes
     torch.testing.assert_close(model(batch()[0]), before, rtol=1e-4, atol=1e-4)
     assert all(p.is_cuda for p in model.parameters())
-    assert all(torch.isfinite(step(model.train(), copy_of(optimizer))) for _ in range(1))
     meristem.Edit(grown, optimizer).prune("0", range(16, 24)).prune("6", range(32, 40)).commit()
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert equal(optimizer.state_dict(), state)
     assert torch.isfinite(step(model.train(), optimizer))
-
-
-def copy_of(optimizer: Optimizer) -> Optimizer:
-    """An optimizer that leaves the weights alone, so that the round trip can be compared."""
-    return torch.optim.SGD([p for group in optimizer.param_groups for p in group["params"]], lr=0.0)
 
 
 def equal(first: Any, second: Any) -> bool:

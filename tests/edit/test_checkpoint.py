@@ -179,8 +179,9 @@ class TestFailingToWrite:
         loaded(path)
 
     def test_no_such_folder(self, tmp_path):
+        found = subject("mlp")
         with pytest.raises(CheckpointError, match="could not be written"):
-            save(tmp_path / "nowhere" / "c", subject("mlp").axes)
+            save(tmp_path / "nowhere" / "c", found.axes)
 
     def test_a_stale_map(self, tmp_path):
         found = subject("mlp")

@@ -76,7 +76,7 @@ def prepare(request: Request) -> Prepared:
     """Validate the edit, compute every new tensor and plan every step. Nothing is touched yet."""
     edited, tensors = validate(request)
     computation = Computation(request.axes, request.changes, request.seed)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         recipes: dict[str, Recipe] = {}
         replaced: dict[str, tuple[Tensor, Tensor]] = {}
         for layout in edited:

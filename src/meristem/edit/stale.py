@@ -86,8 +86,8 @@ def stale_holders(old: Mapping[str, weakref.ref[Any]]) -> tuple[StaleHolder, ...
     found = []
     for holder, words in zip(holders, described, strict=True):
         if words is not None:
-            held = dict.fromkeys(names[id(entry)] for entry in entries(holder) if id(entry) in names)
-            found.append(StaleHolder(words, tuple(held)))
+            held = {id(entry) for entry in entries(holder)}
+            found.append(StaleHolder(words, tuple(name for number, name in names.items() if number in held)))
     return tuple(found[:MOST])
 
 
