@@ -85,7 +85,7 @@ $(VENV)/ready-test: $(WHEEL)
 # torch first, from its pin; the rest of a peer's requirements is its own business.
 $(PEERS)/ready: benchmarks/peers.txt constraints.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy transformers
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy pillow transformers
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps -r benchmarks/peers.txt torchvision
 	touch $@
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch_pruning as tp
+import torch_pruning as tp  # pyright: ignore[reportMissingImports]
 from torch import nn
 
 

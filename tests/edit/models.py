@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Subject:
     """A model with its map and its row."""
 
     row: Row
-    model: nn.Module
+    model: Any
     axes: AxisMap
 
     def backward(self, batch: int | None = None) -> Tensor:

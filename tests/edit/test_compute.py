@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from meristem.axes import Axis, AxisMap, Concat, Leaf, Product, Role, TensorLayout
-from meristem.axes.expression import size_of
+from meristem.axes.expression import size_of, units_along
 from meristem.edit import Gather, ZeroFanOut
-from meristem.edit.compute import Along, Change, Computation, gathered, select
+from meristem.edit.compute import Change, Computation, gathered, select
+from meristem.edit.indices import Indices
 
 from .test_gather import gathers
 
@@ -67,7 +68,7 @@ def test_every_entry_comes_from_where_it_should(data):
     changes = {i: Change(axes.axes[i], data.draw(gathers(SIZES[i])), ZeroFanOut()) for i in edited}
     order = data.draw(st.permutations(range(len(dims))))
     shape = [size_of(dim, SIZES) for dim in dims]
-    old = torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape([shape[d] for d in order])
+    old = torch.arange(1, 1 + torch.Size(shape).numel(), dtype=torch.float64).reshape([shape[d] for d in order])
     old = old.permute(sorted(range(len(dims)), key=order.__getitem__))
     computation = Computation(axes, list(changes.values()), seed=0)
     new, recipe = computation.tensor(axes.layouts["w"], old)
@@ -95,13 +96,26 @@ def test_the_memory_order_is_kept():
     assert select(torch.randn(1, 4).expand(3, 4), 0, torch.tensor([0])).shape == (1, 4)
 
 
-def test_gathers_compose_along_a_dimension():
-    first = Along.of(torch.tensor([2, -1, 0]), torch.device("cpu"))
-    second = Along.of(torch.tensor([1, 0, -1, 2]), torch.device("cpu"))
-    both = first.then(second)
-    assert both.index.tolist() == [-1, 2, -1, 0]
-    assert both.fresh is not None
-    assert both.fresh.tolist() == [0, 2]
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_born_positions_are_those_without_a_source(data):
+    expression = data.draw(st.sampled_from(DIMS))
+    edited = data.draw(st.sets(st.integers(0, 2), min_size=1))
+    made = {axis: data.draw(gathers(SIZES[axis])) for axis in edited}
+    indices = Indices(made, SIZES)
+    length = len(indices.along(expression, torch.device("cpu")).index)
+    sourceless = torch.zeros(length, dtype=torch.bool)
+    for axis in indices.edited(expression):
+        sources = indices.sources(expression, axis)
+        assert len(sources) == length
+        born = indices.born(expression, axis, sourceless=True)
+        assert born.tolist() == (sources < 0).nonzero().flatten().tolist()
+        sourceless[born] = True
+        every = indices.born(expression, axis, sourceless=False)
+        unit = units_along(expression, axis, indices.after)
+        mask = made[axis].newborn_mask[unit.clamp(min=0)] & (unit >= 0)
+        assert every.tolist() == mask.nonzero().flatten().tolist()
+    assert torch.equal(sourceless, indices.along(expression, torch.device("cpu")).index < 0)
 
 
 class TestZeroFanOut:

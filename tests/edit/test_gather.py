@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 
 from meristem.edit import Gather
 from meristem.errors import EditError
+
+MADE: Any = Gather
+"""Untyped: wrong arguments are what is tested."""
 
 
 def test_constructors():
@@ -24,31 +29,31 @@ def test_constructors():
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: Gather.keep(4, []), "no units given"),
-        (lambda: Gather.prune(4, []), "no units given"),
-        (lambda: Gather.prune(2, [0, 1]), "no units given"),
-        (lambda: Gather.prune(4, [4]), "unknown unit 4: the axis has 4 units, numbered from 0 to 3"),
-        (lambda: Gather.prune(4, [-1]), "unknown unit -1"),
-        (lambda: Gather.prune(4, [1, 2, 1]), "unit 1 is given twice"),
-        (lambda: Gather.prune(4, [1.0]), "whole number"),
-        (lambda: Gather.prune(4, [True]), "whole number"),
-        (lambda: Gather.prune(4, 3), "sequence of unit numbers"),
-        (lambda: Gather.prune(4, torch.tensor([1.0])), "whole numbers"),
-        (lambda: Gather.prune(4, torch.tensor([True, False])), "mask over 4 units"),
-        (lambda: Gather.keep(4, torch.zeros(4, dtype=torch.bool)), "no units given"),
-        (lambda: Gather.grow(4, 0), "from 1"),
-        (lambda: Gather.grow(4, -1), "from 1"),
-        (lambda: Gather.grow(4, 2.5), "whole number"),
-        (lambda: Gather.grow(4, 2**60), "from 1"),
-        (lambda: Gather.permute([0, 0]), "given twice"),
-        (lambda: Gather.permute([0, 2]), "unknown unit 2"),
-        (lambda: Gather.duplicate(2, [2]), "unknown unit 2"),
+        (lambda: MADE.keep(4, []), "no units given"),
+        (lambda: MADE.prune(4, []), "no units given"),
+        (lambda: MADE.prune(2, [0, 1]), "no units given"),
+        (lambda: MADE.prune(4, [4]), "unknown unit 4: the axis has 4 units, numbered from 0 to 3"),
+        (lambda: MADE.prune(4, [-1]), "unknown unit -1"),
+        (lambda: MADE.prune(4, [1, 2, 1]), "unit 1 is given twice"),
+        (lambda: MADE.prune(4, [1.0]), "whole number"),
+        (lambda: MADE.prune(4, [True]), "whole number"),
+        (lambda: MADE.prune(4, 3), "sequence of unit numbers"),
+        (lambda: MADE.prune(4, torch.tensor([1.0])), "whole numbers"),
+        (lambda: MADE.prune(4, torch.tensor([True, False])), "mask over 4 units"),
+        (lambda: MADE.keep(4, torch.zeros(4, dtype=torch.bool)), "no units given"),
+        (lambda: MADE.grow(4, 0), "from 1"),
+        (lambda: MADE.grow(4, -1), "from 1"),
+        (lambda: MADE.grow(4, 2.5), "whole number"),
+        (lambda: MADE.grow(4, 2**60), "from 1"),
+        (lambda: MADE.permute([0, 0]), "given twice"),
+        (lambda: MADE.permute([0, 2]), "unknown unit 2"),
+        (lambda: MADE.duplicate(2, [2]), "unknown unit 2"),
         (lambda: Gather((), ()), "at least one unit"),
         (lambda: Gather((0, 1), (False,)), "2 sources but 1"),
         (lambda: Gather((-2,), (True,)), "got -2"),
         (lambda: Gather((-1,), (False,)), "flagged newborn"),
         (lambda: Gather((0, 0), (False, False)), "two incumbents"),
-        (lambda: Gather.grow(2, 1).then(Gather.keep(4, [3])), "unknown unit 3"),
+        (lambda: MADE.grow(2, 1).then(MADE.keep(4, [3])), "unknown unit 3"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, expected):

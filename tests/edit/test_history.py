@@ -122,7 +122,7 @@ def one_edit(data: st.DataObject, axes, optimizers):
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=tuple(HealthCheck),
 )
 @given(
     data=st.data(),

@@ -7,6 +7,7 @@ import gc
 import warnings
 import weakref
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_gradients_follow_and_accumulate(mlp):
 
 
 def test_sparse_gradients_follow():
-    model = nn.Sequential(nn.Embedding(7, 6, sparse=True), nn.Linear(6, 3))
+    model: Any = nn.Sequential(nn.Embedding(7, 6, sparse=True), nn.Linear(6, 3))
     tokens = torch.tensor([[1, 2], [2, 4]])
     axes = trace(model, tokens)
     model(tokens).sum().backward()
@@ -186,7 +187,7 @@ class TestContainers:
                 self.weak = weakref.ref(weight)
                 self.__dict__["plain"] = weight
 
-        model = Holder()
+        model: Any = Holder()
         listed, named = model.listed, model.named
         Edit(trace(model, torch.randn(3, 4))).grow("0", 2).commit()
         weight, bias = model[0].weight, model[0].bias
@@ -258,7 +259,7 @@ class TestStale:
         class Penalty:
             pass
 
-        penalty = Penalty()
+        penalty: Any = Penalty()
         penalty.weight = mlp.model[0].weight
         self.held(mlp, r"instance of .*Penalty")
         assert penalty
@@ -339,7 +340,8 @@ def test_dtypes_stay(mlp, dtype):
 
 
 def test_channels_last_stays():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+    model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    model.to(memory_format=torch.channels_last)
     axes = trace(model, torch.randn(2, 3, 8, 8))
     Edit(axes).prune("0", [1]).commit()
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.dim() == 4)

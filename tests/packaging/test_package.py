@@ -59,5 +59,13 @@ def test_the_base_install_does_not_need_the_extras():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_demo_says_which_extra_is_missing():
+    code = "import sys; sys.modules['plotly'] = None; from meristem.cli import app; app(['demo'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'meristem[demo]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_one_version_number():
     assert f'version = "{meristem.__version__}"' in (ROOT / "pyproject.toml").read_text()

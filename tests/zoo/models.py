@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .awkward import AWKWARD_ROWS
 from .convolutional import CONVOLUTIONAL_ROWS
 from .dense import DENSE_ROWS
 from .hugging_face import HF_ROWS
@@ -15,7 +16,7 @@ SMALL_ROWS: tuple[Row, ...] = (*DENSE_ROWS, *SEQUENCE_ROWS, *CONVOLUTIONAL_ROWS)
 STOCK_ROWS: tuple[Row, ...] = (*TIMM_ROWS, *HF_ROWS)
 """Models of timm and Hugging Face."""
 
-ROWS: tuple[Row, ...] = (*SMALL_ROWS, *STOCK_ROWS)
+ROWS: tuple[Row, ...] = (*SMALL_ROWS, *AWKWARD_ROWS, *STOCK_ROWS)
 
 
 def row(name: str) -> Row:

@@ -13,7 +13,7 @@ from .judge import Subject, attempt, comparable, culprits, growth_check, half, p
 from .models import STOCK_ROWS
 
 TOLERANCE = 1e-9
-SAMPLE = 2
+SAMPLE = 1
 
 
 @pytest.fixture(scope="module", params=STOCK_ROWS, ids=lambda row: row.name)

@@ -31,9 +31,9 @@ _MODULE_CALL = {nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__co
 _QUERIES = ("prim.device", "aten.size", "aten.sym_size", "aten.stride", "aten.is_", "aten.numel", "aten.dim")
 
 
-_SAME_TENSOR = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous"}
-"""Operators whose result is their argument again. Whether PyTorch calls them depends on strides and reference counts,
-so they are not recorded."""
+_SAME_TENSOR = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous", "aten.clone"}
+"""Operators whose result is their argument again, or a copy. Whether PyTorch calls them depends on strides and reference
+counts, so they are not recorded."""
 
 
 @dataclass(frozen=True, slots=True)

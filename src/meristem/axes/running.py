@@ -63,16 +63,19 @@ def _contents(module: nn.Module) -> dict[str, Any]:
 
 
 def caches(saved: Iterable[Saved]) -> list[Cache]:
-    """Attributes into which the run put tensors: the model keeps there what it computed, until its next run."""
+    """Attributes that held no tensor and into which the run put some: the model keeps there what it computed."""
     found = []
     for state in saved:
         for name, value in state.module.__dict__.items():
-            if name in _OWN_CONTENT or not any(True for _ in tensors_in(value)):
-                continue
             before = state.contents.get(name, state.attributes.get(name))
-            if value is not before and value != before:
+            if name not in _OWN_CONTENT and holds_tensor(value) and not holds_tensor(before):
                 found.append(Cache(state.name, name, before))
     return found
+
+
+def holds_tensor(value: Any) -> bool:
+    """Whether there is a tensor in nested containers."""
+    return next(tensors_in(value), None) is not None
 
 
 _OWN_CONTENT = {"_parameters", "_buffers", "_modules"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,8 @@ from meristem.axes.map import AxisMap, TensorLayout
 from meristem.edit.attributes import attribute_steps, check_attributes, edited_bindings
 from meristem.edit.caches import cache_steps
 from meristem.edit.checks import check_copy, check_model, check_optimizers, unwrapped
-from meristem.edit.compute import Change, Computation, Recipe, gathered, overlaid
+from meristem.edit.compute import Change, Computation, moved, overlaid
+from meristem.edit.indices import Recipe
 from meristem.edit.journal import Step
 from meristem.edit.optimizer import Follow, StatePolicy, optimizer_steps
 from meristem.edit.slots import Successors, module_steps
@@ -76,7 +78,7 @@ def prepare(request: Request) -> Prepared:
     """Validate the edit, compute every new tensor and plan every step. Nothing is touched yet."""
     edited, tensors = validate(request)
     computation = Computation(request.axes, request.changes, request.seed)
-    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+    with _undisturbed():
         recipes: dict[str, Recipe] = {}
         replaced: dict[str, tuple[Tensor, Tensor]] = {}
         for layout in edited:
@@ -99,6 +101,14 @@ def prepare(request: Request) -> Prepared:
     return Prepared(steps, replaced, resets)
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Whatever context the caller is in: no gradients, no inference tensors, no default device but the CPU."""
+    elsewhere = torch.get_default_device().type != "cpu"
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu") if elsewhere else nullcontext():
+        yield
+
+
 def _roots(request: Request) -> list[nn.Module]:
     return [request.axes.model, *(unwrapped(copy) for copy in request.follow)]
 
@@ -113,5 +123,5 @@ def _copies(
         for name, recipe in recipes.items():
             old = tensors[name]
             weights = {dim: along.weight for dim, along in recipe.items() if along.weight is not None}
-            data = overlaid(gathered(old.detach(), recipe, weights), recipe, replaced[name][1].detach())
+            data = overlaid(moved(old.detach(), recipe, weights), recipe, replaced[name][1].detach())
             yield old, successor(old, data, recipe)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from meristem.axes.expression import NEWBORN, Expression, gather_index, leaves, units_along
 from meristem.axes.map import Axis, AxisMap, Role, TensorLayout
 from meristem.edit.gather import Gather
+from meristem.edit.indices import Along, Indices, Recipe
 from meristem.edit.newborns import Newborns, Slice
 from meristem.errors import EditError
 
@@ -25,75 +25,40 @@ class Change:
     start: Newborns
 
 
-@dataclass(frozen=True, eq=False)
-class Along:
-    """What happens along one dimension of a tensor. All tensors lie on the device of the tensor that is gathered.
-
-    Attributes:
-        index: for each new index the old one it copies, -1 for none; int64.
-        safe: the same with 0 instead of -1, for `index_select`.
-        fresh: the new indices without a source, or None if there are none.
-        weight, gradient: one factor per new index, or None for all ones.
-    """
-
-    index: Tensor
-    safe: Tensor
-    fresh: Tensor | None
-    weight: Tensor | None = None
-    gradient: Tensor | None = None
-
-    @classmethod
-    def of(cls, index: Tensor, device: torch.device) -> Along:
-        """From an index on the CPU."""
-        fresh = (index < 0).nonzero().flatten()
-        moved = index.to(device)
-        if not len(fresh):
-            return cls(moved, moved, None)
-        return cls(moved, moved.clamp(min=0), fresh.to(device))
-
-    def to(self, device: torch.device) -> Along:
-        """The same on another device."""
-        if self.index.device == device:
-            return self
-        fresh, weight, gradient = (
-            None if t is None else t.to(device) for t in (self.fresh, self.weight, self.gradient)
-        )
-        return Along(self.index.to(device), self.safe.to(device), fresh, weight, gradient)
-
-    def then(self, later: Along) -> Along:
-        """This, followed by `later` along the same dimension."""
-        index = torch.where(later.index >= 0, self.index[later.safe], NEWBORN)
-        fresh = None if self.fresh is None and later.fresh is None else (index < 0).nonzero().flatten()
-        weight = _product(self.weight, later.weight, later.safe)
-        return Along(index, index.clamp(min=0), fresh, weight, _product(self.gradient, later.gradient, later.safe))
-
-
-Recipe = Mapping[int, Along]
-"""What happens to one tensor: for each dimension that changes, what happens along it."""
-
 Fill = Callable[[int, Tensor, Along], Tensor]
 """(dimension, tensor before it is gathered along it, what happens) -> the entries without a source."""
 
 
-def gathered(
-    old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = None, fill: Fill | None = None
-) -> Tensor:
-    """A new tensor by a recipe, in the memory order of the old one.
+def moved(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = None) -> Tensor:
+    """A new tensor by a recipe, in the memory order of the old one; entries without a source are arbitrary.
 
     Args:
         old: any tensor whose dimensions are those of the recipe.
-        factors: by what to multiply the entries with a source, along each dimension; nothing by default.
-        fill: the entries without a source; zero by default.
+        recipe: what happens along them.
+        factors: by what to multiply the entries, along each dimension; nothing by default.
     """
-    factors = factors or {}
-    for dim in sorted(recipe, key=lambda d: len(recipe[d].index) / max(old.shape[d], 1)):
+    for dim in _shrinking_first(old, recipe):
+        old = select(old, dim, recipe[dim].safe.to(old.device))
+        if factors and dim in factors:
+            _scale(old, dim, factors[dim])
+    return old
+
+
+def gathered(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = None) -> Tensor:
+    """As `moved`, with zeros where there is no source."""
+    new = moved(old, recipe, factors)
+    for dim, along in recipe.items():
+        if along.fresh is not None:
+            new.index_fill_(dim, along.fresh.to(new.device), 0)
+    return new
+
+
+def filled(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor], fill: Fill) -> Tensor:
+    """As `moved`, dimension by dimension, with what `fill` gives where there is no source."""
+    for dim in _shrinking_first(old, recipe):
         along = recipe[dim].to(old.device)
-        new = select(old, dim, along.safe)
-        if dim in factors:
-            _scale(new, dim, factors[dim])
-        if along.fresh is not None and fill is None:
-            new.index_fill_(dim, along.fresh, 0)
-        elif along.fresh is not None and fill is not None:
+        new = moved(old, {dim: along}, factors)
+        if along.fresh is not None:
             new.index_copy_(dim, along.fresh, fill(dim, old, along).to(new))
         old = new
     return old
@@ -117,7 +82,6 @@ def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.permute(order).index_select(order.index(dim), index).permute(inverse)
 
 
-@dataclass(frozen=True)
 class Computation:
     """Computes the new tensors of one edit.
 
@@ -125,101 +89,71 @@ class Computation:
     the sizes of all axes, so that the same edit gives the same newborns and two edits do not.
     """
 
-    axes: AxisMap
-    changes: Sequence[Change]
-    seed: int
-    generator: torch.Generator = field(init=False)
-    _memo: dict[object, tuple[Along, Tensor]] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        key = repr((self.seed, len(self.axes.history), self.axes.sizes)).encode()
+    def __init__(self, axes: AxisMap, changes: Sequence[Change], seed: int) -> None:
+        key = repr((seed, len(axes.history), axes.sizes)).encode()
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
-        object.__setattr__(self, "generator", torch.Generator(device="cpu").manual_seed(number))
+        self._generator = torch.Generator(device="cpu").manual_seed(number)
+        self._indices = Indices({change.axis.index: change.gather for change in changes}, axes.sizes)
+        self._growing = {change.axis.index: change for change in changes if change.gather.has_newborns}
 
     def touches(self, layout: TensorLayout) -> bool:
         """Whether a tensor changes."""
-        edited = {change.axis.index for change in self.changes}
-        return any(axis in edited for dim in layout.dims for axis in leaves(dim))
+        return any(self._indices.edited(dim) for dim in layout.dims)
 
     def tensor(self, layout: TensorLayout, old: Tensor) -> tuple[Tensor, Recipe]:
         """The new value of one tensor, and the recipe by which its gradient, its state and its copies follow."""
-        recipe: dict[int, Along] = {}
-        done: dict[int, list[Change]] = {}
-        for dim, expression in enumerate(layout.dims):
-            here = set(leaves(expression))
-            done[dim] = [c for c in self.changes if c.axis.index in here and not c.gather.has_newborns]
-            if done[dim]:
-                recipe[dim], _ = self._along(expression, (), done[dim], old.device)
-        new = gathered(old, recipe)
-        for change, dim in self._births(layout):
-            along, newborn = self._along(layout.dims[dim], done[dim], [change], old.device)
-            done[dim].append(change)
-            roles = layout.roles[dim].get(change.axis.index, frozenset())
-            s = Slice(layout, dim, change.axis, roles, new, along.index, newborn, self.generator)
-            new, along = _born(s, along, change.start)
-            recipe[dim] = recipe[dim].then(along) if dim in recipe else along
+        edited = {dim: self._indices.edited(expression) for dim, expression in enumerate(layout.dims)}
+        recipe = {dim: self._indices.along(layout.dims[dim], old.device) for dim, axes in edited.items() if axes}
+        shape = [len(recipe[dim].index) if dim in recipe else length for dim, length in enumerate(old.shape)]
+        slices = [
+            self._slice(layout, dim, self._growing[axis], old, shape)
+            for dim, axes in edited.items()
+            for axis in axes
+            if axis in self._growing
+        ]
+        for s, start in slices:
+            factors = (_checked_factor(f, s, start) for f in (start.weight_factor(s), start.gradient_factor(s)))
+            recipe[s.dim] = recipe[s.dim].times(*factors)
+        weights = {dim: along.weight for dim, along in recipe.items() if along.weight is not None}
+        new = moved(old, recipe, weights)
+        for s, start in sorted(slices, key=lambda pair: Role.READS in pair[0].roles):
+            if len(s.positions):
+                new.index_copy_(s.dim, s.positions.to(new.device), _checked_values(start.values(s), s, start).to(new))
         return new, recipe
 
-    def _births(self, layout: TensorLayout) -> list[tuple[Change, int]]:
-        """Where newborns appear, those that read last: nothing reads a newborn unless its start says so."""
-        found = []
-        for change in self.changes:
-            for dim, expression in enumerate(layout.dims):
-                if change.gather.has_newborns and change.axis.index in leaves(expression):
-                    reads = Role.READS in layout.roles[dim].get(change.axis.index, frozenset())
-                    found.append((reads, change, dim))
-        return [(change, dim) for _, change, dim in sorted(found, key=lambda entry: entry[0])]
-
-    def _along(
-        self, expression: Expression, done: Iterable[Change], now: Sequence[Change], device: torch.device
-    ) -> tuple[Along, Tensor]:
-        """What the changes `now` do along a dimension after the changes `done`, and which new indices are newborn."""
-        after = {c.axis.index: len(c.gather) for c in done}
-        key = (expression, frozenset(after), tuple(c.axis.index for c in now), device)
-        if key not in self._memo:
-            sizes = {i: after.get(i, self.axes.sizes[i]) for i in leaves(expression)}
-            index = gather_index(expression, {c.axis.index: c.gather.index for c in now}, sizes)
-            newborn = torch.zeros(len(index), dtype=torch.bool)
-            for change in now:
-                sizes[change.axis.index] = len(change.gather)
-            for change in now:
-                unit = units_along(expression, change.axis.index, sizes)
-                newborn |= change.gather.newborn_mask[unit.clamp(min=0)] & (unit >= 0)
-            self._memo[key] = Along.of(index, device), newborn.to(device)
-        return self._memo[key]
+    def _slice(
+        self, layout: TensorLayout, dim: int, change: Change, old: Tensor, shape: list[int]
+    ) -> tuple[Slice, Newborns]:
+        axis = change.axis.index
+        positions = self._indices.born(layout.dims[dim], axis, sourceless=True)
+        entries = (*shape[:dim], len(positions), *shape[dim + 1 :])
+        roles = layout.roles[dim].get(axis, frozenset())
+        return Slice(
+            layout, dim, change.axis, roles, old, entries, positions, self._generator, self._indices
+        ), change.start
 
 
-def _born(s: Slice, along: Along, start: Newborns) -> tuple[Tensor, Along]:
-    """The tensor with the newborns of one axis along one dimension."""
-    weight, gradient = (_factor(f, s, start) for f in (start.weight_factor(s), start.gradient_factor(s)))
-    new = select(s.old, s.dim, along.safe)
-    if weight is not None:
-        _scale(new, s.dim, weight)
-    if along.fresh is not None:
-        values = start.values(s)
-        if tuple(values.shape) != s.shape:
-            raise EditError(
-                f"{start!r} gave newborn entries of shape {tuple(values.shape)} for dimension {s.dim} of "
-                f"{s.layout.name}; expected {s.shape}"
-            )
-        new.index_copy_(s.dim, along.fresh, values.to(new))
-    return new, Along(along.index, along.safe, along.fresh, weight, gradient)
+def _shrinking_first(tensor: Tensor, recipe: Recipe) -> list[int]:
+    """The dimensions of a recipe, those that shrink most first."""
+    return sorted(recipe, key=lambda dim: len(recipe[dim].index) / max(tensor.shape[dim], 1))
 
 
-def _factor(factor: Tensor | None, s: Slice, start: Newborns) -> Tensor | None:
-    if factor is not None and factor.shape != s.sources.shape:
-        raise EditError(f"{start!r} gave factors of shape {tuple(factor.shape)}; expected {tuple(s.sources.shape)}")
-    return factor
+def _checked_values(values: Tensor, s: Slice, start: Newborns) -> Tensor:
+    if tuple(values.shape) == s.shape:
+        return values
+    raise EditError(
+        f"{start!r} gave newborn entries of shape {tuple(values.shape)} for dimension {s.dim} of {s.layout.name}; "
+        f"expected {s.shape}"
+    )
+
+
+def _checked_factor(factor: Tensor | None, s: Slice, start: Newborns) -> Tensor | None:
+    if factor is None or factor.shape == s.sources.shape:
+        return factor
+    raise EditError(f"{start!r} gave factors of shape {tuple(factor.shape)}; expected {tuple(s.sources.shape)}")
 
 
 def _scale(tensor: Tensor, dim: int, factor: Tensor) -> None:
     shape = [1] * tensor.dim()
     shape[dim] = -1
     tensor.mul_(factor.to(tensor).reshape(shape))
-
-
-def _product(first: Tensor | None, later: Tensor | None, safe: Tensor) -> Tensor | None:
-    carried = None if first is None else first[safe]
-    if carried is None or later is None:
-        return later if carried is None else carried
-    return carried * later.to(carried)

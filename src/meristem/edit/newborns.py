@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,23 +13,25 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, Role, TensorLayout
 from meristem.edit.gather import Gather
+from meristem.edit.indices import Indices
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One dimension of one tensor along which units of one axis are gathered.
+    """One dimension of one tensor in which units of one axis are born.
 
-    A tensor in which several axes change is gathered dimension by dimension: first what merely disappears or moves,
-    then the newborns of each (axis, dimension), those that read last. `old` is the tensor as it stands at that point.
+    Where newborns of two axes meet in one tensor, the dimension that reads decides: nothing reads a newborn at birth
+    unless its method says so.
 
     Attributes:
         layout: the tensor's layout.
         dim: the dimension.
         axis: the axis, as it was before the edit.
         roles: what the dimension does with the axis.
-        old: the tensor that is gathered.
-        sources: for each new index of the dimension the index of `old` that it copies, -1 for none; int64.
-        newborn: which new indices belong to a newborn unit (with or without a source); bool.
+        old: the whole tensor before the edit.
+        shape: the shape of the entries that start from nothing: that of the new tensor, except along `dim`, where it is
+            the number of `positions`.
+        positions: the new indices along `dim` that belong to units without a source; int64.
         generator: the source of randomness, on the CPU whatever the tensor's device.
     """
 
@@ -37,16 +40,24 @@ class Slice:
     axis: Axis
     roles: frozenset[Role]
     old: Tensor
-    sources: Tensor
-    newborn: Tensor
+    shape: tuple[int, ...]
+    positions: Tensor
     generator: torch.Generator
+    _indices: Indices = field(repr=False)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the entries that start from nothing: that of `old`, the dimension as long as they are many."""
-        shape = list(self.old.shape)
-        shape[self.dim] = int((self.sources < 0).sum())
-        return tuple(shape)
+    @cached_property
+    def sources(self) -> Tensor:
+        """For each new index along `dim` the index that it copies, -1 for none; int64.
+
+        Old indices are counted as if no other axis of this dimension changed its size in this edit.
+        """
+        return self._indices.sources(self.layout.dims[self.dim], self.axis.index)
+
+    @cached_property
+    def newborn(self) -> Tensor:
+        """Which new indices along `dim` belong to a newborn, with or without a source; bool."""
+        born = self._indices.born(self.layout.dims[self.dim], self.axis.index, sourceless=False)
+        return torch.zeros(len(self.sources), dtype=torch.bool).index_fill(0, born, True)
 
 
 @runtime_checkable

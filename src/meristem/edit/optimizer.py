@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from meristem.edit.compute import Along, Fill, Recipe, gathered
+from meristem.edit.compute import Fill, filled
+from meristem.edit.indices import Along, Recipe
 from meristem.edit.journal import SetAttribute, SetContents, Step
 from meristem.edit.slots import Successors, object_steps
 
@@ -176,7 +177,7 @@ class _Rule:
         if key == "momentum_buffer" and isinstance(self.optimizer, torch.optim.RMSprop):
             power = 0  # it holds gradients that were divided by their root mean square
         factors = {d: a.gradient**power for d, a in recipe.items() if a.gradient is not None and power}
-        return gathered(state, recipe, factors, self._fill(key, follow.name))
+        return filled(state, recipe, factors, self._fill(key, follow.name))
 
     def _fill(self, key: str, name: str) -> Fill:
         def fill(dim: int, old: Tensor, along: Along) -> Tensor:

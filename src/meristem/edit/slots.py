@@ -72,7 +72,7 @@ class _Finder:
 
     def _items(self, container: Any, items: Iterable[tuple[Any, Any]]) -> None:
         for key, value in items:
-            if type(value) in _ATOMS:
+            if type(value) in _ATOMS or (isinstance(value, (dict, list, tuple, set)) and not value):
                 continue
             new = self._replaced(value)
             if new is not value:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from meristem.edit.compute import Recipe, gathered
+from meristem.edit.compute import gathered
+from meristem.edit.indices import Recipe
 
 
 def successor(old: Tensor, data: Tensor, recipe: Recipe) -> Tensor:

@@ -45,8 +45,8 @@ def _zero_stays_zero(c: Context, values: list[Value]) -> bool:
 
 
 @rule(
-    "dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "contiguous",
-    "clone", "to", "_to_copy", "type_as", "float", "half", "cpu", "cuda",
+    "dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout",
+    "to", "_to_copy", "type_as", "float", "half", "cpu", "cuda",
     "resolve_conj", "resolve_neg", "bernoulli", "softplus", "fill", "zero", "uniform", "random", "exponential",
 )  # fmt: skip
 def same_shape(c: Context) -> list[Value]:

@@ -23,6 +23,24 @@ def reshape(c: Context) -> list[Value]:
     return [c.derived(dims, [x])]
 
 
+@rule("flatten", "ravel", "reshape_as", "view_as")
+def flatten(c: Context) -> list[Value]:
+    """Reshapes to sizes that follow from shapes alone."""
+    x = c.value(c.call.args[0])
+    return [c.derived(c.space.reshape(x.dims, c.shape()), [x])]
+
+
+@rule("unflatten")
+def unflatten(c: Context) -> list[Value]:
+    x, sizes = c.value(c.call.args[0]), c.argument(2, "sizes")
+    dim = c.argument(1, "dim") % len(x.dims)
+    dims = c.space.reshape(x.dims, c.shape())
+    for i, size in enumerate(sizes):
+        if size != -1 and dims[dim + i] != ONE:
+            c.literal(c.path(2, "sizes", i), dims[dim + i])
+    return [c.derived(dims, [x])]
+
+
 @rule("permute")
 def permute(c: Context) -> list[Value]:
     x = c.value(c.call.args[0])
