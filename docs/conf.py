@@ -13,6 +13,7 @@ exclude_patterns = ["_build"]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["lightning", "transformers"]  # importing them imports torchvision where it is installed
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_use_ivar = True

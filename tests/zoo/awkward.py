@@ -1,4 +1,4 @@
-"""Small models that do what maps like to misread. The map may freeze what it cannot follow; it may not be wrong."""
+"""Small models that do what maps like to misread, each with the number of axes that can be edited, counted by hand."""
 
 from __future__ import annotations
 
@@ -53,58 +53,63 @@ def window(x: Tensor) -> Tensor:
     return x.permute(0, 1, 3, 5, 2, 4).reshape(batch, channels * 4, height // 2, width // 2)
 
 
-BETWEEN: dict[str, Callable[[], nn.Module]] = {
-    "reversed": lambda: Between(lambda x: x + x.flip(-1)),
-    "rolled": lambda: Between(lambda x: x + x.roll(1, dims=-1)),
-    "halves_swapped": lambda: Between(swap_halves),
-    "gated_by_split": lambda: Between(gate_by_other_half),
-    "first_four": lambda: Between(lambda x: x[:, :4], narrow=4),
-    "every_second": lambda: Between(lambda x: x[:, ::2], narrow=6),
-    "first_and_rest": lambda: Between(lambda x: torch.cat([x[:, 3:], x[:, :3]], dim=1)),
-    "twice": lambda: Between(lambda x: torch.cat([x, x], dim=-1), narrow=24),
-    "repeated": lambda: Between(lambda x: x.repeat(1, 2), narrow=24),
-    "interleaved": lambda: Between(lambda x: x.repeat_interleave(2, dim=1), narrow=24),
-    "softmaxed": lambda: Between(lambda x: x.softmax(dim=-1)),
-    "normalized": lambda: Between(lambda x: F.normalize(x, dim=-1)),
-    "cumulated": lambda: Between(lambda x: x.cumsum(dim=-1)),
-    "sorted": lambda: Between(lambda x: x.sort(dim=-1).values),
-    "best_three": lambda: Between(lambda x: x.topk(3, dim=-1).values, narrow=3),
-    "centered": lambda: Between(lambda x: x - x.mean(dim=-1, keepdim=True)),
-    "maximum_subtracted": lambda: Between(lambda x: x - x.amax(dim=-1, keepdim=True)),
-    "pairwise": lambda: Between(lambda x: (x.unsqueeze(1) * x.unsqueeze(2)).flatten(1), wide=4, narrow=16),
-    "self_similarity": lambda: Between(lambda x: x @ (x.t() @ x)),
-    "masked": lambda: Between(lambda x: torch.where(torch.arange(12) % 2 == 0, x, -x)),
-    "squared_view": lambda: Between(lambda x: x.view(-1, 3, 4).transpose(1, 2).reshape(-1, 12)),
-    "view_kept": lambda: Between(lambda x: x.view(x.shape[0], 3, -1).mul(2).flatten(1)),
-    "view_reduced": lambda: Between(lambda x: x.view(x.shape[0], 3, -1).mean(dim=2), narrow=3),
-    "maxout": lambda: Between(lambda x: x.unflatten(1, (-1, 2)).amax(dim=2), narrow=6),
-    "fourier": lambda: Between(lambda x: torch.fft.fft(x, dim=-1).real),
-    "padded": lambda: Between(lambda x: F.pad(x, (0, 2)), narrow=14),
-    "pooled_over_channels": lambda: Between(lambda x: F.avg_pool1d(x.unsqueeze(1), 2).squeeze(1), narrow=6),
-    "convolved_over_channels": lambda: Between(
-        lambda x: F.conv1d(x[:, None], torch.ones(1, 1, 3).to(x), padding=1)[:, 0]
-    ),
-    "squeezed": lambda: Between(lambda x: x.unsqueeze(0).unsqueeze(-1).squeeze(), wide=12),
-    "stacked": lambda: Between(lambda x: torch.stack([x, x * x], dim=-1).flatten(1), narrow=24),
-    "stacked_before": lambda: Between(lambda x: torch.stack([x, x * x], dim=1).flatten(1), narrow=24),
-    "constant_scaled": lambda: Between(lambda x: x * torch.linspace(0.5, 1.5, 12).to(x)),
+def blur(x: Tensor) -> Tensor:
+    return F.conv1d(x[:, None], torch.ones(1, 1, 3).to(x), padding=1)[:, 0]
+
+
+BETWEEN: dict[str, tuple[int, Callable[[], nn.Module]]] = {
+    "reversed": (0, lambda: Between(lambda x: x + x.flip(-1))),
+    "rolled": (0, lambda: Between(lambda x: x + x.roll(1, dims=-1))),
+    "halves_swapped": (1, lambda: Between(swap_halves)),
+    "gated_by_split": (0, lambda: Between(gate_by_other_half)),
+    "first_four": (1, lambda: Between(lambda x: x[:, :4], narrow=4)),
+    "every_second": (0, lambda: Between(lambda x: x[:, ::2], narrow=6)),
+    "first_and_rest": (1, lambda: Between(lambda x: torch.cat([x[:, 3:], x[:, :3]], dim=1))),
+    "twice": (1, lambda: Between(lambda x: torch.cat([x, x], dim=-1), narrow=24)),
+    "repeated": (1, lambda: Between(lambda x: x.repeat(1, 2), narrow=24)),
+    "interleaved": (1, lambda: Between(lambda x: x.repeat_interleave(2, dim=1), narrow=24)),
+    "softmaxed": (1, lambda: Between(lambda x: x.softmax(dim=-1))),
+    "normalized": (1, lambda: Between(lambda x: F.normalize(x, dim=-1))),
+    "cumulated": (0, lambda: Between(lambda x: x.cumsum(dim=-1))),
+    "sorted": (0, lambda: Between(lambda x: x.sort(dim=-1).values)),
+    "best_three": (0, lambda: Between(lambda x: x.topk(3, dim=-1).values, narrow=3)),
+    "centered": (1, lambda: Between(lambda x: x - x.mean(dim=-1, keepdim=True))),
+    "maximum_subtracted": (1, lambda: Between(lambda x: x - x.amax(dim=-1, keepdim=True))),
+    "pairwise": (1, lambda: Between(lambda x: (x.unsqueeze(1) * x.unsqueeze(2)).flatten(1), wide=4, narrow=16)),
+    "self_similarity": (1, lambda: Between(lambda x: x @ (x.t() @ x))),
+    "masked": (0, lambda: Between(lambda x: torch.where(torch.arange(12) % 2 == 0, x, -x))),
+    "squared_view": (0, lambda: Between(lambda x: x.view(-1, 3, 4).transpose(1, 2).reshape(-1, 12))),
+    "view_kept": (1, lambda: Between(lambda x: x.view(x.shape[0], 3, -1).mul(2).flatten(1))),
+    "view_reduced": (1, lambda: Between(lambda x: x.view(x.shape[0], 3, -1).mean(dim=2), narrow=3)),
+    "maxout": (1, lambda: Between(lambda x: x.unflatten(1, (-1, 2)).amax(dim=2), narrow=6)),
+    "fourier": (0, lambda: Between(lambda x: torch.fft.fft(x, dim=-1).real)),
+    "padded": (1, lambda: Between(lambda x: F.pad(x, (0, 2)), narrow=14)),
+    "pooled_over_channels": (0, lambda: Between(lambda x: F.avg_pool1d(x.unsqueeze(1), 2).squeeze(1), narrow=6)),
+    "convolved_over_channels": (0, lambda: Between(blur)),
+    "squeezed": (1, lambda: Between(lambda x: x.unsqueeze(0).unsqueeze(-1).squeeze(), wide=12)),
+    "stacked": (1, lambda: Between(lambda x: torch.stack([x, x * x], dim=-1).flatten(1), narrow=24)),
+    "stacked_before": (1, lambda: Between(lambda x: torch.stack([x, x * x], dim=1).flatten(1), narrow=24)),
+    "constant_scaled": (0, lambda: Between(lambda x: x * torch.linspace(0.5, 1.5, 12).to(x))),
 }
 
-BETWEEN_IMAGES: dict[str, Callable[[], nn.Module]] = {
-    "space_to_depth": lambda: BetweenImages(lambda x: F.pixel_unshuffle(x, 2), narrow=32),
-    "windows_to_channels": lambda: BetweenImages(window, narrow=32),
-    "unfolded": lambda: BetweenImages(lambda x: F.unfold(x, 3, padding=1).unflatten(2, x.shape[2:]), narrow=72),
-    "resized": lambda: BetweenImages(lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear")),
-    "response_normalized": lambda: BetweenImages(lambda x: F.local_response_norm(x, 3)),
-    "channels_padded": lambda: BetweenImages(lambda x: F.pad(x, (0, 0, 0, 0, 0, 4)), narrow=12),
-    "reflected": lambda: BetweenImages(lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")),
-    "pooled_to_one": lambda: BetweenImages(lambda x: x * F.adaptive_avg_pool2d(x, 1)),
-    "gram": lambda: BetweenImages(lambda x: (x.flatten(2) @ x.flatten(2).mT).unsqueeze(1), wide=4, narrow=1),
-    "channels_dropped": lambda: BetweenImages(nn.Dropout2d(0.5)),
-    "channels_last": lambda: BetweenImages(lambda x: x.permute(0, 2, 3, 1).contiguous().sigmoid().permute(0, 3, 1, 2)),
-    "maximum_over_channels": lambda: BetweenImages(lambda x: x * x.max(dim=1, keepdim=True).values),
-    "bare_batch_norm": lambda: BetweenImages(nn.BatchNorm2d(8, affine=False)),
-    "batch_statistics": lambda: BetweenImages(nn.BatchNorm2d(8, track_running_stats=False)),
+BETWEEN_IMAGES: dict[str, tuple[int, Callable[[], nn.Module]]] = {
+    "space_to_depth": (1, lambda: BetweenImages(lambda x: F.pixel_unshuffle(x, 2), narrow=32)),
+    "windows_to_channels": (1, lambda: BetweenImages(window, narrow=32)),
+    "unfolded": (1, lambda: BetweenImages(lambda x: F.unfold(x, 3, padding=1).unflatten(2, x.shape[2:]), narrow=72)),
+    "resized": (1, lambda: BetweenImages(lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"))),
+    "response_normalized": (0, lambda: BetweenImages(lambda x: F.local_response_norm(x, 3))),
+    "channels_padded": (1, lambda: BetweenImages(lambda x: F.pad(x, (0, 0, 0, 0, 0, 4)), narrow=12)),
+    "reflected": (1, lambda: BetweenImages(lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"))),
+    "pooled_to_one": (1, lambda: BetweenImages(lambda x: x * F.adaptive_avg_pool2d(x, 1))),
+    "gram": (0, lambda: BetweenImages(lambda x: (x.flatten(2) @ x.flatten(2).mT).unsqueeze(1), wide=4, narrow=1)),
+    "channels_dropped": (1, lambda: BetweenImages(nn.Dropout2d(0.5))),
+    "channels_last": (
+        1,
+        lambda: BetweenImages(lambda x: x.movedim(1, 3).contiguous().sigmoid().movedim(3, 1)),
+    ),
+    "maximum_over_channels": (1, lambda: BetweenImages(lambda x: x * x.max(dim=1, keepdim=True).values)),
+    "bare_batch_norm": (1, lambda: BetweenImages(nn.BatchNorm2d(8, affine=False))),
+    "batch_statistics": (1, lambda: BetweenImages(nn.BatchNorm2d(8, track_running_stats=False))),
 }
 
 
@@ -254,13 +259,14 @@ class Coincidence(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.query, self.key, self.value = (
+        self.heads = 4
+        self.query, self.key, self.value = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(4, 16)
+        self.project, self.stem, self.mix, self.head = (
+            nn.Linear(16, 4),
             nn.Linear(4, 4),
-            nn.Linear(4, 16),
-            nn.Linear(4, 16),
-            nn.Linear(4, 16),
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
         )
-        self.heads, self.project, self.mix, self.head = 4, nn.Linear(16, 4), nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -279,17 +285,17 @@ def steps(length: int, size: int):
 
 
 AWKWARD_ROWS: tuple[Row, ...] = (
-    *(Row(f"awkward/{name}", build, flat(6), small=True) for name, build in BETWEEN.items()),
-    *(Row(f"awkward/{name}", build, image(6), small=True) for name, build in BETWEEN_IMAGES.items()),
-    Row("awkward/cells", Cells, steps(3, 4), small=True),
-    Row("awkward/projected_lstm", ProjectedLSTM, steps(3, 4), small=True),
-    Row("awkward/cross_attention", CrossAttention, steps(7, 6), small=True),
-    Row("awkward/bilinear", BilinearLayer, flat(6), small=True),
-    Row("awkward/hyper_network", HyperNetwork, flat(6), small=True),
-    Row("awkward/mixture", Mixture, flat(6), small=True),
-    Row("awkward/routed", Routed, flat(6), small=True),
-    Row("awkward/nested_output", NestedOutput, flat(6), small=True),
-    Row("awkward/asserted_width", AssertedWidth, flat(6), small=True),
-    Row("awkward/literal_width", LiteralWidth, flat(6), small=True),
-    Row("awkward/coincidence", Coincidence, steps(4, 4), small=True, batches=(4, 2)),
+    *(Row(f"awkward/{name}", build, flat(6), small=True, editable=n) for name, (n, build) in BETWEEN.items()),
+    *(Row(f"awkward/{name}", build, image(6), small=True, editable=n) for name, (n, build) in BETWEEN_IMAGES.items()),
+    Row("awkward/cells", Cells, steps(3, 4), small=True, editable=2),
+    Row("awkward/projected_lstm", ProjectedLSTM, steps(3, 4), small=True, editable=3),
+    Row("awkward/cross_attention", CrossAttention, steps(7, 6), small=True, editable=3),
+    Row("awkward/bilinear", BilinearLayer, flat(6), small=True, editable=3),
+    Row("awkward/hyper_network", HyperNetwork, flat(6), small=True, editable=0),
+    Row("awkward/mixture", Mixture, flat(6), small=True, editable=1),
+    Row("awkward/routed", Routed, flat(6), small=True, editable=1),
+    Row("awkward/nested_output", NestedOutput, flat(6), small=True, editable=2),
+    Row("awkward/asserted_width", AssertedWidth, flat(6), small=True, editable=1),
+    Row("awkward/literal_width", LiteralWidth, flat(6), small=True, editable=0),
+    Row("awkward/coincidence", Coincidence, steps(4, 4), small=True, editable=4, batches=(4, 2)),
 )

@@ -26,6 +26,7 @@ class Row:
         batches: the batch sizes at which the judge compares.
         small: whether it is one of our own small models, on which every axis is judged on its own.
         table: for the small ones, by hand: the dimensions of every tensor as expressions over axes (see `tables.py`).
+        editable: how many axes can be edited, by hand, where there is no table.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     batches: tuple[int, ...] = (2, 3)
     small: bool = False
     table: Mapping[str, str] | None = None
+    editable: int | None = None
 
     def model(self, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The small configuration in eval mode: always the same weights."""

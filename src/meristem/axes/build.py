@@ -27,11 +27,13 @@ def build(
     """Number the axes in the order of the forward pass, name them, and write everything over these numbers."""
     space = solution.space
     dims = {name: tuple(space.resolve(d) for d in expressions) for name, expressions in solution.layouts.items()}
+    placed = {root for expressions in dims.values() for expression in expressions for root in leaves(expression)}
+    bindings = [binding for binding in bindings if placed.issuperset(leaves(binding.value))]
     order: dict[int, None] = {}
     for mark in solution.marks:
         if mark.role is Role.PRODUCES:
             order.update(dict.fromkeys(leaves(dims[mark.origin[0]][mark.origin[1]])))
-    for expressions in (*dims.values(), [binding.value for binding in bindings]):
+    for expressions in dims.values():
         for expression in expressions:
             order.update(dict.fromkeys(leaves(expression)))
     number = {root: index for index, root in enumerate(order)}

@@ -16,13 +16,11 @@ from torch._ops import OpOverload
 from meristem.axes.explain import Explainer
 from meristem.axes.expression import leaves
 from meristem.axes.map import AttributeBinding, Coupling
-from meristem.axes.rehearsal import Outcome, rehearse
+from meristem.axes.rehearsal import Mismatch, Outcome, rehearse
 from meristem.axes.solver import Solution
 
 Example = tuple[tuple[Any, ...], Mapping[str, Any], bool]
 """Arguments, keyword arguments and mode (True: training) of one run of the model."""
-
-UNPROVEN = "meristem could not prove that it may be edited"
 
 _ROUNDS = 40
 
@@ -54,10 +52,8 @@ class Proof:
                 break
             if not self._explainer.explain(outcome, new_sizes):
                 self._give_up(outcome, candidates)
-                if len(self.candidates()) == len(candidates):
-                    self._freeze_culprits(candidates, UNPROVEN)
         else:
-            self._freeze_culprits(self.candidates(), UNPROVEN)
+            self._freeze_culprits(self.candidates())
         return self._explainer.attribute_bindings()
 
     def candidates(self) -> list[int]:
@@ -92,7 +88,7 @@ class Proof:
     def _give_up(self, outcome: Outcome, candidates: Sequence[int]) -> None:
         """Freeze what cannot be explained."""
         for mismatch in outcome.mismatches:
-            reason = f"the code at {mismatch.site.where} fixes its size"
+            reason = _reason(outcome, mismatch)
             if mismatch.literal is not None:
                 self.space.freeze(mismatch.literal.value, reason)
                 continue
@@ -100,27 +96,30 @@ class Proof:
             for output in self.solution.recordings[mismatch.recording].calls[mismatch.call].outputs:
                 for dim in values[output].dims:
                     self.space.freeze(dim, reason)
-        if not outcome.mismatches and outcome.divergence is not None:
-            divergence = outcome.divergence
-            reason = f"the code at {divergence.where} fixes its size ({divergence.message.splitlines()[0]})"
-            self._freeze_culprits(candidates, reason)
+        if len(self.candidates()) == len(candidates):
+            self._freeze_culprits(candidates)
 
-    def _freeze_culprits(self, candidates: Sequence[int], reason: str) -> None:
+    def _freeze_culprits(self, candidates: Sequence[int]) -> None:
         """Find by bisection the axes whose change alone makes the rehearsal fail, and freeze them."""
-        if not candidates:
-            return
         sizes = self._distinct(self.candidates())
         chosen = {axis: sizes[axis] for axis in candidates if axis in sizes}
-        if not chosen or self._rehearse(chosen).passed:
+        outcome = self._rehearse(chosen) if chosen else None
+        if outcome is None or outcome.passed:
             return
-        if len(chosen) == 1:
-            self.space.reasons[next(iter(chosen))].setdefault(reason)
-            return
-        axes = list(chosen)
-        middle = len(axes) // 2
-        before = len(self.candidates())
-        self._freeze_culprits(axes[:middle], reason)
-        self._freeze_culprits(axes[middle:], reason)
-        if len(self.candidates()) == before:  # neither half fails alone: they only fail together
+        axes, before = list(chosen), len(sizes)
+        if len(axes) > 1:
+            middle = len(axes) // 2
+            self._freeze_culprits(axes[:middle])
+            self._freeze_culprits(axes[middle:])
+        if len(self.candidates()) == before:  # a single one, or several that only fail together
             for axis in axes:
-                self.space.reasons[axis].setdefault(reason)
+                self.space.reasons[axis].setdefault(_reason(outcome, next(iter(outcome.mismatches), None)))
+
+
+def _reason(outcome: Outcome, mismatch: Mismatch | None) -> str:
+    """Why an axis is frozen, by what a rehearsal with its size changed ran into."""
+    if mismatch is not None:
+        return f"the code at {mismatch.site.where} fixes its size"
+    divergence = outcome.divergence
+    assert divergence is not None, "a rehearsal without mismatch or divergence has passed"
+    return f"the code at {divergence.where} fixes its size ({divergence.message.splitlines()[0]})"

@@ -32,7 +32,7 @@ _QUERIES = ("prim.device", "aten.size", "aten.sym_size", "aten.stride", "aten.is
 
 
 _SAME_TENSOR = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous", "aten.clone"}
-"""Operators whose result is their argument again, or a copy. Whether PyTorch calls them depends on strides and reference
+"""Operators whose result is their argument or a copy of it. Whether PyTorch calls them depends on strides and reference
 counts, so they are not recorded."""
 
 
