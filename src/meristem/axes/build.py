@@ -28,12 +28,12 @@ def build(
     space = solution.space
     dims = {name: tuple(space.resolve(d) for d in expressions) for name, expressions in solution.layouts.items()}
     placed = {root for expressions in dims.values() for expression in expressions for root in leaves(expression)}
-    bindings = [binding for binding in bindings if placed.issuperset(leaves(binding.value))]
+    bindings = [binding for binding in bindings if placed.intersection(leaves(binding.value))]
     order: dict[int, None] = {}
     for mark in solution.marks:
         if mark.role is Role.PRODUCES:
             order.update(dict.fromkeys(leaves(dims[mark.origin[0]][mark.origin[1]])))
-    for expressions in dims.values():
+    for expressions in (*dims.values(), [binding.value for binding in bindings]):
         for expression in expressions:
             order.update(dict.fromkeys(leaves(expression)))
     number = {root: index for index, root in enumerate(order)}
@@ -65,7 +65,7 @@ def build(
             name=titles[root],
             size=space.sizes[root],
             kind=kinds.get(root, "units"),
-            frozen="; ".join(space.reasons[root]) or None,
+            frozen="; ".join(space.reasons[root]) or (None if root in placed else "no parameter is laid out over it"),
             couplings=frozenset(space.couplings[root]),
         )
         for root, index in number.items()
