@@ -26,14 +26,14 @@ test: $(VENV)/ready-test ## the tests, against the installed wheel
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/ready-dev docs ## format, lint, types, one-way imports, docs
-	$(VENV)/bin/ruff format --check src tests benchmarks docs
-	$(VENV)/bin/ruff check src tests benchmarks docs
+	$(VENV)/bin/ruff format --check src tests benchmarks docs examples
+	$(VENV)/bin/ruff check src tests benchmarks docs examples
 	$(VENV)/bin/pyright
 	PYTHONPATH=src $(VENV)/bin/lint-imports
 
 format: $(VENV)/ready-dev ## rewrite the sources in the project's format
-	$(VENV)/bin/ruff format src tests benchmarks docs
-	$(VENV)/bin/ruff check --fix src tests benchmarks docs
+	$(VENV)/bin/ruff format src tests benchmarks docs examples
+	$(VENV)/bin/ruff check --fix src tests benchmarks docs examples
 
 docs: $(VENV)/ready-dev ## the documentation, in docs/_build/index.html
 	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build

@@ -8,6 +8,7 @@ import os
 import struct
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,9 @@ from .models import ROWS, some_edit, subject, trained
 from .snapshot import Snapshot, same, values
 from .test_transaction import Injector
 
-adam = partial(optim.Adam, lr=1e-2)
+
+def adam(parameters) -> optim.Optimizer:
+    return optim.Adam(parameters, lr=1e-2)
 
 
 def saved(path: Path, name: str = "mlp", make=adam, **options):
@@ -119,7 +122,7 @@ def test_extra_values_are_kept(tmp_path):
 def test_other_dtypes_and_memory_orders(tmp_path):
     def build():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
         return model.to(memory_format=torch.channels_last, dtype=torch.bfloat16)
 
     x = torch.randn(2, 3, 8, 8).to(torch.bfloat16)
@@ -145,11 +148,11 @@ def test_buffers_that_are_not_persistent_are_not_saved(tmp_path):
             self.register_buffer("cache", torch.ones(3), persistent=False)
 
     x = torch.randn(2, 4)
-    model = Masked()
+    model: Any = Masked()
     save(tmp_path / "c", trace(model, x))
     with safe_open(tmp_path / "c", "pt") as file:
         assert "model.cache" not in file.keys()  # noqa: SIM118
-    other = Masked()
+    other: Any = Masked()
     other.cache.zero_()
     load(tmp_path / "c", other, x)
     assert not other.cache.any()

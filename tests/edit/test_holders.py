@@ -200,7 +200,7 @@ class TestContainers:
         assert list(model.named) == ["weight", bias, "other"] or [*model.named][1] is bias
         assert model.named["weight"] is weight
         assert {id(p) for p in model.gathered} == {id(weight), id(bias)}
-        assert model.weak() is weight
+        assert vars(model)["weak"]() is weight
         assert model.plain is weight
 
     def test_tied_parameters_stay_tied(self):
@@ -217,8 +217,27 @@ class TestContainers:
         some_edit(found).commit()
         for layer in layers:
             assert all(a is b for a, b in zip(layer._flat_weights, layer.parameters(), strict=True))
-            assert all(r() is b for r, b in zip(layer._flat_weight_refs, layer.parameters(), strict=True))
-            assert layer.hidden_size == layer.weight_hh_l0.shape[1]
+            references: list[Any] = layer._flat_weight_refs
+            assert all(r() is b for r, b in zip(references, layer.parameters(), strict=True))
+            assert layer.hidden_size == layer.get_parameter("weight_hh_l0").shape[1]
+
+
+def test_what_a_model_computed_from_its_parameters_is_forgotten():
+    class Caching(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+            self.norms = {}
+
+        def forward(self, x):
+            if not self.norms:
+                self.norms["first"] = self.get_parameter("0.weight").square().sum(1)
+            return self[2](self[1](self[0](x)) * self.norms["first"])
+
+    model, x = Caching().eval(), torch.randn(3, 4)
+    axes = trace(model, x)
+    model(x)
+    Edit(axes).prune("0", [1]).commit()
+    assert model(x).shape == (3, 2)
 
 
 class TestStale:

@@ -66,7 +66,7 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv_flatten_linear", "tied_language_model", "lstm_1"])
-@pytest.mark.parametrize("function", ["select", "moved"])
+@pytest.mark.parametrize("function", ["moved", "put"])
 def test_a_failure_while_computing_leaves_everything_as_it_was(name, function, monkeypatch):
     found = subject(name)
     optimizer = trained(found, partial(torch.optim.SGD, lr=1e-2, momentum=0.9))

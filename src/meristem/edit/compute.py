@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor
@@ -25,8 +27,11 @@ class Change:
     start: Newborns
 
 
-Fill = Callable[[int, Tensor, Along], Tensor]
-"""(dimension, tensor before it is gathered along it, what happens) -> the entries without a source."""
+SMALLEST_BLOCK = 4096
+"""Pieces of at least so many entries are copied whole, which is fastest; smaller ones are picked by their index."""
+
+Fill = Callable[[int, Along, tuple[int, ...]], Tensor]
+"""(dimension, what happens along it, shape) -> the entries without a source, in that shape."""
 
 
 def moved(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = None) -> Tensor:
@@ -37,11 +42,17 @@ def moved(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = No
         recipe: what happens along them.
         factors: by what to multiply the entries, along each dimension; nothing by default.
     """
-    for dim in _shrinking_first(old, recipe):
-        old = select(old, dim, recipe[dim].safe.to(old.device))
-        if factors and dim in factors:
-            _scale(old, dim, factors[dim])
-    return old
+    blocks = [recipe[dim].blocks if dim in recipe else ((0, 0, length),) for dim, length in enumerate(old.shape)]
+    found = [pieces for pieces in blocks if pieces is not None]
+    if len(found) == old.dim() and prod(map(len, found)) <= max(1, old.numel() // SMALLEST_BLOCK):
+        new = _copied(old, recipe, found)
+    else:
+        new = old
+        for dim in _shrinking_first(old, recipe):
+            new = select(new, dim, recipe[dim].safe.to(old.device))
+    for dim, factor in (factors or {}).items():
+        _scale(new, dim, factor)
+    return new
 
 
 def gathered(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None = None) -> Tensor:
@@ -49,35 +60,44 @@ def gathered(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor] | None =
     new = moved(old, recipe, factors)
     for dim, along in recipe.items():
         if along.fresh is not None:
-            new.index_fill_(dim, along.fresh.to(new.device), 0)
+            put(new, dim, along.fresh, torch.zeros((), dtype=new.dtype, device=new.device))
     return new
 
 
 def filled(old: Tensor, recipe: Recipe, factors: Mapping[int, Tensor], fill: Fill) -> Tensor:
-    """As `moved`, dimension by dimension, with what `fill` gives where there is no source."""
-    for dim in _shrinking_first(old, recipe):
-        along = recipe[dim].to(old.device)
-        new = moved(old, {dim: along}, factors)
+    """As `moved`, with what `fill` gives where there is no source along a dimension."""
+    new = moved(old, recipe, factors)
+    for dim, along in recipe.items():
         if along.fresh is not None:
-            new.index_copy_(dim, along.fresh, fill(dim, old, along).to(new))
-        old = new
-    return old
+            shape = (*new.shape[:dim], len(along.fresh), *new.shape[dim + 1 :])
+            put(new, dim, along.fresh, fill(dim, along, shape))
+    return new
 
 
 def overlaid(tensor: Tensor, recipe: Recipe, source: Tensor) -> Tensor:
     """In place: the entries without a source are taken from `source`, a tensor of the same shape."""
     for dim, along in recipe.items():
         if along.fresh is not None:
-            entries = source.index_select(dim, along.fresh.to(source.device))
-            tensor.index_copy_(dim, along.fresh.to(tensor.device), entries.to(tensor))
+            put(tensor, dim, along.fresh, source.index_select(dim, along.fresh.to(source.device)))
     return tensor
+
+
+def put(tensor: Tensor, dim: int, positions: Tensor, entries: Tensor) -> None:
+    """In place: these entries, or this scalar, at some indices (at least one, rising, on the CPU) of a dimension."""
+    first, count = int(positions[0]), len(positions)
+    if int(positions[-1]) - first + 1 == count:
+        tensor.narrow(dim, first, count).copy_(entries)
+    elif entries.dim() == 0:
+        tensor.index_fill_(dim, positions.to(tensor.device), entries.to(tensor))
+    else:
+        tensor.index_copy_(dim, positions.to(tensor.device), entries.to(tensor))
 
 
 def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     """`index_select` that keeps the memory order (channels last, transposed, ...)."""
     if tensor.is_contiguous():
         return tensor.index_select(dim, index)
-    order = sorted(range(tensor.dim()), key=lambda d: (-tensor.stride(d), d))
+    order = _memory_order(tensor)
     inverse = sorted(range(tensor.dim()), key=order.__getitem__)
     return tensor.permute(order).index_select(order.index(dim), index).permute(inverse)
 
@@ -118,7 +138,7 @@ class Computation:
         new = moved(old, recipe, weights)
         for s, start in sorted(slices, key=lambda pair: Role.READS in pair[0].roles):
             if len(s.positions):
-                new.index_copy_(s.dim, s.positions.to(new.device), _checked_values(start.values(s), s, start).to(new))
+                put(new, s.dim, s.positions, _checked_values(start.values(s), s, start))
         return new, recipe
 
     def _slice(
@@ -131,6 +151,23 @@ class Computation:
         return Slice(
             layout, dim, change.axis, roles, old, entries, positions, self._generator, self._indices
         ), change.start
+
+
+def _copied(old: Tensor, recipe: Recipe, blocks: Sequence[Sequence[tuple[int, int, int]]]) -> Tensor:
+    """As `moved`, by copying every combination of pieces along the dimensions."""
+    shape = [len(recipe[dim].index) if dim in recipe else length for dim, length in enumerate(old.shape)]
+    new = torch.empty_permuted(shape, _memory_order(old), dtype=old.dtype, device=old.device)
+    for pieces in product(*blocks):
+        target, source = new, old
+        for dim, (to, start, length) in enumerate(pieces):
+            target, source = target.narrow(dim, to, length), source.narrow(dim, start, length)
+        target.copy_(source)
+    return new
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    """The dimensions, the one with the largest stride first."""
+    return sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
 
 
 def _shrinking_first(tensor: Tensor, recipe: Recipe) -> list[int]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from meristem.axes.expression import Concat, Expression, Leaf, gather_index, leaves, size_of
 from meristem.edit.gather import Gather
+
+MOST_BLOCKS = 256
+"""Up to so many pieces along a dimension are remembered as pieces."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,13 +23,15 @@ class Along:
     Attributes:
         index: for each new index the old one it copies, -1 for none; int64.
         safe: the same with 0 instead of -1, for `index_select`.
-        fresh: the new indices without a source, or None if there are none.
+        fresh: the new indices without a source, on the CPU, or None if there are none.
+        blocks: if they are few, the pieces that are copied whole: (first new index, first old index, length).
         weight, gradient: by what the entries of each new index, and their gradients, are multiplied; None for all ones.
     """
 
     index: Tensor
     safe: Tensor
     fresh: Tensor | None
+    blocks: tuple[tuple[int, int, int], ...] | None = None
     weight: Tensor | None = None
     gradient: Tensor | None = None
 
@@ -35,17 +41,14 @@ class Along:
         fresh = (index < 0).nonzero().flatten()
         moved = index.to(device)
         if not len(fresh):
-            return cls(moved, moved, None)
-        return cls(moved, moved.clamp(min=0), fresh.to(device))
+            return cls(moved, moved, None, _blocks(index))
+        return cls(moved, moved.clamp(min=0), fresh, _blocks(index))
 
     def to(self, device: torch.device) -> Along:
         """The same on another device."""
         if self.index.device == device:
             return self
-        fresh, weight, gradient = (
-            None if t is None else t.to(device) for t in (self.fresh, self.weight, self.gradient)
-        )
-        return Along(self.index.to(device), self.safe.to(device), fresh, weight, gradient)
+        return replace(self, index=self.index.to(device), safe=self.safe.to(device))
 
     def times(self, weight: Tensor | None, gradient: Tensor | None) -> Along:
         """With further factors."""
@@ -114,6 +117,17 @@ def _marked(expression: Expression, axis: int, units: Tensor, sizes: Mapping[int
             blocks = outer[:, None] * lengths[place] + here
             found.append((blocks[:, :, None] * len(inner) + inner).flatten())
     return None if not found else found[0] if len(found) == 1 else torch.cat(found).unique()
+
+
+def _blocks(index: Tensor) -> tuple[tuple[int, int, int], ...] | None:
+    """The runs of an index that rise by one, as (first new index, first old index, length); None if they are many."""
+    here, next_one = index[:-1], index[1:]
+    cuts = ((next_one != here + 1) & ((here >= 0) | (next_one >= 0)) | (here < 0) & (next_one >= 0)).nonzero() + 1
+    if len(cuts) >= MOST_BLOCKS:
+        return None
+    borders = [0, *cuts.flatten().tolist(), len(index)]
+    pieces = [(start, int(index[start]), end - start) for start, end in pairwise(borders)]
+    return tuple(piece for piece in pieces if piece[1] >= 0)
 
 
 def _volume(lengths: Sequence[int]) -> int:

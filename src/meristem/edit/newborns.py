@@ -93,7 +93,7 @@ class ZeroFanOut(Newborns):
     """Newborns start with random fan-in weights and zero fan-out weights, so that nothing reads them at first.
 
     The baseline of random growth (Evci et al., GradMax, ICLR 2022, arXiv 2201.05125, section 4). Entries that produce
-    the unit are normal with the root mean square of the incumbents, or with Kaiming's standard deviation
+    the unit are uniform with the root mean square of the incumbents, or with Kaiming's standard deviation
     `sqrt(2 / fan-in)` (He et al. 2015, arXiv 1502.01852, equation 10) if those are zero. Entries that read it are zero,
     also where the same dimension both produces and reads it (tied weights). Carried entries get the value that does
     nothing (1 for scales and variances, 0 for biases and means); where none exists (depthwise kernels) they are random.
@@ -110,7 +110,7 @@ class ZeroFanOut(Newborns):
             return s.old.new_full(s.shape, s.layout.neutral)
         if not s.old.dtype.is_floating_point:
             return s.old.new_zeros(s.shape)
-        return normal(s, incumbent_scale(s))
+        return uniform(s, incumbent_scale(s))
 
 
 def incumbent_scale(s: Slice) -> float:
@@ -122,8 +122,9 @@ def incumbent_scale(s: Slice) -> float:
     return math.sqrt(2 * s.old.shape[s.dim] / max(s.old.numel(), 1))
 
 
-def normal(s: Slice, scale: float) -> Tensor:
-    """Normal random entries of shape `s.shape` with this standard deviation, the same on every device."""
+def uniform(s: Slice, deviation: float) -> Tensor:
+    """Uniform random entries of shape `s.shape` with this standard deviation, the same on every device."""
     dtype = torch.promote_types(s.old.dtype, torch.float32)
-    drawn = torch.randn(s.shape, generator=s.generator, dtype=dtype, device="cpu")
-    return drawn.mul_(scale).to(device=s.old.device, dtype=s.old.dtype)
+    bound = deviation * math.sqrt(3)
+    drawn = torch.empty(s.shape, dtype=dtype, device="cpu").uniform_(-bound, bound, generator=s.generator)
+    return drawn.to(device=s.old.device, dtype=s.old.dtype)

@@ -28,15 +28,16 @@ class OptimizerStateWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class StateSlice:
-    """One dimension of one state tensor along which units are gathered.
+    """One dimension of one state tensor in which units are born.
 
     Attributes:
         optimizer: the optimizer.
         key: the name of the state, "exp_avg" for example.
         name: the name of the parameter.
         dim: the dimension.
-        old: the state tensor that is gathered, with the shape that it has at that point.
-        sources: for each new index of the dimension the index of `old` that it copies, -1 for none.
+        old: the whole state tensor before the edit.
+        shape: the shape of the entries that start from nothing: that of the new state, except along `dim`.
+        sources: for each new index along `dim` the index of `old` that it copies, -1 for none.
     """
 
     optimizer: Optimizer
@@ -44,14 +45,8 @@ class StateSlice:
     name: str
     dim: int
     old: Tensor
+    shape: tuple[int, ...]
     sources: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the entries that start from nothing."""
-        shape = list(self.old.shape)
-        shape[self.dim] = int((self.sources < 0).sum())
-        return tuple(shape)
 
 
 @runtime_checkable
@@ -177,11 +172,11 @@ class _Rule:
         if key == "momentum_buffer" and isinstance(self.optimizer, torch.optim.RMSprop):
             power = 0  # it holds gradients that were divided by their root mean square
         factors = {d: a.gradient**power for d, a in recipe.items() if a.gradient is not None and power}
-        return filled(state, recipe, factors, self._fill(key, follow.name))
+        return filled(state, recipe, factors, self._fill(key, follow.name, state))
 
-    def _fill(self, key: str, name: str) -> Fill:
-        def fill(dim: int, old: Tensor, along: Along) -> Tensor:
-            return self.policy.values(StateSlice(self.optimizer, key, name, dim, old, along.index))
+    def _fill(self, key: str, name: str, old: Tensor) -> Fill:
+        def fill(dim: int, along: Along, shape: tuple[int, ...]) -> Tensor:
+            return self.policy.values(StateSlice(self.optimizer, key, name, dim, old, shape, along.index))
 
         return fill
 

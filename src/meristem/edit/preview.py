@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from meristem.axes.running import untouched
 from meristem.edit.checks import tensors_of
 from meristem.edit.commit import Request, prepare
 from meristem.edit.journal import Journal
@@ -127,18 +128,15 @@ def _drift(request: Request, args: Any) -> float:
 
 
 def _outputs(model: nn.Module, args: Any) -> list[Tensor]:
-    """All floating-point outputs in eval mode, in float64. Modes, buffers and the global random state stay."""
-    modes = [(module, module.training) for module in model.modules()]
+    """All floating-point outputs in eval mode, in float64. The model and the global random state stay as they are."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     try:
-        model.eval()
-        with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
+        with untouched(model), torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
+            model.eval()
             outputs = tree_leaves(_call(model, args))
             return [out.double() for out in outputs if isinstance(out, Tensor) and out.is_floating_point()]
     finally:
-        for module, mode in modes:
-            module.training = mode
         for buffer, value in buffers:
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
