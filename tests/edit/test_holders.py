@@ -223,20 +223,22 @@ class TestContainers:
 
 
 def test_what_a_model_computed_from_its_parameters_is_forgotten():
-    class Caching(nn.Sequential):
+    class Caching(nn.Module):
         def __init__(self) -> None:
-            super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
-            self.norms = {}
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+            self.scale = nn.Parameter(torch.ones(6))
+            self.cache: list[torch.Tensor] = []
 
         def forward(self, x):
-            if not self.norms:
-                self.norms["first"] = self.get_parameter("0.weight").square().sum(1)
-            return self[2](self[1](self[0](x)) * self.norms["first"])
+            if not self.cache:
+                self.cache.append(self.scale * 2)
+            return self.second(torch.relu(self.first(x)) * self.cache[0])
 
     model, x = Caching().eval(), torch.randn(3, 4)
     axes = trace(model, x)
     model(x)
-    Edit(axes).prune("0", [1]).commit()
+    Edit(axes).prune("first", [1]).commit()
     assert model(x).shape == (3, 2)
 
 
@@ -304,6 +306,25 @@ class TestStale:
             self.held(mlp, r"the variable 'PARAMETERS' of the module")
         finally:
             del PARAMETERS
+
+    def test_a_distributed_wrapper(self, mlp):
+        store = torch._C._distributed_c10d.HashStore()
+        torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+        try:
+            wrapped = nn.parallel.DistributedDataParallel(mlp.model)
+            self.held(mlp, r"instance of .*DistributedDataParallel still holds .*wrap the model again")
+            assert wrapped
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def test_a_compiled_model_is_compiled_anew(self, mlp):
+        args, _ = mlp.row.example()
+        compiled = torch.compile(mlp.model, backend="eager")
+        compiled(*args)
+        axes = Edit(mlp.axes).grow("0", 2).commit().axes
+        assert torch.equal(compiled(*args), mlp.model(*args))
+        Edit(axes).prune("0", [0]).commit()
+        assert torch.equal(compiled(*args), mlp.model(*args))
 
     def test_a_loop_variable_and_a_graph_are_no_alarm(self, mlp):
         for parameter in mlp.model.parameters():

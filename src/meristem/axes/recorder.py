@@ -175,10 +175,18 @@ class Recorder(TorchDispatchMode):
         if found is None:
             if self.fake is None or isinstance(real, FakeTensor):
                 return real
-            with self.fake:
-                found = torch.empty(real.shape, dtype=real.dtype, device=real.device)
+            found = self.like(real, tuple(real.shape))
             self.replace(real, found)
         return found
+
+    def like(self, real: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A stand-in of any shape: a fake tensor, or a real one with the same entries over and over."""
+        if self.fake is not None:
+            return FakeTensor(self.fake, torch.empty(shape, dtype=real.dtype, device="meta"), real.device)
+        for dim, n in enumerate(shape):
+            if real.shape[dim] != n:
+                real = real.index_select(dim, torch.arange(n, device=real.device) % real.shape[dim])
+        return real.detach().clone()
 
     def replace(self, real: Tensor, stand_in: Tensor) -> None:
         """From now on use `stand_in` wherever the model's code uses `real`."""

@@ -8,7 +8,7 @@ from types import CodeType, TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -206,9 +206,8 @@ def rehearse(
             if literal.recording == number:
                 literals.setdefault(literal.call, []).append(literal)
 
-        def new_tensor(name: str, tensor: Tensor, real: bool = recording.real) -> Tensor:
-            shape = tuple(length(dim) for dim in solution.layouts[name])
-            return _resized(tensor, shape) if real else torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+        def new_shape(name: str) -> tuple[int, ...]:
+            return tuple(length(dim) for dim in solution.layouts[name])
 
         rehearsal: _Rehearsal | None = None
 
@@ -219,7 +218,7 @@ def rehearse(
 
         try:
             with written(model, attributes):
-                run(model, args, kwargs, make, real=recording.real, training=training, new_tensor=new_tensor)
+                run(model, args, kwargs, make, real=recording.real, training=training, new_shape=new_shape)
         except Exception as error:  # the model's own code raised: noted, judged by the caller
             assert rehearsal is not None, "the model could not even be set up"
             divergence = _divergence(number, rehearsal.index, model, error)
@@ -228,14 +227,6 @@ def rehearse(
         mismatches.extend(rehearsal.mismatches)
         scalars.extend(rehearsal.scalars)
     return Outcome(tuple(mismatches), tuple(scalars), None)
-
-
-def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A real tensor of another shape with entries like the old ones."""
-    for dim, n in enumerate(shape):
-        if tensor.shape[dim] != n:
-            tensor = tensor.index_select(dim, torch.arange(n) % tensor.shape[dim])
-    return tensor.detach().clone()
 
 
 def _divergence(number: int, call: int, model: nn.Module, error: BaseException) -> Divergence:

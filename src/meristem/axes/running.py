@@ -67,8 +67,11 @@ def caches(saved: Iterable[Saved]) -> list[Cache]:
     found = []
     for state in saved:
         for name, value in state.module.__dict__.items():
-            before = state.contents.get(name, state.attributes.get(name))
-            if name not in _OWN_CONTENT and holds_tensor(value) and not holds_tensor(before):
+            plain = name not in state.contents
+            if name in _OWN_CONTENT or (plain and value is state.attributes.get(name)):
+                continue
+            before = state.attributes.get(name) if plain else state.contents[name]
+            if holds_tensor(value) and not holds_tensor(before):
                 found.append(Cache(state.name, name, before))
     return found
 
@@ -110,7 +113,7 @@ def run(
     *,
     real: bool,
     training: bool,
-    new_tensor: Callable[[str, Tensor], Tensor] | None = None,
+    new_shape: Callable[[str], tuple[int, ...]] | None = None,
 ) -> Recorder:
     """Run the model's forward on stand-ins under a recorder, and leave the model untouched.
 
@@ -118,13 +121,13 @@ def run(
         make_recorder: given the module stack and the fake mode, the recorder to use.
         real: compute on real tensors instead of fake ones.
         training: the mode to run in.
-        new_tensor: the stand-in of each parameter and buffer, by canonical name; default: one of the same shape.
+        new_shape: the shape that each parameter and buffer pretends to have, by canonical name; default: its own.
     """
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
     with torch.inference_mode(), untouched(model) as saved, module_stack(model) as stack:
         model.train(training)
         recorder = make_recorder(stack, fake)
-        _swap_in(model, recorder, new_tensor or (lambda name, tensor: _like(tensor, real)))
+        _swap_in(model, recorder, new_shape)
         call_args = substitute(tuple(args), recorder.stand_in)
         call_kwargs = substitute(dict(kwargs), recorder.stand_in)
         recorder.recording.inputs.extend(recorder.number(t) for t in tensors_in((call_args, call_kwargs)))
@@ -135,16 +138,11 @@ def run(
     return recorder
 
 
-def _like(tensor: Tensor, real: bool) -> Tensor:
-    return tensor.detach().clone() if real else torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-
-
-def _swap_in(model: nn.Module, recorder: Recorder, new_tensor: Callable[[str, Tensor], Tensor]) -> None:
+def _swap_in(model: nn.Module, recorder: Recorder, new_shape: Callable[[str], tuple[int, ...]] | None) -> None:
     """Put stand-ins in the place of all parameters and buffers, to be undone by `untouched`."""
     stand_ins: dict[int, Tensor] = {}
     for name, (tensor, _names) in canonical_tensors(model).items():
-        with recorder.computing():
-            stand_in = new_tensor(name, tensor)
+        stand_in = recorder.like(tensor, tuple(tensor.shape) if new_shape is None else new_shape(name))
         stand_ins[id(tensor)] = stand_in
         recorder.replace(tensor, stand_in)
         recorder.recording.named[name] = recorder.number(stand_in)

@@ -98,7 +98,21 @@ def prepare(request: Request) -> Prepared:
     for root in _roots(request):
         steps += attribute_steps(root, bindings, request.sizes)
         steps += cache_steps(root, request.axes.caches)
+        steps += [_Compact(layer) for layer in root.modules() if isinstance(layer, nn.RNNBase)]
     return Prepared(steps, replaced, resets)
+
+
+@dataclass(frozen=True, eq=False)
+class _Compact:
+    """cuDNN wants the weights of a recurrent layer side by side in memory. Nothing to undo: values stay."""
+
+    layer: nn.RNNBase
+
+    def do(self) -> None:
+        self.layer.flatten_parameters()
+
+    def undo(self) -> None:
+        pass
 
 
 @contextmanager

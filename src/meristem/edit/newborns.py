@@ -105,11 +105,11 @@ class ZeroFanOut(Newborns):
     def values(self, s: Slice) -> Tensor:
         """Zeros, neutral values or random numbers, by the dimension's role."""
         if Role.READS in s.roles:
-            return s.old.new_zeros(s.shape)
+            return s.old.new_zeros(()).expand(s.shape)
         if Role.PRODUCES not in s.roles and s.layout.neutral is not None:
-            return s.old.new_full(s.shape, s.layout.neutral)
+            return s.old.new_full((), s.layout.neutral).expand(s.shape)
         if not s.old.dtype.is_floating_point:
-            return s.old.new_zeros(s.shape)
+            return s.old.new_zeros(()).expand(s.shape)
         return uniform(s, incumbent_scale(s))
 
 

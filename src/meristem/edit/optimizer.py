@@ -69,7 +69,7 @@ class Zeros:
 
     def values(self, s: StateSlice) -> Tensor:
         """Zeros."""
-        return s.old.new_zeros(s.shape)
+        return s.old.new_zeros(()).expand(s.shape)
 
 
 POWERS: Mapping[str, int] = {

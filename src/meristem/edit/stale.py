@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from meristem.edit.heap import PASSING, described_holders, entries
 
 REMEDY = (
-    "build it again from model.parameters(), or replace its entries: `[commit.replaced.get(p, p) for p in parameters]`"
+    "build it again from model.parameters() (wrap the model again, if it is DistributedDataParallel), or replace its "
+    "entries: `[commit.replaced.get(p, p) for p in parameters]`"
 )
 MOST = 10
 """How many holders are named at most."""
