@@ -308,7 +308,7 @@ class TestStale:
             del PARAMETERS
 
     def test_a_distributed_wrapper(self, mlp):
-        store = torch._C._distributed_c10d.HashStore()
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
         try:
             wrapped = nn.parallel.DistributedDataParallel(mlp.model)

@@ -7,7 +7,7 @@ from meristem.edit.history import replay
 from meristem.edit.newborns import Newborns, Slice, ZeroFanOut
 from meristem.edit.optimizer import OptimizerStateWarning, StatePolicy, StateSlice, Zeros
 from meristem.edit.preview import AxisPreview, Preview
-from meristem.edit.stale import StaleHolder, StaleParameterWarning
+from meristem.edit.stale import Replaced, StaleHolder, StaleParameterWarning
 
 __all__ = [
     "AxisPreview",
@@ -17,6 +17,7 @@ __all__ = [
     "Newborns",
     "OptimizerStateWarning",
     "Preview",
+    "Replaced",
     "Slice",
     "StaleHolder",
     "StaleParameterWarning",
