@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import meristem
 from meristem.axes import Concat, Coupling, Leaf, Product, Role
-from meristem.errors import StaleMapError, TraceError, UnknownAxisError, WrappedModelError
+from meristem.errors import EditError, StaleMapError, TraceError, UnknownAxisError, WrappedModelError
 
 
 class Net(nn.Module):
@@ -247,6 +247,38 @@ def test_several_axes_in_one_dimension_and_concatenations() -> None:
 
     axes = meristem.trace(Joined(), torch.randn(2, 4))
     assert axes.dimension("c.weight", 1) == Concat((Leaf(axes["a"].index), Leaf(axes["b"].index)))
+
+
+def test_squeezing_all_lengths_of_one_needs_two_units() -> None:
+    class Squeezing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x).mean((2, 3), keepdim=True).squeeze())
+
+    model = Squeezing()
+    axes = meristem.trace(model, image())
+    assert axes["conv"].minimum == 2
+    with pytest.raises(EditError, match="at least 2"):
+        meristem.Edit(axes).prune("conv", range(5)).commit()
+    meristem.Edit(axes).prune("conv", range(4)).commit()
+    assert model(image()).shape == (2, 3)
+
+
+def test_units_that_only_a_longer_input_reads_are_frozen() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 6), nn.Linear(6, 3)
+            self.position = nn.Parameter(torch.randn(10, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.embed(x) + self.position[: x.shape[1]])
+
+    axes = meristem.trace(Positions(), torch.randint(7, (2, 4)))
+    assert [axis.name for axis in axes.editable] == ["embed"]
 
 
 def test_looking_up_an_axis() -> None:

@@ -314,7 +314,6 @@ class TestHostileFiles:
             at("optimizers", 0, "state", 0, 2, "exp_avg", {}),
             at("optimizers", 0, "state", 0, 2, "exp_avg", {"float": "1.0"}),
         ],
-        ids=repr,
     )
     def test_documents(self, path, change):
         rewritten(path, document=change)

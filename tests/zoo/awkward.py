@@ -62,7 +62,7 @@ BETWEEN: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "rolled": (0, lambda: Between(lambda x: x + x.roll(1, dims=-1))),
     "halves_swapped": (1, lambda: Between(swap_halves)),
     "gated_by_split": (0, lambda: Between(gate_by_other_half)),
-    "first_four": (1, lambda: Between(lambda x: x[:, :4], narrow=4)),
+    "first_four": (0, lambda: Between(lambda x: x[:, :4], narrow=4)),
     "every_second": (0, lambda: Between(lambda x: x[:, ::2], narrow=6)),
     "first_and_rest": (1, lambda: Between(lambda x: torch.cat([x[:, 3:], x[:, :3]], dim=1))),
     "twice": (1, lambda: Between(lambda x: torch.cat([x, x], dim=-1), narrow=24)),
@@ -276,6 +276,23 @@ class Coincidence(nn.Module):
         return self.head(x + self.mix(x.mT).mT)
 
 
+class LearnedPositions(nn.Module):
+    """Positions added by slicing a longer parameter, and others by numbers from a longer buffer."""
+
+    numbers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.positions, self.more = nn.Parameter(torch.randn(1, 16, 8)), nn.Embedding(16, 8)
+        self.register_buffer("numbers", torch.arange(16)[None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        x = self.stem(x) + self.positions[:, :length] + self.more(self.numbers[:, :length])
+        return self.head(torch.relu(x))
+
+
 def flat(size: int):
     return lambda batch: (torch.randn(batch, size),)
 
@@ -297,5 +314,12 @@ AWKWARD_ROWS: tuple[Row, ...] = (
     Row("awkward/nested_output", NestedOutput, flat(6), small=True, editable=2),
     Row("awkward/asserted_width", AssertedWidth, flat(6), small=True, editable=1),
     Row("awkward/literal_width", LiteralWidth, flat(6), small=True, editable=0),
+    Row(
+        "awkward/positions",
+        LearnedPositions,
+        lambda batch: (torch.randn(batch, 3 + 2 * batch, 6),),
+        small=True,
+        editable=1,
+    ),
     Row("awkward/coincidence", Coincidence, steps(4, 4), small=True, editable=4, batches=(4, 2)),
 )

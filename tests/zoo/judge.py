@@ -104,7 +104,8 @@ def half(size: int) -> int:
 def pruned(subject: Subject, axes: Sequence[Axis], left: Callable[[int], int]) -> tuple[Subject, dict[int, list[int]]]:
     """A copy with units removed, and which ones, by axis."""
     work = subject.copied()
-    removed = {axis.index: chosen(axis, axis.size - left(axis.size)) for axis in axes if axis.size > left(axis.size)}
+    keep = {axis: max(left(axis.size), axis.minimum) for axis in axes}
+    removed = {axis.index: chosen(axis, axis.size - n) for axis, n in keep.items() if axis.size > n}
     edit = Edit(work.axes)
     for index, units in removed.items():
         edit.prune(work.axes.axes[index], units)

@@ -86,5 +86,5 @@ def image(size: int, channels: int = 3) -> Callable[[int], tuple[Tensor]]:
 
 
 def tokens(vocabulary: int, length: int) -> Callable[[int], dict[str, Tensor]]:
-    """Random token numbers: (batch, length), as `input_ids`."""
-    return lambda batch: {"input_ids": torch.randint(0, vocabulary, (batch, length))}
+    """Random token numbers, `input_ids`: (batch, length + batch), so that another batch size is another length too."""
+    return lambda batch: {"input_ids": torch.randint(0, vocabulary, (batch, length + batch))}

@@ -105,8 +105,8 @@ class GroupedQuery(nn.Module):
 
 
 def steps(size: int):
-    """Random sequences: (batch, 7, size)."""
-    return lambda batch: (torch.randn(batch, 7, size),)
+    """Random sequences: (batch, 5 + batch, size), so that another batch size is another length too."""
+    return lambda batch: (torch.randn(batch, 5 + batch, size),)
 
 
 def recurrent_table(gates: int, layers: int, bidirectional: bool) -> dict[str, str]:

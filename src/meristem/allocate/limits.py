@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -48,7 +48,12 @@ LimitsByName: TypeAlias = "Limits | Mapping[str, Limits]"
 
 
 def limits_of(limits: LimitsByName, axis: Axis) -> Limits:
-    """The limits that hold for one axis."""
+    """The limits that hold for one axis; never below the least number of units that the model's code needs."""
     if isinstance(limits, Limits):
-        return limits
-    return next((found for pattern, found in limits.items() if fnmatchcase(axis.name, pattern)), Limits())
+        found = limits
+    else:
+        found = next((limit for pattern, limit in limits.items() if fnmatchcase(axis.name, pattern)), Limits())
+    if axis.minimum <= found.minimum:
+        return found
+    maximum = None if found.maximum is None else max(found.maximum, axis.minimum)
+    return replace(found, minimum=axis.minimum, maximum=maximum)

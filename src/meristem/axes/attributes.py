@@ -71,6 +71,13 @@ def lengths_of(module: nn.Module) -> Iterator[tuple[Path, int]]:
             yield from _lengths((name,), content, depth=2)
 
 
+def lengths_of_children(module: nn.Module) -> Iterator[tuple[Path, int]]:
+    """Every integer that a module's children hold, by its path from the module."""
+    for name, child in module.named_children():
+        for path, content in lengths_of(child):
+            yield (name, *path), content
+
+
 def _lengths(path: Path, content: Any, depth: int) -> Iterator[tuple[Path, int]]:
     if isinstance(content, int) and not isinstance(content, bool):
         yield path, content

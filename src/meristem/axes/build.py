@@ -67,6 +67,7 @@ def build(
             kind=kinds.get(root, "units"),
             frozen="; ".join(space.reasons[root]) or (None if root in placed else "no parameter is laid out over it"),
             couplings=frozenset(space.couplings[root]),
+            minimum=space.minimums[root],
         )
         for root, index in number.items()
     )

@@ -8,7 +8,7 @@ from itertools import islice
 
 from torch import nn
 
-from meristem.axes.attributes import Path, lengths_of, mentioned, read
+from meristem.axes.attributes import Path, lengths_of, lengths_of_children, mentioned, read
 from meristem.axes.expression import Expression, Product, size_of
 from meristem.axes.map import AttributeBinding
 from meristem.axes.recorder import Site, references
@@ -117,10 +117,18 @@ class Explainer:
         return any(new)
 
     def _held(self, site: Site, value: Expression, name: str) -> list[Path]:
-        """The attributes of a module that the code around a number mentions and that hold it; the shallowest ones."""
+        """The attributes of a module that the code around a number mentions and that hold it; the shallowest ones.
+
+        If it has none itself, those of its children.
+        """
         module, size = self._by_name.get(name), self.space.size(value)
-        found = [] if module is None else [p for p, n in lengths_of(module) if n == size and mentioned(p, site.code)]
-        return [path for path in found if len(path) == min(map(len, found))]
+        if module is None:
+            return []
+        for lengths in (lengths_of(module), lengths_of_children(module)):
+            found = [path for path, held in lengths if held == size and mentioned(path, site.code)]
+            if found:
+                return [path for path in found if len(path) == min(map(len, found))]
+        return []
 
     def _site(self, literal: Literal) -> Site:
         return self.solution.recordings[literal.recording].calls[literal.call].site

@@ -46,6 +46,7 @@ class Axis:
         kind: what a unit is, for people: "channels", "features", "heads", "head size", "hidden", ...
         frozen: why it may not be edited, or None if it may.
         couplings: why growth with zero fan-out is not exact; empty if it is.
+        minimum: the least number of units with which the model's code still works (2 where it squeezes all lengths 1).
     """
 
     index: int
@@ -54,6 +55,7 @@ class Axis:
     kind: str
     frozen: str | None
     couplings: frozenset[Coupling]
+    minimum: int = 1
 
     @property
     def editable(self) -> bool:

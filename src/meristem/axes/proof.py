@@ -71,7 +71,15 @@ class Proof:
 
     def _distinct(self, candidates: Iterable[int]) -> dict[int, int]:
         """New sizes, all different and far from the old ones, so that a number tells its axis."""
-        return {axis: self.space.sizes[axis] + 97 + 6 * step for step, axis in enumerate(candidates)}
+        chosen: dict[int, int] = {}
+        taken = set(self.space.sizes)
+        for step, axis in enumerate(candidates):
+            size = self.space.sizes[axis] + 97 + 6 * step
+            while size in taken:
+                size += 1
+            taken.add(size)
+            chosen[axis] = size
+        return chosen
 
     def _note_scalars(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
         """A number that is not a length changed with the sizes, 1/sqrt(head size) say: growth is not exact."""

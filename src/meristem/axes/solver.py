@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 
 from meristem.axes.expression import ONE, Expression
 from meristem.axes.map import Coupling, Role
-from meristem.axes.recorder import Call, Recording, Ref
+from meristem.axes.recorder import Call, Recording, Ref, references
 from meristem.axes.space import Space
 
 Origin: TypeAlias = "tuple[str, int]"
@@ -93,6 +93,7 @@ class Solution:
         self.operations: list[Operations] = []
         self.kinds: list[tuple[Expression, str]] = []
         self.values: list[dict[int, Value]] = []
+        self.used: list[set[int]] = []
 
 
 Rule: TypeAlias = "Callable[[Context], Iterable[Value]]"
@@ -155,6 +156,10 @@ class Context:
 
         visit((*self.call.args, *self.call.kwargs.values()))
         return found
+
+    def used(self, output: int) -> bool:
+        """Whether anything in the recording takes up an output."""
+        return self.call.outputs[output] in self.solution.used[self._number]
 
     def shape(self, output: int = 0) -> tuple[int, ...]:
         """The shape of an output."""
@@ -297,6 +302,7 @@ def solve(
         solution.layouts[name] = tuple(solution.space.axis(n) for n in shape)
     for number, recording in enumerate(recordings):
         solution.recordings.append(recording)
+        solution.used.append({n for call in recording.calls for n in references(call)} | set(recording.results))
         solution.values.append(_starting_values(solution, recording, buffers))
         for index, call in enumerate(recording.calls):
             context = Context(solution, number, index)
@@ -309,7 +315,28 @@ def solve(
             value = solution.values[number].get(result)
             for dim in value.dims if value is not None else ():
                 solution.space.freeze(dim, "model output")
+    _freeze_unread_pieces(solution)
     return solution
+
+
+_CUTTING = {
+    "aten.slice", "aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unsafe_split", "aten.unsafe_chunk",
+    "aten.unsafe_split_with_sizes", "aten.tensor_split",
+}  # fmt: skip
+
+
+def _freeze_unread_pieces(solution: Solution) -> None:
+    """What is cut off and never read is not free: another input may read it, a longer sequence say."""
+    read: set[int] = set()
+    for recording, values in zip(solution.recordings, solution.values, strict=True):
+        own = set(recording.named.values())
+        for call in recording.calls:
+            for number in references(call) if call.name not in _CUTTING else ():
+                if number not in own and number in values:
+                    read.update(root for dim in values[number].dims for root in solution.space.roots(dim))
+    for piece in solution.space.pieces:
+        for root in solution.space.roots(piece) - read:
+            solution.space.reasons[root].setdefault("the example reads no unit of it: another input may")
 
 
 def _starting_values(solution: Solution, recording: Recording, buffers: Container[str]) -> dict[int, Value]:

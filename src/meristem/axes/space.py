@@ -28,12 +28,16 @@ class Space:
         sizes: the length of every axis ever made, by number.
         reasons: for each axis why it is frozen (first reason first); empty if it is not.
         couplings: for each axis why growth is not exact.
+        minimums: for each axis the least number of units with which the code still works.
+        pieces: every axis that was made by cutting another.
     """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.reasons: list[dict[str, None]] = []
         self.couplings: list[set[Coupling]] = []
+        self.minimums: list[int] = []
+        self.pieces: list[Leaf] = []
         self._links: list[Expression | None] = []
 
     # ------------------------------------------------------------------ making and reading
@@ -50,6 +54,7 @@ class Space:
         self.sizes.append(size)
         self.reasons.append({reason: None} if reason else {})
         self.couplings.append(set())
+        self.minimums.append(1)
         self._links.append(None)
         return Leaf(len(self.sizes) - 1)
 
@@ -106,6 +111,12 @@ class Space:
         for axis in self.roots(expression):
             self.couplings[axis].add(coupling)
 
+    def require(self, expression: Expression, minimum: int) -> None:
+        """A length that is one axis needs this many units; one that is made of several axes, one of which suffices."""
+        resolved = self.resolve(expression)
+        if isinstance(resolved, Leaf):
+            self.minimums[resolved.axis] = max(self.minimums[resolved.axis], minimum)
+
     def unify(self, first: Expression, second: Expression) -> bool:
         """State that two lengths are the same. Returns whether they could be reconciled; if not, both are frozen."""
         try:
@@ -142,6 +153,8 @@ class Space:
         for axis in leaves(target):
             self.reasons[axis].update(self.reasons[leaf.axis])
             self.couplings[axis] |= self.couplings[leaf.axis]
+        if isinstance(target, Leaf):
+            self.minimums[target.axis] = max(self.minimums[target.axis], self.minimums[leaf.axis])
 
     def _unify_concats(self, a: Concat, b: Concat) -> None:
         borders = sorted(set(self._borders(a)) | set(self._borders(b)))
@@ -187,6 +200,7 @@ class Space:
         if isinstance(e, Leaf):
             parts = [self._new(n, SINGLE if n == 1 else None) for n in lengths]
             self._link(e, Concat(tuple(parts)))
+            self.pieces.extend(parts)
             return [self.resolve(part) for part in parts]
         if isinstance(e, Product):
             outer, rest = e.factors[0], Product(e.factors[1:])

@@ -20,6 +20,7 @@ from meristem.edit.journal import Step
 from meristem.edit.optimizer import Follow, StatePolicy, optimizer_steps
 from meristem.edit.slots import Successors, module_steps
 from meristem.edit.successor import successor
+from meristem.errors import EditError
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,12 @@ def validate(request: Request) -> tuple[list[TensorLayout], dict[str, Tensor]]:
         EditError, StaleMapError, WrappedModelError: as the functions in `checks` say.
     """
     axes = request.axes
+    for change in request.changes:
+        if len(change.gather) < change.axis.minimum:
+            raise EditError(
+                f"{change.axis.name} would be left with {len(change.gather)} units; the model's code needs at least "
+                f"{change.axis.minimum}: it squeezes every length of 1"
+            )
     computation = Computation(axes, request.changes, request.seed)
     edited = [layout for layout in axes.layouts.values() if computation.touches(layout)]
     tensors = check_model(axes, edited)

@@ -10,6 +10,9 @@ from meristem.axes.rules.pointwise import pointwise
 from meristem.axes.rules.registry import rule
 from meristem.axes.solver import Context, Value, broadcast
 
+_POSITIONS = {"aten.argmax": 0, "aten.argmin": 0, "aten.max": 1, "aten.min": 1, "aten.median": 1}
+"""Which output of a reduction holds positions."""
+
 
 def _normalize(dims: Any, rank: int) -> list[int]:
     if dims is None or dims == []:
@@ -36,7 +39,8 @@ def reduction(c: Context) -> list[Value]:
     coupling = Coupling.STANDARDIZED if x.static else Coupling.REDUCED
     for dim in reduced:
         c.couple(x.dims[dim], coupling)
-        if c.call.name in ("aten.argmax", "aten.argmin") or (len(c.call.outputs) > 1 and "var" not in c.call.name):
+        output = _POSITIONS.get(c.call.name, len(c.call.outputs))
+        if output < len(c.call.outputs) and c.used(output):
             c.positional(x.dims[dim], "positions along it are returned")
     kept = len(c.shape()) == len(x.dims)
     result = [ONE if i in reduced else dim for i, dim in enumerate(x.dims) if kept or i not in reduced]

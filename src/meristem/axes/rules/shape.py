@@ -85,6 +85,9 @@ def squeeze(c: Context) -> list[Value]:
     """Drops dimensions of length 1."""
     x = c.value(c.call.args[0])
     dims = c.argument(1, "dim")
+    if dims is None:
+        for dim in x.dims:
+            c.space.require(dim, 2)
     chosen = (
         range(len(x.dims)) if dims is None else [d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims)]
     )
