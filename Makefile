@@ -42,7 +42,7 @@ zoo: $(VENV)/ready-test ## regenerate the report on what can be edited in which 
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.report
 
 bench: $(VENV)/ready-test $(PEERS)/ready ## all benchmarks, side by side with the peer, into benchmarks/results
-	for each in trace job commit controller; do \
+	for each in trace recording job commit controller tables; do \
 	    OMP_NUM_THREADS=1 MERISTEM_PEER_PYTHON=$(PEERS)/bin/python $(VENV)/bin/python -m benchmarks.$$each || exit 1; \
 	done
 

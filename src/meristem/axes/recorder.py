@@ -166,7 +166,7 @@ class Recorder(TorchDispatchMode):
         self._stand_ins: dict[int, Tensor] = {}
 
     def computing(self) -> AbstractContextManager[Any]:
-        """The context in which operators run: fake tensors, or nothing."""
+        """The context to run the model in, around this recorder: fake tensors, or nothing."""
         return nullcontext() if self.fake is None else self.fake
 
     def stand_in(self, real: Tensor) -> Tensor:
@@ -175,12 +175,15 @@ class Recorder(TorchDispatchMode):
         if found is None:
             if self.fake is None or isinstance(real, FakeTensor):
                 return real
-            found = self.like(real, tuple(real.shape))
+            found = self.fake.from_tensor(real)
             self.replace(real, found)
         return found
 
     def like(self, real: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """A stand-in of any shape: a fake tensor, or a real one with the same entries over and over."""
+        """A stand-in of any shape: a fake tensor, or a real one with the same entries over and over.
+
+        Must be called outside `computing`.
+        """
         if self.fake is not None:
             return FakeTensor(self.fake, torch.empty(shape, dtype=real.dtype, device="meta"), real.device)
         for dim, n in enumerate(shape):
@@ -225,8 +228,7 @@ class Recorder(TorchDispatchMode):
         reference = self._reference
         call_args, call_kwargs = substitute(args, reference), substitute(kwargs, reference)
         site = self.site(2)
-        with self.computing():
-            result = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         outputs = tuple(self.number(t) for t in tensors_in(result))
         self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, site))
         return result
@@ -237,8 +239,7 @@ class Recorder(TorchDispatchMode):
         return Site(self._stack[-1] if self._stack else "", where, code)
 
     def _renamed(self, func: OpOverload, args: Any, kwargs: Any) -> Tensor:
-        with self.computing():
-            result = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         self.identify(result, self.number(args[0]))
         return result
 

@@ -131,7 +131,7 @@ def run(
         call_args = substitute(tuple(args), recorder.stand_in)
         call_kwargs = substitute(dict(kwargs), recorder.stand_in)
         recorder.recording.inputs.extend(recorder.number(t) for t in tensors_in((call_args, call_kwargs)))
-        with recorder:
+        with recorder.computing(), recorder:
             result = model(*call_args, **call_kwargs)
         recorder.recording.caches.extend(caches(saved))
         recorder.recording.results.extend(recorder.number(recorder.stand_in(t)) for t in tensors_in(result))
