@@ -203,6 +203,27 @@ def test_attributes_that_the_code_reshapes_by_are_bound() -> None:
     assert heads.exact
 
 
+def test_an_attribute_that_holds_the_same_number_by_chance_is_not_bound() -> None:
+    class Numbered(Attention):
+        """The third layer of some model, with three heads."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = 3
+            self.num_heads = self.__dict__.pop("num_heads")  # behind `layer`, which is thus tried first
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.layer >= 0
+            b, t, _ = x.shape
+            q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+            x = F.scaled_dot_product_attention(q, k, v)
+            return self.out(x.transpose(1, 2).reshape(b, t, -1))
+
+    axes = meristem.trace(Numbered(), torch.randn(2, 5, 8))
+    assert {b.path for b in axes.attributes if b.module == ""} == {("num_heads",), ("head_dim",)}
+    assert [axis.size for axis in axes.editable] == [3, 4]
+
+
 class Fixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

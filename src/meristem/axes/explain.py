@@ -21,19 +21,23 @@ class Explainer:
 
     Attributes:
         bindings: the length that each attribute holds, by (module, path). Lengths that share an attribute are one.
+        guessed: those of them that no number has confirmed.
     """
 
     def __init__(self, model: nn.Module, solution: Solution) -> None:
         self.solution = solution
         self.space = solution.space
         self.bindings: dict[tuple[str, Path], Expression] = {}
+        self.guessed: set[tuple[str, Path]] = set()
+        self._tried: dict[tuple[int, int, tuple[int | str, ...]], tuple[str, Path]] = {}
+        self._wrong: set[tuple[str, Path]] = set()
+        self._fresh: set[tuple[str, Path]] = set()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._by_name = dict(model.named_modules())
 
     def begin(self) -> None:
-        """Bind what needs no rehearsal: the attributes of PyTorch's own layers, and unambiguous ones."""
+        """Bind what needs no rehearsal: the attributes of PyTorch's own layers."""
         self._bind_facts()
-        self._bind_likely()
 
     def attribute_bindings(self) -> tuple[AttributeBinding, ...]:
         """The bindings whose value some editable axis changes."""
@@ -48,6 +52,9 @@ class Explainer:
         numbers = [(m, m.literal) for m in outcome.mismatches if m.literal is not None]
         constant = [(m, literal) for m, literal in numbers if m.actual == self.space.size(literal.value)]
         other = [(m, literal) for m, literal in numbers if m.actual != self.space.size(literal.value)]
+        self._fresh.clear()
+        for _, literal in constant:
+            self._reject(literal)
         learned = [self._bind_constant(m.site, literal) for m, literal in constant]
         if any(learned):
             return True
@@ -69,34 +76,41 @@ class Explainer:
                 if isinstance(value, int) and value == self.space.size(fact.value):
                     self._bind(name, fact.path, fact.value)
 
-    def _bind_likely(self) -> None:
-        """A number that the code around it takes from one attribute only: bound at once, which saves rehearsals."""
-        found: dict[tuple[str, Path], dict[Expression, None]] = {}
-        for literal in self.solution.literals:
-            if not self.space.frozen(literal.value):
-                site = self._site(literal)
-                held = self._held(site, literal.value, site.module)
-                if len(held) == 1:
-                    found.setdefault((site.module, held[0]), {})[self.space.resolve(literal.value)] = None
-        for (name, path), values in found.items():
-            if len(values) == 1:
-                self._bind(name, path, next(iter(values)))
-
     def _bind(self, module: str, path: Path, value: Expression) -> bool:
         """Tie an attribute to a length. Returns whether that said anything new."""
-        held = self.bindings.setdefault((module, path), value)
-        if held is value:
+        held = self.bindings.get((module, path))
+        if held is None:
+            self.bindings[module, path] = value
+            self._fresh.add((module, path))
             return True
         return self._unify(held, value)
 
     def _bind_constant(self, site: Site, literal: Literal) -> bool:
-        """The code passed the old number again: find the attribute that holds it, innermost module first."""
+        """The code passed the old number again: find the attribute that holds it, innermost module first.
+
+        Whether it was the right one shows in the next rehearsal; if not, the next one is tried.
+        """
         for distance, name in enumerate(_outward(site.module)):
             for path in self._held(site, literal.value, name):
-                new = [self._bind(name, path, literal.value), self._bind_alike(literal, distance, path)]
+                if (name, path) in self._fresh:
+                    return self._bind(name, path, literal.value)
+                new = [self._try(literal, name, path), self._bind_alike(literal, distance, path)]
                 if any(new):
                     return True
         return False
+
+    def _try(self, literal: Literal, module: str, path: Path) -> bool:
+        """Bind an attribute because of a number that did not change."""
+        if (module, path) not in self.bindings:
+            self._tried[_key(literal)] = module, path
+        return self._bind(module, path, literal.value)
+
+    def _reject(self, literal: Literal) -> None:
+        """The attribute that was bound because of a number did not change it: unbind it, for good."""
+        wrong = self._tried.pop(_key(literal), None)
+        if wrong is not None:
+            self.bindings.pop(wrong, None)
+            self._wrong.add(wrong)
 
     def _bind_whole(self, literal: Literal) -> bool:
         """The code computes the number from a longer length that an attribute holds, half of all channels say."""
@@ -113,7 +127,7 @@ class Explainer:
         for other in self._alike(literal):
             owner = _nth(_outward(self._site(other).module), distance)
             if owner in self._by_name and read(self._by_name[owner], path) == self.space.size(other.value):
-                new.append(self._bind(owner, path, other.value))
+                new.append((owner, path) not in self._wrong and self._try(other, owner, path))
         return any(new)
 
     def _held(self, site: Site, value: Expression, name: str) -> list[Path]:
@@ -126,6 +140,7 @@ class Explainer:
             return []
         for lengths in (lengths_of(module), lengths_of_children(module)):
             found = [path for path, held in lengths if held == size and mentioned(path, site.code)]
+            found = [path for path in found if (name, path) not in self._wrong]
             if found:
                 return [path for path in found if len(path) == min(map(len, found))]
         return []
@@ -198,13 +213,13 @@ class Explainer:
         if module is None:
             return False
         name = self._names[id(module)]
-        new = [
-            self._bind(name, path, value)
-            for path, held in lengths_of(module)
-            if mentioned(path, divergence.code)
-            for value in self._lengths_of_module(name, divergence.recording)
-            if self.space.size(value) == held
-        ]
+        new = []
+        for path, held in lengths_of(module):
+            for value in self._lengths_of_module(name, divergence.recording):
+                if held == self.space.size(value) and mentioned(path, divergence.code):
+                    if (name, path) not in self.bindings:
+                        self.guessed.add((name, path))
+                    new.append(self._bind(name, path, value))
         return any(new)
 
     def _lengths_of_module(self, name: str, recording: int) -> list[Expression]:
@@ -219,6 +234,10 @@ class Explainer:
             if tensor.startswith(f"{name}."):
                 found.update(dict.fromkeys(self.space.resolve(dim) for dim in dims))
         return [value for value in found if not self.space.frozen(value)]
+
+
+def _key(literal: Literal) -> tuple[int, int, tuple[int | str, ...]]:
+    return literal.recording, literal.call, literal.path
 
 
 def _nth(items: Iterable[str], n: int) -> str:

@@ -49,12 +49,23 @@ class Proof:
                 break
             self._note_scalars(outcome, new_sizes)
             if outcome.passed:
+                self._drop_needless(new_sizes)
                 break
             if not self._explainer.explain(outcome, new_sizes):
                 self._give_up(outcome, candidates)
         else:
             self._freeze_culprits(self.candidates())
         return self._explainer.attribute_bindings()
+
+    def _drop_needless(self, new_sizes: Mapping[int, int]) -> None:
+        """Unbind attributes that were bound on suspicion, all of one name at once, if the rehearsal passes without."""
+        bindings = self._explainer.bindings
+        for path in {path for _, path in self._explainer.guessed}:
+            kept = {key: value for key, value in bindings.items() if key in self._explainer.guessed and key[1] == path}
+            for key in kept:
+                del bindings[key]
+            if not self._rehearse(new_sizes).passed:
+                bindings.update(kept)
 
     def candidates(self) -> list[int]:
         """Representative axes of parameters and buffers that nothing has frozen yet."""
