@@ -10,6 +10,7 @@ from meristem.axes.solver import Context, Value, broadcast
 
 @rule("scaled_dot_product_attention")
 def attention(c: Context) -> list[Value]:
+    """`softmax(q @ k.T * scale + mask) @ v`: heads are batch dimensions, positions of k and v compete."""
     q, k, v = (c.value(c.argument(i, n)) for i, n in enumerate(("query", "key", "value")))
     mask = c.optional(c.argument(3, "attn_mask"))
     head_size, value_size = q.dims[-1], v.dims[-1]

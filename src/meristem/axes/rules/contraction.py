@@ -58,6 +58,7 @@ def add_bias(c: Context, dims: Sequence[Expression], bias: Value | None) -> None
 
 @rule("linear")
 def linear(c: Context) -> list[Value]:
+    """`linear(x, weight, bias)`: weight (out, in) reads its last dimension and produces the others."""
     x, weight = c.value(c.argument(0, "input")), c.value(c.argument(1, "weight"))
     bias = c.optional(c.argument(2, "bias"))
     contract(c, x, weight, [(-1, -1)])
@@ -91,11 +92,13 @@ def multiply(c: Context, a: Value, b: Value) -> Value:
 
 @rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner")
 def matmul(c: Context) -> list[Value]:
+    """Products of two tensors, batched or not."""
     return [multiply(c, c.value(c.argument(0, "self")), c.value(c.argument(1, "other")))]
 
 
 @rule("addmm", "addbmm", "baddbmm", "addmv")
 def addmm(c: Context) -> list[Value]:
+    """`bias + a @ b`, batched or not."""
     bias, a, b = (c.value(c.argument(i, n)) for i, n in enumerate(("self", "mat1", "mat2")))
     product = multiply(c, a, b)
     dims = broadcast(c, [product, bias])
@@ -125,12 +128,14 @@ def bilinear(c: Context) -> list[Value]:
 
 @rule("outer", "ger")
 def outer(c: Context) -> list[Value]:
+    """Every entry of one vector with every entry of another."""
     a, b = c.value(c.argument(0, "self")), c.value(c.argument(1, "vec2"))
     return [c.derived([*a.dims, *b.dims], [a, b])]
 
 
 @rule("einsum")
 def einsum(c: Context) -> list[Value]:
+    """Letters name lengths: equal letters are one length, letters that the result lacks are contracted."""
     equation, operands = c.argument(0, "equation"), [c.value(t) for t in c.argument(1, "tensors")]
     inputs, output = _letters(equation, [len(v.dims) for v in operands])
     lengths: dict[str, Expression] = {}

@@ -11,16 +11,19 @@ from meristem.axes.solver import Context, Value
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(c: Context) -> list[Value]:
+    """`convNd(x, weight, bias, stride, padding, dilation, groups)`: weight (out, in per group, kernel)."""
     return _convolve(c, groups=c.argument(6, "groups", 1), groups_path=c.path(6, "groups"), transposed=False)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(c: Context) -> list[Value]:
+    """`conv_transposeNd(x, weight, ...)`: weight (in, out per group, kernel)."""
     return _convolve(c, groups=c.argument(6, "groups", 1), groups_path=c.path(6, "groups"), transposed=True)
 
 
 @rule("convolution")
 def general_convolution(c: Context) -> list[Value]:
+    """`convolution(..., transposed, output_padding, groups)`: either of the two."""
     transposed = bool(c.argument(6, "transposed", False))
     return _convolve(c, groups=c.argument(8, "groups", 1), groups_path=c.path(8, "groups"), transposed=transposed)
 

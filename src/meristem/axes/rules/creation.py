@@ -22,6 +22,7 @@ def filled(c: Context) -> list[Value]:
 
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
 def like(c: Context) -> list[Value]:
+    """Filled alike, with the lengths of another tensor."""
     return [Value(c.value(c.call.args[0]).dims)]
 
 

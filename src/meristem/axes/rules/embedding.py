@@ -9,6 +9,7 @@ from meristem.axes.solver import Context, Value
 
 @rule("embedding")
 def embedding(c: Context) -> list[Value]:
+    """`embedding(weight, indices)`: one row for each index."""
     weight, indices = c.value(c.argument(0, "weight")), c.value(c.argument(1, "indices"))
     c.positional(weight.dims[0], "its units are picked by index")
     c.mark(weight, 1, Role.PRODUCES)
@@ -23,6 +24,7 @@ def embedding(c: Context) -> list[Value]:
 
 @rule("embedding_bag", "_embedding_bag")
 def embedding_bag(c: Context) -> list[Value]:
+    """`embedding_bag(weight, indices, offsets)`: rows picked and pooled."""
     weight = c.value(c.argument(0, "weight"))
     c.positional(weight.dims[0], "its units are picked by index")
     c.mark(weight, 1, Role.PRODUCES)

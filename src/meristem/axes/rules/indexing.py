@@ -11,6 +11,7 @@ PICKED = "its units are picked by position"
 
 @rule("select")
 def select(c: Context) -> list[Value]:
+    """`select(x, dim, index)`: one unit, the dimension goes."""
     x = c.value(c.call.args[0])
     dim = c.argument(1, "dim") % len(x.dims)
     c.positional(x.dims[dim], PICKED)
@@ -19,6 +20,7 @@ def select(c: Context) -> list[Value]:
 
 @rule("unbind")
 def unbind(c: Context) -> list[Value]:
+    """`unbind(x, dim)`: every unit on its own."""
     x = c.value(c.call.args[0])
     dim = c.argument(1, "dim", 0) % len(x.dims)
     c.positional(x.dims[dim], PICKED)
@@ -62,6 +64,7 @@ def index_put(c: Context) -> list[Value]:
 
 @rule("index_select")
 def index_select(c: Context) -> list[Value]:
+    """`index_select(x, dim, index)`: the units of an index, in its order."""
     x, picked = c.value(c.call.args[0]), c.value(c.argument(2, "index"))
     dim = c.argument(1, "dim") % len(x.dims)
     c.positional(x.dims[dim], PICKED)
@@ -71,6 +74,7 @@ def index_select(c: Context) -> list[Value]:
 
 @rule("gather", "take_along_dim", "scatter", "scatter_add", "scatter_reduce")
 def gather(c: Context) -> list[Value]:
+    """`gather(x, dim, index)` and `scatter`: units picked along one dimension, position by position."""
     x, dim = c.value(c.call.args[0]), c.argument(1, "dim")
     positions = c.value(c.argument(2, "index"))
     dim %= len(x.dims)
@@ -86,6 +90,7 @@ def gather(c: Context) -> list[Value]:
 
 @rule("roll")
 def roll(c: Context) -> list[Value]:
+    """`roll(x, shifts, dims)`: the order along the dimensions is used."""
     x, dims = c.value(c.call.args[0]), c.argument(2, "dims", [])
     for dim in dims or range(len(x.dims)):
         c.positional(x.dims[dim], "its units are rolled along")
@@ -94,6 +99,7 @@ def roll(c: Context) -> list[Value]:
 
 @rule("view_as_complex")
 def view_as_complex(c: Context) -> list[Value]:
+    """The last dimension, of length 2, becomes the two parts of a complex number."""
     x = c.value(c.call.args[0])
     c.positional(x.dims[-1], "the real and the imaginary part")
     return [c.derived(x.dims[:-1], [x])]
@@ -101,12 +107,14 @@ def view_as_complex(c: Context) -> list[Value]:
 
 @rule("view_as_real")
 def view_as_real(c: Context) -> list[Value]:
+    """The two parts of a complex number become a last dimension."""
     x = c.value(c.call.args[0])
     return [c.derived([*x.dims, c.fresh(2, "the real and the imaginary part")], [x])]
 
 
 @rule("tril", "triu", "diagonal", "diag_embed")
 def triangle(c: Context) -> list[Value]:
+    """Triangles and diagonals of the last two dimensions."""
     x = c.value(c.call.args[0])
     for dim in x.dims[-2:]:
         c.positional(dim, PICKED)

@@ -16,6 +16,7 @@ _KEEP_ZERO = _SCALES | _SHIFTS | {
 
 @rule("pointwise", "hardswish", "rrelu", "polar", "normal")
 def pointwise(c: Context) -> list[Value]:
+    """Any elementwise operator: static operands are carried along by what they meet."""
     values = c.tensors()
     dims = broadcast(c, values)
     if any(not value.static for value in values):

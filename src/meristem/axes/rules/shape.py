@@ -12,6 +12,7 @@ from meristem.axes.space import concat
 
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias", "unsafe_view")
 def reshape(c: Context) -> list[Value]:
+    """`view(x, sizes)`: factors are regrouped row-major; numbers in the sizes are lengths that the code passes."""
     x, sizes = c.value(c.call.args[0]), c.argument(1, "size" if "view" in c.call.name else "shape")
     if not isinstance(sizes, (list, tuple)):  # view(dtype)
         return [x]
@@ -32,6 +33,7 @@ def flatten(c: Context) -> list[Value]:
 
 @rule("unflatten")
 def unflatten(c: Context) -> list[Value]:
+    """`unflatten(x, dim, sizes)`: one dimension becomes several."""
     x, sizes = c.value(c.call.args[0]), c.argument(2, "sizes")
     dim = c.argument(1, "dim") % len(x.dims)
     dims = c.space.reshape(x.dims, c.shape())
@@ -43,12 +45,14 @@ def unflatten(c: Context) -> list[Value]:
 
 @rule("permute")
 def permute(c: Context) -> list[Value]:
+    """`permute(x, dims)`."""
     x = c.value(c.call.args[0])
     return [_arranged(x, [d % len(x.dims) for d in c.argument(1, "dims")])]
 
 
 @rule("transpose", "swapaxes", "swapdims")
 def transpose(c: Context) -> list[Value]:
+    """`transpose(x, dim0, dim1)`."""
     x = c.value(c.call.args[0])
     order = list(range(len(x.dims)))
     i, j = c.argument(1, "dim0") % len(order), c.argument(2, "dim1") % len(order)
@@ -58,6 +62,7 @@ def transpose(c: Context) -> list[Value]:
 
 @rule("t", "numpy_T", "mT", "adjoint")
 def transposed(c: Context) -> list[Value]:
+    """`x.t()`, `x.T`, `x.mT`."""
     x = c.value(c.call.args[0])
     order = list(range(len(x.dims)))
     if c.call.name == "aten.numpy_T":
@@ -74,6 +79,7 @@ def _arranged(x: Value, order: Sequence[int]) -> Value:
 
 @rule("unsqueeze")
 def unsqueeze(c: Context) -> list[Value]:
+    """A new dimension of length 1."""
     x = c.value(c.call.args[0])
     dim = c.argument(1, "dim") % (len(x.dims) + 1)
     origins = (*x.origins[:dim], frozenset(), *x.origins[dim:]) if x.static else ()
@@ -96,6 +102,7 @@ def squeeze(c: Context) -> list[Value]:
 
 @rule("expand")
 def expand(c: Context) -> list[Value]:
+    """`expand(x, sizes)`: a length of 1 becomes any other, as the code says."""
     x, sizes = c.value(c.call.args[0]), c.argument(1, "size")
     dims: list[Expression] = []
     origins = []
@@ -142,6 +149,7 @@ def repeat_interleave(c: Context) -> list[Value]:
 
 @rule("cat", "concat", "concatenate")
 def cat(c: Context) -> list[Value]:
+    """`cat(tensors, dim)`: pieces side by side, all other lengths the same."""
     values = [v for v in (c.value(t) for t in c.argument(0, "tensors")) if len(v.dims) == len(c.shape())]
     dim = c.argument(1, "dim", 0) % len(c.shape())
     pieces = [v.dims[dim] if v.dims[dim] != ONE else c.space.single() for v in values]
@@ -158,6 +166,7 @@ def cat(c: Context) -> list[Value]:
 
 @rule("stack")
 def stack(c: Context) -> list[Value]:
+    """`stack(tensors, dim)`: a new dimension of positions."""
     values = [c.value(t) for t in c.argument(0, "tensors")]
     dim = c.argument(1, "dim", 0) % len(c.shape())
     own = list(values[0].dims)
@@ -180,6 +189,7 @@ def _mixed(c: Context, dims: Sequence[Expression], values: Sequence[Value]) -> V
 
 @rule("split_with_sizes", "unsafe_split_with_sizes")
 def split_with_sizes(c: Context) -> list[Value]:
+    """`split_with_sizes(x, sizes, dim)`: pieces of the lengths that the code passes."""
     x, sizes = c.value(c.call.args[0]), c.argument(1, "split_sizes")
     dim = c.argument(2, "dim", 0) % len(x.dims)
     pieces = c.space.cut(x.dims[dim], sizes)
@@ -202,6 +212,7 @@ def split(c: Context) -> list[Value]:
 
 @rule("chunk", "unsafe_chunk", "tensor_split")
 def chunk(c: Context) -> list[Value]:
+    """`chunk(x, chunks, dim)`: so many pieces, of one size."""
     x = c.value(c.call.args[0])
     dim = c.argument(2, "dim", 0) % len(x.dims)
     return _pieces(c, x, dim, _equal_pieces(c, x, dim))

@@ -20,6 +20,7 @@ def _new_positions(c: Context, x: Value, spatial: int) -> list[Value]:
     "max_pool1d_with_indices", "reflection_pad1d", "replication_pad1d", "_upsample_nearest_exact1d",
 )  # fmt: skip
 def pool1d(c: Context) -> list[Value]:
+    """Over the last dimension."""
     return _new_positions(c, c.value(c.call.args[0]), 1)
 
 
@@ -30,6 +31,7 @@ def pool1d(c: Context) -> list[Value]:
     "_adaptive_avg_pool2d", "fractional_max_pool2d",
 )  # fmt: skip
 def pool2d(c: Context) -> list[Value]:
+    """Over the last two dimensions."""
     return _new_positions(c, c.value(c.call.args[0]), 2)
 
 
@@ -39,11 +41,13 @@ def pool2d(c: Context) -> list[Value]:
     "_adaptive_avg_pool3d", "_upsample_nearest_exact3d",
 )  # fmt: skip
 def pool3d(c: Context) -> list[Value]:
+    """Over the last three dimensions."""
     return _new_positions(c, c.value(c.call.args[0]), 3)
 
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def grid_sample(c: Context) -> list[Value]:
+    """Positions are sampled anew."""
     x = c.value(c.call.args[0])
     return _new_positions(c, x, len(x.dims) - 2)
 
@@ -107,6 +111,7 @@ def pixel_shuffle(c: Context) -> list[Value]:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(c: Context) -> list[Value]:
+    """channels become channels * r * r, positions shrink by r."""
     x, r = c.value(c.call.args[0]), c.argument(1, "downscale_factor")
     square = c.space.axis(r * r, "the factor of a pixel shuffle")
     return [Value((*x.dims[:-3], Product((x.dims[-3], square)), *c.positions(c.shape()[-2:])))]
