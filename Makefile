@@ -6,6 +6,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= $(VENV)/peers
+GROWTH_PEERS ?= $(VENV)/growth-peers
+DATA ?= data
+SCALE ?= cpu
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL := dist/meristem-$(VERSION)-py3-none-any.whl
 SOURCES := $(shell find src -type f -not -path '*/__pycache__/*')
@@ -14,7 +17,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 WORKERS ?= 2
 
-.PHONY: help demo test check format docs zoo bench figure clean
+.PHONY: help demo test check format docs zoo bench quality figure clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -41,10 +44,16 @@ docs: $(VENV)/ready-dev ## the documentation, in docs/_build/index.html
 zoo: $(VENV)/ready-test ## regenerate the report on what can be edited in which model
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.report
 
-bench: $(VENV)/ready-test $(PEERS)/ready ## all benchmarks, side by side with the peer, into benchmarks/results
-	for each in trace recording job commit controller tables; do \
-	    OMP_NUM_THREADS=1 MERISTEM_PEER_PYTHON=$(PEERS)/bin/python $(VENV)/bin/python -m benchmarks.$$each || exit 1; \
+bench: $(VENV)/ready-test $(PEERS)/ready $(GROWTH_PEERS)/ready ## all benchmarks, side by side with the peers, into benchmarks/results
+	for each in trace recording job commit controller growth tables; do \
+	    OMP_NUM_THREADS=1 MERISTEM_PEER_PYTHON=$(PEERS)/bin/python \
+	    MERISTEM_GROWTH_PEER_PYTHON=$(GROWTH_PEERS)/bin/python $(VENV)/bin/python -m benchmarks.$$each || exit 1; \
 	done
+
+quality: $(VENV)/ready-test ## all growth methods under equal conditions; DATA=folder with the data sets, SCALE=cpu or full
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.growth_quality --data-dir $(DATA) --scale $(SCALE) --jobs $(WORKERS)
+	$(VENV)/bin/python -m benchmarks.growth_quality --scale $(SCALE) --summary
+	$(VENV)/bin/python -m benchmarks.tables
 
 figure: demo ## the figure of the README, from the demo's results
 	$(VENV)/bin/python docs/figure.py
@@ -87,6 +96,11 @@ $(PEERS)/ready: benchmarks/peers.txt constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy pillow transformers
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps -r benchmarks/peers.txt torchvision
+	touch $@
+
+$(GROWTH_PEERS)/ready: benchmarks/growth_peers.txt constraints.txt
+	$(PYTHON) -m venv $(GROWTH_PEERS)
+	$(GROWTH_PEERS)/bin/python -m pip install --quiet --constraint constraints.txt -r benchmarks/growth_peers.txt
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready-test

@@ -17,5 +17,10 @@ def settled() -> int:
     """Give freed memory back to the system, restart the reading of the peak, and return where memory stands."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    restart_peak()
     return resident("VmRSS")
+
+
+def restart_peak() -> None:
+    """Restart the reading of the peak."""
+    Path("/proc/self/clear_refs").write_text("5")

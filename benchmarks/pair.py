@@ -20,12 +20,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 class Worker:
-    """A process that measures one side; see `worker.py`."""
+    """A process that measures one side; see `worker.py`, or another module that answers alike."""
 
-    def __init__(self, python: str, side: str) -> None:
+    def __init__(self, python: str, side: str, worker: str = "benchmarks.worker") -> None:
         path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker", side],
+            [python, "-m", worker, side],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -104,8 +104,8 @@ def median_of(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**last, **{k: round(v, 5) for k, v in numbers.items()}}
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+def machine(peers: str = "peers.txt") -> dict[str, Any]:
+    """What the numbers were measured on; the peer's versions are those of a requirements file."""
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -117,7 +117,7 @@ def machine() -> dict[str, Any]:
         "threads": 1,
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in ("meristem", "torch", "timm", "transformers")},
-        "peer": [x for x in (ROOT / "benchmarks" / "peers.txt").read_text().split("\n") if "==" in x],
+        "peer": [x for x in (ROOT / "benchmarks" / peers).read_text().split("\n") if "==" in x],
     }
 
 
@@ -129,8 +129,8 @@ def installed(package: str) -> str | None:
         return None
 
 
-def write(name: str, results: Any) -> None:
+def write(name: str, results: Any, peers: str = "peers.txt") -> None:
     """Write one benchmark's results with the machine they were measured on."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), "results": results}, indent=1)
+    text = json.dumps({"machine": machine(peers), "results": results}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n")

@@ -6,19 +6,21 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks.growth_quality.figure import figure
+from benchmarks.growth_quality.table import TITLES, by_case, cells
 from benchmarks.pair import RESULTS, ROOT
 
 HEAD = """# Benchmarks
 
 Written by `python -m benchmarks.tables` from `benchmarks/results`; `make bench` measures anew. Both sides take turns in
 one run, one thread each, on fresh models with random weights; ratios are medians of pairs, below 1 meristem is better.
-The peer is Torch-Pruning. Bad results are listed like good ones.
+The peer is Torch-Pruning, for growth gromo. Bad results are listed like good ones.
 """
 
 
 def main() -> None:
     """Write the page."""
-    sections = [HEAD, machine(), trace(), recording(), job(), commit(), controller()]
+    sections = [HEAD, machine(), trace(), recording(), job(), commit(), controller(), growth(), growth_quality()]
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(sections))
 
 
@@ -107,6 +109,54 @@ def controller() -> str:
     text += "\nSpeed after edits against the same architecture built directly (aim: within 2 %).\n\n"
     text += table(["case", "edited by", "ratio"], after)
     return text
+
+
+def growth() -> str:
+    """A growth step against gromo's."""
+    if not (RESULTS / "growth.json").is_file():
+        return ""
+    rows = [
+        (r["case"], side, *cost(r[key]), r.get("ratio_seconds", "") if key == "peer" else "")
+        for r in load("growth")["results"]
+        for key, side in (("ours", f"meristem {r['method']}"), ("peer", r.get("opponent", "")))
+        if key in r
+    ]
+    return (
+        "## A growth step\n\nThe training step on which statistics are taken, the solve and the insertion, minus an "
+        "ordinary training step, in units of an ordinary step of the same net; and how much more memory it needs at "
+        "its peak. `mlp`: 784-256-256-10, batch 1024, 64 units; `conv`: 3-32-64-128 on 32 x 32 images, batch 128, 16 "
+        "units; `vit_small`: 64 units in every MLP, batch 8; `resnet18`: 16 units on every axis, batch 32. gromo's "
+        "outgoing kernels are full unless it says 1x1; `lean` records only the one statistic that GradMax needs, which "
+        "its documentation does not show. The ratio is that of meristem's time to the time in this row.\n\n"
+        + table(["case", "method", "units", "seconds", "steps", "extra MB", "ratio"], dict.fromkeys(rows))
+    )
+
+
+def cost(found: dict[str, Any]) -> tuple[Any, ...]:
+    """Units, seconds, steps and megabytes, or the error."""
+    if "error" in found:
+        return (found["error"], "", "", "")
+    return int(found["births"]), found["seconds"], found["steps"], round(found["peak_bytes"] / 1e6)
+
+
+def growth_quality() -> str:
+    """All growth methods under equal conditions, and the figure."""
+    if not (RESULTS / "growth_quality.json").is_file():
+        return ""
+    found = json.loads((RESULTS / "growth_quality.json").read_text())
+    settings, rows = found["settings"], found["results"]
+    (ROOT / "docs" / "_static" / "growth_quality.svg").write_text(figure(rows))
+    missing = f" {found['missing_runs']} runs are missing." if found["missing_runs"] else ""
+    picture = "```{image} _static/growth_quality.svg\n:alt: Test accuracy against training FLOPs\n```\n\n"
+    tables = [f"### {case}\n\n{table(TITLES, map(cells, members))}" for case, members in by_case(rows).items()]
+    return (
+        "## Growth methods under equal conditions\n\n"
+        f"From the same small nets to the same widths in {settings['edits']} edits; {settings['epochs']} epochs, "
+        f"{settings['seeds']} seeds, settings `{found['scale']}`. Mean ± 95 % confidence interval. Operations and "
+        "seconds include those of growth. A newborn is inactive if at the end, on the test images, its readers see "
+        "less than a thousandth of what they see of the mean unit of its axis; fixed nets: all units. "
+        f"Axes for which a method is not defined keep their small width.{missing}\n\n" + picture + "\n".join(tables)
+    )
 
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ class StaleMapError(EditError):
     """The model or its optimizer no longer matches the map; trace the model again."""
 
 
+class SignalError(MeristemError, RuntimeError):
+    """A statistic that a method needs could not be recorded; the message says what hides it."""
+
+
 class CheckpointError(MeristemError, RuntimeError):
     """The checkpoint is truncated, corrupted, hostile, or belongs to another model; nothing was loaded."""
 

@@ -2,21 +2,44 @@
 
 import json
 import math
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meristem.errors import ConfigError
-from meristem.schedule import At, Budget, Demand, Every, Moment, OnPlateau, Schedule
+from meristem.axes import trace
+from meristem.errors import ConfigError, EditError
+from meristem.grow import Net2Wider, ZeroFanOut
+from meristem.schedule import (
+    After,
+    At,
+    Budget,
+    Demand,
+    Every,
+    Moment,
+    OnConvergence,
+    OnEffectiveDimension,
+    OnGain,
+    OnPlateau,
+    Schedule,
+    effective_dimension,
+    expansion_bar,
+)
+from meristem.signals import Activations, View
+from tests.plasticity.models import build
 
 
-def run(schedule: Schedule, losses, *, through_json: bool = False) -> dict[int, tuple[Demand, ...]]:
-    """What a schedule asks for at each step at which it asks for anything."""
+def run(schedule: Schedule, losses, *, through_json: bool = False, look=None) -> dict[int, tuple[Demand, ...]]:
+    """What a schedule asks for at each step at which it asks for anything.
+
+    `look(step)` gives what it may look at: (view, chosen axes).
+    """
     state, found = schedule.initial(), {}
     for step, loss in enumerate(losses, 1):
-        demands, state = schedule.due(Moment(step, loss), state)
+        seen = look(step) if look is not None and schedule.looks(step - 1) == step else (None, ())
+        demands, state = schedule.due(Moment(step, loss, *seen), state)
         if through_json:
             state = json.loads(json.dumps(state, default=float))
         if demands:
@@ -48,10 +71,19 @@ def test_every_is_due_from_start_to_end(interval, start, length):
 )
 def test_next_is_the_next_step_that_is_due(interval, start, length, times, step):
     every = Every(interval, start=start, end=None if length is None else start + length, grow=1)
-    for schedule in (every, At(times, grow=1), every | At(times, grow=1), every.until(flops=1)):
-        due = [s for s in run(schedule, [None] * 60) if s > step]
-        assert schedule.next(step) == min(due, default=math.inf)
-    assert (every | OnPlateau(grow=1)).next(step) == step + 1
+    at = At(times, grow=1)
+    parts = (every, at, every | at, every.until(flops=1), every.after(steps=9), (at | every).until(steps=20))
+    for schedule in parts:
+        found = run(schedule, [None] * 60)
+        assert schedule.next(step) == min((s for s in found if s > step), default=math.inf)
+        assert schedule.announced(step) == schedule.next(step)
+        assert schedule.foreseen(step + 1) == found.get(step + 1, ())
+        assert schedule.looks(step) == math.inf
+    mixed = every | OnPlateau(grow=1)
+    assert mixed.next(step) == step + 1
+    assert mixed.announced(step) == every.next(step)
+    assert mixed.foreseen(step + 1) == every.foreseen(step + 1)
+    assert OnPlateau(grow=1).announced(step) == math.inf
 
 
 def test_epochs_are_multiples_of_steps_per_epoch():
@@ -81,6 +113,221 @@ def test_together_keeps_the_order_written():
 def test_until_attaches_its_budget():
     found = run(Every(2, grow=3).until(parameters=100, flops=7), [None] * 2)
     assert found == {2: (Demand("grow", 3, Budget(100, 7)),)}
+
+
+def test_budgets_of_nested_untils_hold_both():
+    schedule = Every(1, grow=3).until(parameters=100, units=9).until(parameters=50, bytes=8)
+    assert run(schedule, [None]) == {1: (Demand("grow", 3, Budget(parameters=50, units=9, bytes=8)),)}
+
+
+@given(first=st.integers(0, 12), last=st.integers(1, 25), interval=st.integers(1, 5))
+def test_after_and_until_cut_out_a_part(first, last, interval):
+    whole = run(Every(interval, grow=1), [None] * 30)
+    part = run(Every(interval, grow=1).after(steps=first).until(steps=last), [None] * 30)
+    assert part == {step: demands for step, demands in whole.items() if first <= step <= last}
+
+
+def test_a_warm_up_is_hidden_from_what_comes_after():
+    flat = [5.0] * 20
+    patient = OnPlateau(patience=3, window=1, grow=1)
+    assert list(run(patient, flat)) == [4, 8, 12, 16, 20]
+    assert list(run(patient.after(steps=10), flat)) == [13, 17]  # 10 is the first loss that it sees
+    assert patient.after(steps=10).next(0) == 10
+    assert patient.after(steps=10).until(steps=14).next(14) == math.inf
+
+
+def test_amounts_may_say_what_each_axis_gets():
+    assert run(At(1, grow={"0": 3}), [None]) == {1: (Demand("grow", {"0": 3}),)}
+
+
+def check(values, threshold=1.0, interval=1, **settings):
+    """When a schedule that watches these values at its checks is due."""
+    metric = iter(values)
+    schedule = OnConvergence(interval, threshold, lambda: next(metric), grow=2)
+    return list(run(schedule, [None] * (interval * len(values)), **settings))
+
+
+def test_convergence_is_due_when_the_metric_gains_too_little():
+    # gains: 5, 5, 0.5 (grow), 3 (it helped), 0.9 (grow), 1 (helped: the threshold counts), 0 (grow), 0.5: stop for good
+    values = [0, 5, 10, 10.5, 13.5, 14.4, 15.4, 15.4, 15.9, 15.9, 15.9]
+    assert check(values) == [4, 6, 8]
+    assert check(values, interval=3) == [12, 18, 24]
+    assert check(values, through_json=True) == [4, 6, 8]
+    assert check([0, 0, -1, -1, -1]) == [2], "an edit that did harm did not help"
+
+
+def test_convergence_takes_what_is_not_finite_for_no_gain():
+    assert check([math.nan, 0, math.nan, 5, 5]) == [3, 5]
+
+
+def test_convergence_watches_the_mean_loss_of_an_interval():
+    losses = [9.0, 7.0, 6.0, 4.0, 5.5, 4.0, 2.0, 2.0, 2.0, 2.5, 2.0, 2.0]  # means 8, 5, 4.75, 2, 2.25, 2
+    schedule = OnConvergence(2, 1.0, grow=1)
+    assert list(run(schedule, losses)) == [6, 10]
+    assert run(schedule, losses, through_json=True) == run(schedule, losses)
+    with pytest.raises(ConfigError, match=r"OnConvergence .*plasticity\.step\(loss\)"):
+        run(schedule, [None] * 2)
+
+
+def spectrum(singular, seed=0):
+    """A Gram matrix with these singular values of H / sqrt(n), from activations."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(singular)
+    u = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator)).Q
+    v = torch.linalg.qr(torch.randn(50, n, dtype=torch.float64, generator=generator)).Q
+    h = u @ torch.diag(torch.tensor(singular, dtype=torch.float64)) @ v.T * math.sqrt(50)
+    return h @ h.T / 50, h
+
+
+def test_effective_dimension_counts_singular_values():
+    gram, h = spectrum([3.0, 1.0, 0.011, 0.009, 0.0])
+    assert int((torch.linalg.svdvals(h / math.sqrt(50)) > 0.01).sum()) == 3
+    assert effective_dimension(gram) == 3
+    assert effective_dimension(gram, cutoff=0.5) == 2
+    assert effective_dimension(gram, cutoff=0) == 4, "rounding is no direction"
+    assert effective_dimension(gram.float()) == 3
+    assert effective_dimension(torch.zeros(4, 4)) == 0
+
+
+@given(rank=st.integers(0, 8), seed=st.integers(0, 20))
+def test_effective_dimension_of_a_known_rank(rank, seed):
+    assert effective_dimension(spectrum([2.0] * rank + [0.0] * (8 - rank), seed)[0]) == rank
+
+
+MODEL, EXAMPLE = build("mlp")
+AXES = trace(MODEL, EXAMPLE)
+
+
+def dimensions(*values):
+    """A view of the model whose first axis (10 units) has these effective dimensions look by look; the second has 7."""
+    left = iter(values)
+
+    def look(step):
+        first = spectrum([1.0] * (d := next(left)) + [0.0] * (10 - d))[0]
+        signals = {Activations("0"): first, Activations("3"): spectrum([1.0] * 3 + [0.0] * 4)[0]}
+        return View(AXES, step, signals=signals), AXES.editable
+
+    return look
+
+
+def test_effective_dimension_grows_by_what_is_above_the_threshold():
+    schedule = OnEffectiveDimension(interval=4, share=0.75, expected=1.0)
+    # threshold floor(0.75 * 10) = 7 for the first axis, floor(0.75 * 7) = 5 for the second, whose dimension is 3
+    found = run(schedule, [None] * 16, look=dimensions(6, 7, 8, 10))
+    assert found == {12: (Demand("grow", {"0": 1}),), 16: (Demand("grow", {"0": 3}),)}
+    assert schedule.actions == {"grow"}
+    assert [schedule.looks(step) for step in (0, 3, 4)] == [4, 4, 8]
+    assert schedule.next(5) == 8
+    assert schedule.announced(0) == math.inf
+
+
+def test_effective_dimension_is_measured_first_and_only_ever_raised():
+    schedule = OnEffectiveDimension(interval=1, share=0.9)
+    # expected per unit: 0.5, 0.5, 0.8, 0.8; thresholds floor(9 * that) = 4, 4, 7, 7. The second axis, 3 of 7 units:
+    # floor(0.9 * 3) = 2, so it always has one to spare
+    found = run(schedule, [None] * 4, look=dimensions(5, 4, 8, 7))
+    assert [demands[0].amount for demands in found.values()] == [{"0": 1, "3": 1}, {"3": 1}, {"0": 1, "3": 1}, {"3": 1}]
+    assert run(schedule, [None] * 4, look=dimensions(5, 4, 8, 7), through_json=True) == found
+
+
+def test_effective_dimension_may_leave_the_amount_to_others():
+    schedule = OnEffectiveDimension(interval=1, share=0.75, expected=1.0, grow=lambda step: 10 * step)
+    found = run(schedule, [None] * 2, look=dimensions(7, 8))
+    assert found == {2: (Demand("grow", 20),)}
+
+
+def test_effective_dimension_needs_the_activations_of_the_chosen_axes():
+    schedule = OnEffectiveDimension(interval=5) | Every(2, grow=1)
+    assert schedule.needs(AXES, [AXES["3"]]) == (Activations("3"),)
+    assert schedule.looks(0) == 5
+    attention, x = build("attention")
+    axes = trace(attention, x)
+    blocked = [axis for axis in axes.editable if Activations(axis.name).undefined(axes, axis)]
+    assert blocked
+    with pytest.raises(EditError, match="OnEffectiveDimension cannot see"):
+        schedule.needs(axes, blocked)
+
+
+@dataclass(frozen=True)
+class Predicting(ZeroFanOut):
+    """Predicts given gains by axis name."""
+
+    predicted: dict[str, list[float]] = field(default_factory=dict)
+
+    def needs(self, axes, axis, count):
+        return (Activations(axis.name),)
+
+    def gains(self, view, axis, count):
+        scale = 0.5**view.step
+        return scale * torch.tensor(self.predicted[axis.name][:count], dtype=torch.float64)
+
+
+METHOD = Predicting(predicted={"0": [8.0, 4.0, 2.0, 1.0], "3": [16.0, 1.0]})
+
+
+def look(step):
+    return View(AXES, step), AXES.editable
+
+
+def test_gains_above_a_threshold_call_for_growth():
+    schedule = OnGain(METHOD, threshold=1.0, interval=2)
+    # gains at step 2: 2, 1, 0.5, 0.25 and 4, 0.25; at step 4: a quarter of it, 0.5 ... and 1; above counts, not equal
+    assert run(schedule, [None] * 4, look=look) == {2: (Demand("grow", {"0": 1, "3": 1}),)}
+    assert run(OnGain(METHOD, threshold=0.9, interval=2), [None] * 4, look=look) == {
+        2: (Demand("grow", {"0": 2, "3": 1}),),
+        4: (Demand("grow", {"3": 1}),),
+    }
+    assert run(OnGain(METHOD, interval=1, most=2), [None], look=look)[1][0].amount == {"0": 2, "3": 2}
+    assert run(OnGain(METHOD, interval=1, grow=0.5), [None], look=look)[1][0].amount == 0.5
+    assert schedule.needs(AXES, AXES.editable) == (Activations("0"), Activations("3"))
+
+
+def test_gains_are_held_against_the_largest_so_far():
+    schedule = OnGain(METHOD, relative=0.2, interval=1)
+    # gains at step s: 0.5 ** s of (8, 4, 2, 1 and 16, 1); the bar stays at 0.2 * 8
+    amounts = {step: demands[0].amount for step, demands in run(schedule, [None] * 5, look=look).items()}
+    assert amounts == {1: {"0": 2, "3": 1}, 2: {"0": 1, "3": 1}, 3: {"3": 1}}
+    assert run(schedule, [None] * 5, look=look) == run(schedule, [None] * 5, look=look, through_json=True)
+
+
+def test_gains_are_held_against_a_reference():
+    scores = {"0": 100.0, "3": 1000.0}
+    schedule = OnGain(METHOD, relative=0.02, reference=lambda view, axis: scores[axis.name], interval=1)
+    assert run(schedule, [None], look=look) == {1: (Demand("grow", {"0": 1}),)}  # 4 > 2, but not 8 > 20
+
+
+def test_an_addition_must_pass_both_bars_of_senn():
+    increase, score, gradient = 4.0, 100.0, 2000.0
+    for relative in (0.039, 0.041):
+        for absolute in (1.9e-3, 2.1e-3):
+            accepted = increase / score > relative and increase / gradient > absolute
+            assert (increase > expansion_bar(score, gradient, relative, absolute)) == accepted
+    assert expansion_bar(1.0, 1.0) == 0.03
+    assert expansion_bar(0.0, 1.0) == 2.5e-3
+
+
+def test_gains_need_a_method_that_predicts_them():
+    with pytest.raises(ConfigError, match=r"OnGain needs .* Net2Wider does not predict"):
+        OnGain(Net2Wider(), interval=1)
+
+
+def test_looking_without_a_view_says_what_is_missing():
+    schedule = OnGain(METHOD, interval=3)
+    assert not run(schedule, [None] * 2)
+    with pytest.raises(ConfigError, match="OnGain looks at signals at step 3"):
+        run(schedule, [None] * 3)
+
+
+def test_triggers_combine_with_everything():
+    trigger = OnGain(METHOD, threshold=0.1, interval=2)
+    schedule = (trigger.after(steps=4).until(steps=6, units=40) | At(5, prune=1)) | OnPlateau(grow=1)
+    assert [schedule.looks(step) for step in (0, 4, 6)] == [4, 6, math.inf]
+    assert schedule.announced(0) == 5
+    found = run(schedule, [None] * 8, look=look, through_json=True)
+    assert list(found) == [4, 5, 6]
+    assert found[4] == (Demand("grow", {"0": 3, "3": 1}, Budget(units=40)),)
+    assert schedule.needs(AXES, AXES.editable) == (Activations("0"), Activations("3"))
+    assert isinstance(trigger.after(steps=1), After)
 
 
 def test_plateau_is_due_after_patience_windows_without_improvement():
@@ -141,7 +388,23 @@ def test_plateau_without_a_loss_says_what_to_do():
         (lambda: Every(1, steps_per_epoch=0, grow=1), "steps_per_epoch"),
         (lambda: Every(1, grow=1).until(), "budget"),
         (lambda: Every(1, grow=1).until(parameters=-5), "parameters"),
+        (lambda: Every(1, grow=1).until(units=0), "units"),
+        (lambda: Every(1, grow=1).until(steps=0), "steps"),
+        (lambda: Every(1, grow=1).after(steps=-1), "steps"),
+        (lambda: Every(1, grow={"0": 1.5}), "by axis name"),
+        (lambda: Every(1, prune={"0": -1}), "by axis name"),
         (lambda: OnPlateau(patience=0, grow=1), "patience"),
+        (lambda: OnConvergence(0, 0.1, grow=1), "interval"),
+        (lambda: OnConvergence(1, math.nan, grow=1), "threshold"),
+        (lambda: OnConvergence(1, 0.1), "asks for nothing"),
+        (lambda: OnEffectiveDimension(interval=0), "interval"),
+        (lambda: OnEffectiveDimension(interval=1, start=-1), "start"),
+        (lambda: OnEffectiveDimension(interval=1, share=1.5), "share"),
+        (lambda: OnEffectiveDimension(interval=1, expected=0), "expected"),
+        (lambda: OnEffectiveDimension(interval=1, cutoff=-1), "cutoff"),
+        (lambda: OnEffectiveDimension(interval=1, grow=-1), "grow="),
+        (lambda: OnGain(METHOD, interval=1, most=0), "most"),
+        (lambda: OnGain(METHOD, interval=1, relative=-1), "relative"),
         (lambda: run(Every(1, grow=lambda step: -step), [None]), "grow="),
     ],
 )

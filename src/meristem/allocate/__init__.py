@@ -1,6 +1,9 @@
 """Where structure is edited: how an amount is divided over axes, within limits and budgets."""
 
-from meristem.allocate.allocator import Allocator, Offer
+from meristem.allocate.allocator import Allocator, Offer, Per
+from meristem.allocate.bottleneck import Bottleneck
+from meristem.allocate.custom import Custom
+from meristem.allocate.division import at_most, axis_by_axis
 from meristem.allocate.limits import Limits
 from meristem.allocate.planning import plan_growth, plan_pruning
 from meristem.allocate.proportional import Proportional
@@ -11,13 +14,18 @@ from meristem.allocate.uniform import Uniform
 
 __all__ = [
     "Allocator",
+    "Bottleneck",
+    "Custom",
     "Limits",
     "Offer",
+    "Per",
     "Proportional",
     "Ranked",
     "Selection",
     "Separately",
     "Uniform",
+    "at_most",
+    "axis_by_axis",
     "choose",
     "plan_growth",
     "plan_pruning",

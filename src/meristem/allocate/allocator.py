@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 from meristem.allocate.limits import Limits, LimitsByName
-from meristem.axes.map import Axis
-from meristem.schedule.schedule import Action
+from meristem.axes.map import Axis, AxisMap
+from meristem.schedule.demand import Action
+
+Per: TypeAlias = Literal["unit", "parameter", "flop"]
+"""What a unit's worth is held against: nothing, its parameters, or its floating-point operations in a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,20 @@ class Offer:
         axis: the axis.
         action: "grow" or "prune".
         counts: the numbers of units, ascending, that it may gain or lose.
+        axes: the map, for what units cost.
         scores: for pruning the worth of every unit, float64, shape (axis.size,) on the CPU, `inf` where it must stay;
             None for growth.
+        gains: for growth the predicted decrease of the loss by each newborn, float64 on the CPU, descending; for as
+            many as the method predicts of all units that are asked for, also where the axis has no room for them. None
+            if the allocator does not want them.
     """
 
     axis: Axis
     action: Action
     counts: range
+    axes: AxisMap = field(repr=False, compare=False)
     scores: Tensor | None = field(default=None, repr=False, compare=False)
+    gains: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def most(self) -> int:
@@ -46,6 +56,24 @@ class Offer:
         found = bisect_right(self.counts, count)
         return self.counts[found] if found < len(self.counts) else None
 
+    def up_to(self, count: int) -> Offer:
+        """This offer without numbers of units above `count`."""
+        return replace(self, counts=self.counts[: bisect_right(self.counts, count)])
+
+    def nearly(self, count: int) -> Offer:
+        """This offer up to the allowed number that is `count` (at least 1) or the next above."""
+        ceiling = self.after(max(count, 1) - 1)
+        return self if ceiling is None else self.up_to(ceiling)
+
+    def cost(self, per: Per) -> int:
+        """What one more unit of the axis costs today: 1, or its parameters (tied ones once), or its FLOPs."""
+        if per == "unit":
+            return 1
+        measure = self.axes.parameter_count if per == "parameter" else self.axes.flops
+        sizes = list(self.axes.sizes)
+        sizes[self.axis.index] += 1
+        return measure(sizes) - measure()
+
 
 @dataclass(frozen=True)
 class Allocator(ABC):
@@ -60,11 +88,17 @@ class Allocator(ABC):
 
     @abstractmethod
     def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
-        """How much of `total` each axis should get; sums to `total`. Limits are applied after."""
+        """How much of `total` each axis should get; sums to `total`, or to less where no axis can take more. Limits are
+        applied after."""
 
-    def limits_for(self, action: Action) -> LimitsByName:
-        """The limits that hold for an action."""
-        return self.limits
+    @property
+    def wants_gains(self) -> bool:
+        """Whether growth is divided by `Offer.gains`; they are predicted only if so. Default: no."""
+        return False
+
+    def for_action(self, action: Action) -> Allocator:
+        """The allocator that divides growth, or pruning: this one."""
+        return self
 
     def counts(self, total: int, offers: Sequence[Offer]) -> tuple[int, ...]:
         """Whole numbers of units for each axis, within its limits, that add up to `total` as nearly as these allow."""

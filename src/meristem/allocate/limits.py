@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from meristem.axes.map import Axis
 from meristem.errors import ConfigError
-from meristem.schedule.schedule import Action
+from meristem.schedule.demand import Action
 
 
 @dataclass(frozen=True)

@@ -8,35 +8,76 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meristem.allocate.allocator import Allocator, Offer
+from meristem.allocate.allocator import Allocator, Offer, Per
 from meristem.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Ranked(Allocator):
-    """The lowest-scoring units of all axes are removed, wherever they are (global pruning).
+    """The best newborns of all axes are made, and the lowest-scoring units of all axes removed, wherever they are.
 
-    Each unit's score is divided by the mean score of its axis first, since otherwise deep or wide layers vanish
-    whole. Floors hold: an axis never offers more units than its limits let go. For pruning only: growth methods that
-    predict no gain per newborn have nothing to rank.
+    Growth: newborns are ordered by the decrease of the loss that the growth method predicts for them, and each of the
+    best N votes for its axis. With candidates' first-order scores as gains this is the Steepest Voting Distributor
+    (SVoD) of Chatzis, Kordonis, Theodosis, Maragos, arXiv 2509.18842. Where fewer newborns are predicted than asked
+    for, the rest is divided evenly.
+
+    Pruning: each unit's score is divided by the mean score of its axis first, since otherwise deep or wide layers
+    vanish whole (global pruning).
+
+    Floors and ceilings hold: an axis never offers more units than its limits let it gain or lose.
+
+    Attributes:
+        per: what a unit's gain or score is divided by: 1 ("unit", the default), the number of parameters that one more
+            unit of the axis costs today, or its floating-point operations. The amount still counts units; to spend a
+            budget of parameters or FLOPs, end the schedule with `.until(parameters=...)` or `.until(flops=...)`.
 
     Raises:
-        ConfigError: asked to divide growth.
+        ConfigError: asked to divide growth of a method that predicts no gains; or `per` is something else.
+
+    Fails: gains are first-order predictions; summed over many newborns, or over axes that feed each other, they promise
+    more than they hold. Grow a little at a time.
     """
 
+    per: Per = "unit"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("unit", "parameter", "flop"):
+            raise ConfigError(f'Ranked(per=...) must be "unit", "parameter" or "flop", got {self.per!r}')
+
+    @property
+    def wants_gains(self) -> bool:
+        return True
+
     def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
-        offered = [_relative(offer).sort().values[: offer.most] for offer in offers]
-        owners = torch.cat([torch.full((len(scores),), i) for i, scores in enumerate(offered)])
-        lowest = torch.cat(offered).argsort(stable=True)[:total]
-        return torch.bincount(owners[lowest], minlength=len(offers)).tolist()
+        worths = [_by_cost(_worth(offer), offer.cost(self.per)) for offer in offers]
+        growing = offers[0].action == "grow"
+        offered = [w.sort(descending=growing).values[: o.most] for w, o in zip(worths, offers, strict=True)]
+        owners = torch.cat([torch.full((len(worth),), i) for i, worth in enumerate(offered)])
+        first = torch.cat(offered).argsort(descending=growing, stable=True)[:total]
+        return torch.bincount(owners[first], minlength=len(offers)).tolist()
 
 
-def _relative(offer: Offer) -> Tensor:
-    """Scores of an axis divided by their mean over the units that may be removed."""
+def _worth(offer: Offer) -> Tensor:
+    """Newborns' gains; or the scores of an axis divided by their mean over the units that may be removed."""
+    if offer.action == "grow":
+        return gains_of(offer, "Ranked")
     if offer.scores is None:
-        raise ConfigError(
-            "Ranked orders units by their scores, which growth does not have; "
-            "use Separately(grow=Uniform(), prune=Ranked()) or another allocator for growth"
-        )
+        raise ConfigError(f"Ranked orders units by their scores, but {offer.axis.name!r} was offered without")
     mean = offer.scores[offer.scores.isfinite()].mean()
     return offer.scores / mean if mean > 0 else offer.scores
+
+
+def _by_cost(worth: Tensor, cost: int) -> Tensor:
+    """Worth per cost; what costs nothing is worth everything, if it is worth anything."""
+    return worth / cost if cost else torch.where(worth > 0, torch.inf, worth)
+
+
+def gains_of(offer: Offer, asker: str) -> Tensor:
+    """The gains of an offer for growth; raises `ConfigError` if there are none."""
+    if offer.gains is None:
+        raise ConfigError(
+            f"{asker} divides growth by the gains of newborns, but {offer.axis.name!r} was offered for "
+            f"{'growth' if offer.action == 'grow' else 'pruning'} without; use Separately(grow=..., prune=...) to "
+            "divide growth and pruning in different ways"
+        )
+    return offer.gains

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from meristem.allocate.allocator import Allocator, Offer
 from meristem.allocate.limits import LimitsByName
 from meristem.allocate.uniform import Uniform
-from meristem.schedule.schedule import Action
+from meristem.schedule.demand import Action
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,9 @@ class Separately(Allocator):
     grow: Allocator = field(default_factory=Uniform)
     prune: Allocator = field(default_factory=Uniform)
 
-    def limits_for(self, action: Action) -> LimitsByName:
-        return self._of(action).limits_for(action)
+    def for_action(self, action: Action) -> Allocator:
+        chosen = self.grow if action == "grow" else self.prune
+        return chosen.for_action(action)
 
     def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
-        return self._of(offers[0].action).shares(total, offers)
-
-    def _of(self, action: Action) -> Allocator:
-        return self.grow if action == "grow" else self.prune
+        return self.for_action(offers[0].action).shares(total, offers)

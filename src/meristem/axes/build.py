@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
+from meristem.axes.follow import find_paths
 from meristem.axes.map import AttributeBinding, Axis, AxisMap, Role, TensorLayout, Work
 from meristem.axes.solver import Solution
 
@@ -59,6 +60,7 @@ def build(
     }
     kinds = _kinds(solution)
     titles = _titles(solution, dims, order)
+    nonlinear = _nonlinear(solution)
     axes = tuple(
         Axis(
             index=index,
@@ -68,13 +70,15 @@ def build(
             frozen="; ".join(space.reasons[root]) or (None if root in placed else "no parameter is laid out over it"),
             couplings=frozenset(space.couplings[root]),
             minimum=space.minimums[root],
+            nonlinear=nonlinear.get(root, frozenset()),
         )
         for root, index in number.items()
     )
     attributes = tuple(AttributeBinding(b.module, b.path, numbered(b.value)) for b in bindings)
     caches = tuple({(c.module, c.attribute): c for r in solution.recordings for c in r.caches}.values())
     work = _work(solution, number, numbered)
-    return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches)
+    paths = find_paths(solution, layouts, number)
+    return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches, paths)
 
 
 def _roles(
@@ -88,6 +92,16 @@ def _roles(
         for root in both:
             found[number[root]] = found.get(number[root], frozenset()) | {mark.role}
     return roles
+
+
+def _nonlinear(solution: Solution) -> dict[int, frozenset[Role]]:
+    """In which roles weights that are not linear slice by slice meet each axis."""
+    found: dict[int, frozenset[Role]] = {}
+    for role, length, along in solution.nonlinear:
+        computed = {root for expression in along for root in solution.space.roots(expression)}
+        for root in solution.space.roots(length) & computed:
+            found[root] = found.get(root, frozenset()) | {role}
+    return found
 
 
 def _kinds(solution: Solution) -> dict[int, str]:

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
+from math import prod
 from typing import Any
 
 from torch import nn
 
 from meristem.axes.expression import Expression, Leaf, leaves, size_of
+from meristem.axes.path import Path
 from meristem.errors import StaleMapError, UnknownAxisError
 
 
@@ -47,6 +49,9 @@ class Axis:
         frozen: why it may not be edited, or None if it may.
         couplings: why growth with zero fan-out is not exact; empty if it is.
         minimum: the least number of units with which the model's code still works (2 where it squeezes all lengths 1).
+        nonlinear: the roles in which weights meet it that are not linear in their parameters slice by slice: divided by
+            a norm, say. With `reads`, fan-out of newborns that is not zero changes what incumbents' fan-out does; with
+            `produces`, zero fan-in may be 0 / 0.
     """
 
     index: int
@@ -56,6 +61,7 @@ class Axis:
     frozen: str | None
     couplings: frozenset[Coupling]
     minimum: int = 1
+    nonlinear: frozenset[Role] = frozenset()
 
     @property
     def editable(self) -> bool:
@@ -153,8 +159,9 @@ class Place:
 class AxisMap:
     """All axes of one model. Immutable: an edit returns a new map.
 
-    Iterating yields every axis; `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by
-    the name of a tensor whose first dimension it is.
+    `paths` says, for each axis by number, how its units get from the weights that produce them to those that read them,
+    as far as they can be followed. Iterating yields every axis; `axes["layer1.0.conv1"]` finds one by its name, by the
+    module that produces it or by the name of a tensor whose first dimension it is.
     """
 
     axes: tuple[Axis, ...]
@@ -165,6 +172,7 @@ class AxisMap:
     model_reference: weakref.ref[nn.Module] = field(repr=False)
     history: tuple[Mapping[str, Any], ...] = ()
     caches: tuple[Cache, ...] = ()
+    paths: Mapping[int, tuple[Path, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> nn.Module:
@@ -247,6 +255,14 @@ class AxisMap:
                     count *= length
                 total += count
         return total
+
+    def byte_count(self, sizes: Sequence[int] | None = None) -> int:
+        """Memory of all parameters and buffers (tied ones once) when axes have the given sizes (default: today's)."""
+        sizes = self.sizes if sizes is None else sizes
+        model = self.model
+        found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        tensors = dict(found)
+        return sum(prod(y.shape(sizes)) * tensors[y.name].element_size() for y in self.layouts.values())
 
     def resized(self, sizes: Mapping[int, int], record: Mapping[str, Any]) -> AxisMap:
         """The map after an edit that gave some axes (by number) new sizes, with its record appended to the history."""

@@ -23,6 +23,8 @@ Example = tuple[tuple[Any, ...], Mapping[str, Any], bool]
 """Arguments, keyword arguments and mode (True: training) of one run of the model."""
 
 _ROUNDS = 40
+_BRIEF = 2
+"""So many rehearsals may be brief: the first binds attributes, the second ties the numbers that follow from them."""
 
 
 class Proof:
@@ -41,17 +43,23 @@ class Proof:
     def run(self) -> tuple[AttributeBinding, ...]:
         """Rehearse until all candidates can be resized at once. Returns the attributes that must change with them."""
         self._explainer.begin()
+        brief = _BRIEF
         for _ in range(_ROUNDS):
             candidates = self.candidates()
             new_sizes = self._distinct(candidates)
-            outcome = self._rehearse(new_sizes) if candidates else None
+            outcome = self._rehearse(new_sizes, brief=brief > 0) if candidates else None
+            brief -= 1
             if outcome is None:
                 break
             self._note_scalars(outcome, new_sizes)
             if outcome.passed:
                 self._drop_needless(new_sizes)
                 break
-            if not self._explainer.explain(outcome, new_sizes):
+            if self._explainer.explain(outcome, new_sizes):
+                continue
+            if outcome.cut:
+                brief = 0  # see all of it before anything is given up
+            else:
                 self._give_up(outcome, candidates)
         else:
             self._freeze_culprits(self.candidates())
@@ -75,10 +83,9 @@ class Proof:
                 found.update(dict.fromkeys(leaves(self.space.resolve(dim))))
         return [axis for axis in found if not self.space.reasons[axis]]
 
-    def _rehearse(self, new_sizes: Mapping[int, int]) -> Outcome:
-        return rehearse(
-            self.model, self.examples, self.solution, self._explainer.attribute_bindings(), new_sizes, self._known
-        )
+    def _rehearse(self, new_sizes: Mapping[int, int], *, brief: bool = False) -> Outcome:
+        bindings = self._explainer.attribute_bindings()
+        return rehearse(self.model, self.examples, self.solution, bindings, new_sizes, self._known, brief=brief)
 
     def _distinct(self, candidates: Iterable[int]) -> dict[int, int]:
         """New sizes, all different and far from the old ones, so that a number tells its axis."""

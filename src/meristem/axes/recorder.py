@@ -31,6 +31,7 @@ _MODULE_CALL = {nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__co
 _QUERIES = ("prim.device", "aten.size", "aten.sym_size", "aten.stride", "aten.is_", "aten.numel", "aten.dim")
 
 
+_ATOMS = {bool, int, float, str, type(None), torch.dtype, torch.device}
 _SAME_TENSOR = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous", "aten.clone"}
 """Operators whose result is their argument or a copy of it. Whether PyTorch calls them depends on strides and reference
 counts, so they are not recorded."""
@@ -114,9 +115,16 @@ def references(call: Call) -> Iterator[int]:
     yield from visit((*call.args, *call.kwargs.values()))
 
 
+@cache
 def short_name(operator: OpOverload) -> str:
     """`aten.add_.Tensor` -> `aten.add`."""
     return str(operator.overloadpacket).rstrip("_")
+
+
+@cache
+def _is_query(operator: OpOverload) -> bool:
+    """Whether an operator only asks for a property."""
+    return short_name(operator).startswith(_QUERIES)
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
@@ -136,6 +144,8 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 def substitute(tree: Any, leaf: Callable[[Tensor], Any]) -> Any:
     """The same nesting of tuples, lists and mappings with every tensor replaced."""
+    if type(tree) in _ATOMS:
+        return tree
     if isinstance(tree, Tensor):
         return leaf(tree)
     if isinstance(tree, (list, tuple)):
@@ -161,6 +171,7 @@ class Recorder(TorchDispatchMode):
         self.fake = fake
         self._known = known
         self._stack = stack
+        self._composite: dict[OpOverload, bool] = {}
         self._numbers: dict[int, int] = {}
         self._alive: list[Tensor] = []  # keeps ids unique while recording
         self._stand_ins: dict[int, Tensor] = {}
@@ -209,19 +220,26 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = short_name(func)
-        if name.startswith(_QUERIES):
+        if _is_query(func):
             return func(*args, **kwargs)
+        name = short_name(func)
         args = substitute(args, self.stand_in)
-        kwargs = substitute(kwargs, self.stand_in)
+        kwargs = substitute(kwargs, self.stand_in) if kwargs else kwargs
         if name in _SAME_TENSOR:
             return self._renamed(func, args, kwargs)
-        if not self._known(func) and func._can_decompose():
+        if self._is_composite(func):
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         return self.perform(func, name, args, kwargs)
+
+    def _is_composite(self, func: OpOverload) -> bool:
+        """Whether an operator is made of others and has no rule."""
+        found = self._composite.get(func)
+        if found is None:
+            found = self._composite[func] = not self._known(func) and func._can_decompose()
+        return found
 
     def perform(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
         """Run one operator and record it."""

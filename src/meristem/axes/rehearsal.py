@@ -60,11 +60,19 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rehearsal found; nothing if everything went as predicted."""
+    """What a rehearsal found; nothing if everything went as predicted.
+
+    Attributes:
+        mismatches: the calls that did not go as predicted.
+        scalars: numbers that are not lengths and changed: recording, call, and the new by the old one.
+        divergence: where the model's code raised, or None.
+        cut: whether it was ended early, because the same line of code went wrong in a second module.
+    """
 
     mismatches: tuple[Mismatch, ...]
     scalars: tuple[tuple[int, int, float], ...]
     divergence: Divergence | None
+    cut: bool = False
 
     @property
     def passed(self) -> bool:
@@ -73,6 +81,10 @@ class Outcome:
 
 class _OtherWayError(Exception):
     """Another operator was called than recorded."""
+
+
+class _EnoughError(Exception):
+    """A brief rehearsal has seen what it came for."""
 
 
 class _Rehearsal(Recorder):
@@ -88,6 +100,7 @@ class _Rehearsal(Recorder):
         length: Callable[[Expression], int],
         values: Mapping[int, Value],
         number: int,
+        brief: bool,
     ) -> None:
         super().__init__(known, stack, fake)
         self.expected = recording
@@ -95,6 +108,7 @@ class _Rehearsal(Recorder):
         self.length = length
         self.values = values
         self.number_of_recording = number
+        self.brief = brief
         self.index = 0
         self.mismatches: list[Mismatch] = []
         self.scalars: list[tuple[int, int, float]] = []
@@ -120,6 +134,8 @@ class _Rehearsal(Recorder):
     def _compare(self, index: int, call: Call, args: Any, kwargs: Any) -> tuple[bool, Any]:
         """Whether a call goes as predicted, and its result; a note is taken where it does not."""
         wrong = self._wrong_literals(index, call, args, kwargs)
+        if self.brief and any(map(self._met_elsewhere, wrong)):
+            raise _EnoughError
         self.mismatches.extend(wrong)
         if wrong:
             return False, None
@@ -133,6 +149,16 @@ class _Rehearsal(Recorder):
             result = None
         self.mismatches.append(Mismatch(self.number_of_recording, index, call.site, None, None))
         return False, None
+
+    def _met_elsewhere(self, mismatch: Mismatch) -> bool:
+        """Whether the same argument of the same line of code was wrong in another module."""
+        where, module = mismatch.site.where, mismatch.site.module
+        path = mismatch.literal.path if mismatch.literal is not None else ()
+        return any(
+            other.site.where == where and other.site.module != module
+            for other in self.mismatches
+            if other.literal is not None and other.literal.path == path
+        )
 
     def _is_whole_slice(self, func: OpOverload, args: Any) -> bool:
         """`x[:, :n]` calls no operator as long as n is the whole length; now it is not: n must follow the length."""
@@ -175,12 +201,16 @@ def rehearse(
     bindings: Sequence[AttributeBinding],
     new_sizes: Mapping[int, int],
     known: Callable[[OpOverload], bool],
+    *,
+    brief: bool = False,
 ) -> Outcome:
     """Run every example as if axes had the new sizes.
 
     Args:
         examples: arguments, keyword arguments and mode (True: training) of each recording.
         new_sizes: by representative axis.
+        brief: end as soon as a line of code goes wrong in a second module: a model of many equal blocks need not be run
+            to its end to learn what is wrong with the first.
     """
     space = solution.space
     sizes = {**dict(enumerate(space.sizes)), **new_sizes}
@@ -211,12 +241,15 @@ def rehearse(
 
         def make(stack: list[str], fake: FakeTensorMode | None) -> _Rehearsal:
             nonlocal rehearsal
-            rehearsal = _Rehearsal(known, stack, fake, recording, literals, length, values, number)  # noqa: B023 - called below
+            rehearsal = _Rehearsal(known, stack, fake, recording, literals, length, values, number, brief)  # noqa: B023 - called below
             return rehearsal
 
         try:
             with written(model, attributes):
                 run(model, args, kwargs, make, real=recording.real, training=training, new_shape=new_shape)
+        except _EnoughError:
+            assert rehearsal is not None
+            return Outcome((*mismatches, *rehearsal.mismatches), (*scalars, *rehearsal.scalars), None, cut=True)
         except Exception as error:  # the model's own code raised: noted, judged by the caller
             assert rehearsal is not None, "the model could not even be set up"
             divergence = _divergence(number, rehearsal.index, model, error)

@@ -125,7 +125,8 @@ def run(
     """
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
     with torch.inference_mode(), untouched(model) as saved, module_stack(model) as stack:
-        model.train(training)
+        if any(module.training != training for module in model.modules()):
+            model.train(training)
         recorder = make_recorder(stack, fake)
         _swap_in(model, recorder, new_shape)
         call_args = substitute(tuple(args), recorder.stand_in)

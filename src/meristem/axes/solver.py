@@ -27,6 +27,9 @@ class Value:
         constant: whether it is computed from buffers and constants alone.
         origins: for a static value, the dimensions of parameters and buffers that each dimension comes from.
         keeps_zero: for a static value, whether zero slices of its parameters give zero slices of it.
+        nonlinear: for a static value, the lengths along which it is not linear in its parameters slice by slice.
+        normalized: for a static value, the lengths over which it was divided by a norm.
+        directions: those of the origins that were divided by the norm of their own slices: zeros there are 0 / 0.
     """
 
     dims: tuple[Expression, ...]
@@ -34,6 +37,9 @@ class Value:
     constant: bool = False
     origins: tuple[frozenset[Origin], ...] = ()
     keeps_zero: bool = True
+    nonlinear: tuple[Expression, ...] = ()
+    normalized: tuple[Expression, ...] = ()
+    directions: frozenset[Origin] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,7 @@ class Solution:
         self.recordings: list[Recording] = []
         self.layouts: dict[str, tuple[Expression, ...]] = {}
         self.marks: dict[Mark, None] = {}
+        self.nonlinear: list[tuple[Role, Expression, tuple[Expression, ...]]] = []
         self.neutrals: dict[str, float | None] = {}
         self.literals: list[Literal] = []
         self.facts: list[Fact] = []
@@ -213,9 +220,25 @@ class Context:
 
     def mark(self, value: Value, dim: int, role: Role, within: Expression | None = None) -> None:
         """Dimension `dim` of a static value has this role (towards the axes of `within`, default all of it)."""
-        if value.static:
-            for origin in value.origins[dim]:
-                self.solution.marks.setdefault(Mark(origin, role, value.dims[dim] if within is None else within))
+        if not value.static:
+            return
+        length = value.dims[dim] if within is None else within
+        directions = value.origins[dim] & value.directions
+        for origin in value.origins[dim]:
+            own = self._divided(role, origin in directions) if directions else role
+            self.solution.marks.setdefault(Mark(origin, own, length))
+        produces = role is Role.PRODUCES
+        along = (*value.nonlinear, *([length] if produces and directions else []))
+        self.solution.nonlinear.append((role, length, along))
+        for norm in value.normalized if produces else ():
+            if self.space.roots(norm) & self.space.roots(length):
+                self.couple(norm, Coupling.STANDARDIZED)
+
+    @staticmethod
+    def _divided(role: Role, direction: bool) -> Role:
+        """The role of a direction or of its factor: directions produce, factors are read, as zeros there are zeros."""
+        plays = {Role.PRODUCES: direction, Role.READS: not direction}.get(role, True)
+        return role if plays else Role.CARRIES
 
     def carry(self, value: Value, neutral: float | None) -> None:
         """A static value meets the units one by one; `neutral` is the entry that does nothing."""
@@ -237,8 +260,17 @@ class Context:
 
     # ------------------------------------------------------------------ results
 
-    def derived(self, dims: Sequence[Expression], sources: Sequence[Value], keeps_zero: bool = True) -> Value:
-        """A value computed from `sources`; static if all are, with origins found by the axes they share."""
+    def derived(
+        self,
+        dims: Sequence[Expression],
+        sources: Sequence[Value],
+        keeps_zero: bool = True,
+        nonlinear: Iterable[Expression] = (),
+    ) -> Value:
+        """A value computed from `sources`; static if all are, with origins found by the axes they share.
+
+        `nonlinear` are the lengths along which the computation is not linear in their slices, one by one.
+        """
         static = bool(sources) and all(source.static for source in sources)
         if not static:
             return Value(tuple(dims))
@@ -248,6 +280,9 @@ class Context:
             constant=all(source.constant for source in sources),
             origins=tuple(self._origins(dim, sources) for dim in dims),
             keeps_zero=keeps_zero and all(source.keeps_zero for source in sources),
+            nonlinear=(*nonlinear, *dict.fromkeys(length for source in sources for length in source.nonlinear)),
+            normalized=tuple(dict.fromkeys(length for source in sources for length in source.normalized)),
+            directions=frozenset[Origin]().union(*(source.directions for source in sources)),
         )
 
     def _origins(self, dim: Expression, sources: Sequence[Value]) -> frozenset[Origin]:
@@ -333,7 +368,7 @@ def _freeze_unread_pieces(solution: Solution) -> None:
         for call in recording.calls:
             for number in references(call) if call.name not in _CUTTING else ():
                 if number not in own and number in values:
-                    read.update(root for dim in values[number].dims for root in solution.space.roots(dim))
+                    read.update(*map(solution.space.roots, values[number].dims))
     for piece in solution.space.pieces:
         for root in solution.space.roots(piece) - read:
             solution.space.reasons[root].setdefault("the example reads no unit of it: another input may")

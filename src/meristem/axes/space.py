@@ -39,6 +39,7 @@ class Space:
         self.minimums: list[int] = []
         self.pieces: list[Leaf] = []
         self._links: list[Expression | None] = []
+        self._roots: dict[int, tuple[Expression, frozenset[int]]] = {}  # by identity, until a link is made
 
     # ------------------------------------------------------------------ making and reading
 
@@ -91,9 +92,12 @@ class Space:
             return concat([self._product([part, *flat[1:]]) for part in flat[0].parts])
         return Product(tuple(flat))
 
-    def roots(self, expression: Expression) -> set[int]:
+    def roots(self, expression: Expression) -> frozenset[int]:
         """The numbers of the representatives in an expression."""
-        return set(leaves(self.resolve(expression)))
+        found = self._roots.get(id(expression))
+        if found is None:
+            found = self._roots[id(expression)] = expression, frozenset(leaves(self.resolve(expression)))
+        return found[1]
 
     def frozen(self, expression: Expression) -> bool:
         """Whether every axis of an expression is frozen (so also for `ONE`)."""
@@ -150,6 +154,7 @@ class Space:
         if leaf.axis in leaves(target) or target == ONE:
             raise IrreconcilableError
         self._links[leaf.axis] = target
+        self._roots.clear()
         for axis in leaves(target):
             self.reasons[axis].update(self.reasons[leaf.axis])
             self.couplings[axis] |= self.couplings[leaf.axis]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from meristem.errors import CheckpointError, ConfigError, WrappedModelError
 from meristem.plasticity import Event, Plasticity
@@ -40,6 +40,8 @@ class PlasticityCallback(TrainerCallback):
 
     Args:
         example: keyword arguments for the model's forward, as for `meristem.trace`. Default: its `dummy_inputs`.
+        loss: `loss(model, batch)` gives the training loss of a batch; methods that evaluate the loss themselves call it
+            on further batches of the training data. Default: the model's own, `model(**batch).loss`.
         settings: everything else that `meristem.Plasticity` takes: `schedule`, `grow`, `prune`, `allocate`, ...
 
     Attributes:
@@ -51,11 +53,14 @@ class PlasticityCallback(TrainerCallback):
         CheckpointError: (from `restore`) the folder holds no state of this callback, or it does not fit the model.
     """
 
-    def __init__(self, example: Any = None, **settings: Any) -> None:
+    def __init__(
+        self, example: Any = None, *, loss: Callable[[nn.Module, Any], Tensor] | None = None, **settings: Any
+    ) -> None:
         self._plasticity: Plasticity | None = None
         self.events: list[Event] = []
         self._example = example
         self._settings = settings
+        self._loss_of = _own_loss if loss is None else loss
         self._loss: float | None = None
 
     @property
@@ -97,7 +102,7 @@ class PlasticityCallback(TrainerCallback):
         if self._plasticity is None:
             return
         loss, self._loss = self._loss, None
-        event = self._plasticity.step(loss)
+        event = self._plasticity.step(loss, _Closure(self._loss_of, kwargs["model"], kwargs.get("train_dataloader")))
         if event is not None:
             self.events.append(event)
 
@@ -127,6 +132,32 @@ class PlasticityCallback(TrainerCallback):
             raise ConfigError("pass PlasticityCallback(example=...): keyword arguments for the model's forward")
         device = next(model.parameters()).device
         return Plasticity(model, (), send_to_device(example, device), **self._settings)
+
+
+class _Closure:
+    """The loss of one batch of the training data after another; nothing is read before the first call."""
+
+    def __init__(
+        self, loss: Callable[[nn.Module, Any], Tensor], model: nn.Module, loader: Iterable[Any] | None
+    ) -> None:
+        self._loss = loss
+        self._model = model
+        self._loader = loader
+        self._batches: Iterator[Any] = iter(())
+
+    def __call__(self) -> Tensor:
+        if self._loader is None:
+            raise ConfigError("the Trainer gave no training data to evaluate the loss on")
+        batch = next(self._batches, None)
+        if batch is None:
+            self._batches = iter(self._loader)
+            batch = next(self._batches)
+        device = next(self._model.parameters()).device
+        return self._loss(self._model, send_to_device(batch, device))
+
+
+def _own_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    return model(**batch).loss
 
 
 def _unwrapped(optimizer: Any) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from meristem.errors import ConfigError, WrappedModelError
 from meristem.plasticity import Event, Plasticity
@@ -27,6 +27,8 @@ class PlasticityCallback(Callback):
 
     Args:
         example: an input for the module's forward, as for `meristem.trace`. Default: its `example_input_array`.
+        loss: `loss(module, batch)` gives the training loss of a batch, without logging; only methods that evaluate the
+            loss themselves need it.
         module: path of the submodule to edit, e.g. "net", in which case `example` is an input of that. Default: all.
         settings: everything else that `meristem.Plasticity` takes: `schedule`, `grow`, `prune`, `allocate`, ...
 
@@ -38,10 +40,18 @@ class PlasticityCallback(Callback):
         WrappedModelError: (from `fit`) the strategy wraps the module (DDP, FSDP, ...) or it is compiled.
     """
 
-    def __init__(self, example: Any = None, *, module: str = "", **settings: Any) -> None:
+    def __init__(
+        self,
+        example: Any = None,
+        *,
+        loss: Callable[[LightningModule, Any], Tensor] | None = None,
+        module: str = "",
+        **settings: Any,
+    ) -> None:
         self._plasticity: Plasticity | None = None
         self.events: list[Event] = []
         self._example = example
+        self._loss = loss
         self._module = module
         self._settings = settings
         self._seen = 0
@@ -88,7 +98,9 @@ class PlasticityCallback(Callback):
         if trainer.global_step == self._seen or self._plasticity is None:
             return
         self._seen = trainer.global_step
-        event = self._plasticity.step(outputs.get("loss") if isinstance(outputs, Mapping) else outputs)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        own = self._loss
+        event = self._plasticity.step(loss, None if own is None else lambda: own(pl_module, batch))
         if event is not None:
             self.events.append(event)
 

@@ -59,6 +59,17 @@ def inspect(
 
 @app.command()
 @explained
+def methods(
+    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown page there instead of printing.")] = None,
+) -> None:
+    """Show which growth method is defined for which kind of axis, where it preserves the function, and why not."""
+    from meristem.cli.methods import run_methods
+
+    run_methods(markdown)
+
+
+@app.command()
+@explained
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file; what it leaves out has its default.")] = None,
     print_config: Annotated[

@@ -1,18 +1,23 @@
 """One edit: gathers along axes, applied to a model and everything that holds its parameters, all or nothing."""
 
 from meristem.edit.checkpoint import extra_of, load, save
+from meristem.edit.compute import Change
 from meristem.edit.edit import Commit, Edit
+from meristem.edit.explicit import Explicit
 from meristem.edit.gather import Gather
 from meristem.edit.history import replay
 from meristem.edit.newborns import Newborns, Slice, ZeroFanOut
 from meristem.edit.optimizer import OptimizerStateWarning, StatePolicy, StateSlice, Zeros
 from meristem.edit.preview import AxisPreview, Preview
 from meristem.edit.stale import Replaced, StaleHolder, StaleParameterWarning
+from meristem.edit.trial import Trial, trial
 
 __all__ = [
     "AxisPreview",
+    "Change",
     "Commit",
     "Edit",
+    "Explicit",
     "Gather",
     "Newborns",
     "OptimizerStateWarning",
@@ -23,10 +28,12 @@ __all__ = [
     "StaleParameterWarning",
     "StatePolicy",
     "StateSlice",
+    "Trial",
     "ZeroFanOut",
     "Zeros",
     "extra_of",
     "load",
     "replay",
     "save",
+    "trial",
 ]

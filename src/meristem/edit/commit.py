@@ -56,8 +56,12 @@ class Prepared:
     resets: list[str]
 
 
-def validate(request: Request) -> tuple[list[TensorLayout], dict[str, Tensor]]:
+def validate(request: Request, computation: Computation | None = None) -> tuple[list[TensorLayout], dict[str, Tensor]]:
     """The layouts that change and the model's tensors by name, after all checks; nothing is touched.
+
+    Args:
+        request: the edit.
+        computation: that of the edit, if there is one already.
 
     Raises:
         EditError, StaleMapError, WrappedModelError: as the functions in `checks` say.
@@ -69,7 +73,7 @@ def validate(request: Request) -> tuple[list[TensorLayout], dict[str, Tensor]]:
                 f"{change.axis.name} would be left with {len(change.gather)} units; the model's code needs at least "
                 f"{change.axis.minimum}: it squeezes every length of 1"
             )
-    computation = Computation(axes, request.changes, request.seed)
+    computation = computation or Computation(axes, request.changes, request.seed)
     edited = [layout for layout in axes.layouts.values() if computation.touches(layout)]
     tensors = check_model(axes, edited)
     bindings = edited_bindings(axes, (change.axis.index for change in request.changes))
@@ -83,8 +87,8 @@ def validate(request: Request) -> tuple[list[TensorLayout], dict[str, Tensor]]:
 
 def prepare(request: Request) -> Prepared:
     """Validate the edit, compute every new tensor and plan every step. Nothing is touched yet."""
-    edited, tensors = validate(request)
     computation = Computation(request.axes, request.changes, request.seed)
+    edited, tensors = validate(request, computation)
     with _undisturbed():
         recipes: dict[str, Recipe] = {}
         replaced: dict[str, tuple[Tensor, Tensor]] = {}

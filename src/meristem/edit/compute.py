@@ -11,9 +11,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from meristem.axes.expression import leaves
 from meristem.axes.map import Axis, AxisMap, Role, TensorLayout
 from meristem.edit.gather import Gather
-from meristem.edit.indices import Along, Indices, Recipe
+from meristem.edit.indices import Along, Indices, Recipe, Spots
 from meristem.edit.newborns import Newborns, Slice
 from meristem.errors import EditError
 
@@ -78,19 +79,33 @@ def overlaid(tensor: Tensor, recipe: Recipe, source: Tensor) -> Tensor:
     """In place: the entries without a source are taken from `source`, a tensor of the same shape."""
     for dim, along in recipe.items():
         if along.fresh is not None:
-            put(tensor, dim, along.fresh, source.index_select(dim, along.fresh.to(source.device)))
+            put(tensor, dim, along.fresh, source.index_select(dim, along.fresh.index.to(source.device)))
     return tensor
 
 
-def put(tensor: Tensor, dim: int, positions: Tensor, entries: Tensor) -> None:
-    """In place: these entries, or this scalar, at some indices (at least one, rising, on the CPU) of a dimension."""
-    first, count = int(positions[0]), len(positions)
-    if int(positions[-1]) - first + 1 == count:
-        tensor.narrow(dim, first, count).copy_(entries)
+def put(tensor: Tensor, dim: int, spots: Spots, entries: Tensor) -> None:
+    """In place: these entries, or this scalar, at some indices of a dimension."""
+    runs = spots.runs
+    if runs is not None and len(runs) == 1:
+        tensor.narrow(dim, *runs[0]).copy_(entries)
+    elif runs is not None and len(runs) <= tensor.numel() // SMALLEST_BLOCK:
+        done = 0
+        for first, length in runs:
+            tensor.narrow(dim, first, length).copy_(entries.narrow(dim, done, length) if entries.dim() else entries)
+            done += length
     elif entries.dim() == 0:
-        tensor.index_fill_(dim, positions.to(tensor.device), entries.to(tensor))
+        tensor.index_fill_(dim, spots.index.to(tensor.device), entries.to(tensor))
     else:
-        tensor.index_copy_(dim, positions.to(tensor.device), entries.to(tensor))
+        tensor.index_copy_(dim, spots.index.to(tensor.device), entries.to(tensor))
+
+
+def widened(entries: Tensor, dim: int, sources: Tensor) -> Tensor:
+    """Entries gathered along a dimension, unless that is the same; zero where there is no source."""
+    sources = sources.to(entries.device)
+    if torch.equal(sources, torch.arange(entries.shape[dim], device=entries.device)):
+        return entries
+    found = entries.index_select(dim, sources.clamp(min=0))
+    return found.index_fill_(dim, (sources < 0).nonzero().flatten(), 0)
 
 
 def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -117,40 +132,61 @@ class Computation:
         self._growing = {change.axis.index: change for change in changes if change.gather.has_newborns}
 
     def touches(self, layout: TensorLayout) -> bool:
-        """Whether a tensor changes."""
-        return any(self._indices.edited(dim) for dim in layout.dims)
+        """Whether a tensor changes: in size, or because a growth method moves it along."""
+        if any(self._indices.edited(dim) for dim in layout.dims):
+            return True
+        return any(change.start.shift(layout) is not None for change in self._growing.values())
 
     def tensor(self, layout: TensorLayout, old: Tensor) -> tuple[Tensor, Recipe]:
         """The new value of one tensor, and the recipe by which its gradient, its state and its copies follow."""
-        edited = {dim: self._indices.edited(expression) for dim, expression in enumerate(layout.dims)}
-        recipe = {dim: self._indices.along(layout.dims[dim], old.device) for dim, axes in edited.items() if axes}
-        shape = [len(recipe[dim].index) if dim in recipe else length for dim, length in enumerate(old.shape)]
+        edited = {dim: axes for dim, e in enumerate(layout.dims) if (axes := self._indices.edited(e))}
+        recipe = {dim: self._indices.along(layout.dims[dim], old.device) for dim in edited}
+        new = moved(old, recipe)
         slices = [
-            self._slice(layout, dim, self._growing[axis], old, shape)
+            (self._slice(layout, dim, self._growing[axis], old, new), self._growing[axis].start)
             for dim, axes in edited.items()
             for axis in axes
             if axis in self._growing
         ]
         for s, start in slices:
-            factors = (_checked_factor(f, s, start) for f in (start.weight_factor(s), start.gradient_factor(s)))
-            recipe[s.dim] = recipe[s.dim].times(*factors)
-        weights = {dim: along.weight for dim, along in recipe.items() if along.weight is not None}
-        new = moved(old, recipe, weights)
+            weight = _checked_factor(start.weight_factor(s), s, start)
+            recipe[s.dim] = recipe[s.dim].times(weight, _checked_factor(start.gradient_factor(s), s, start))
+        for dim, along in recipe.items():
+            if along.weight is not None:
+                _scale(new, dim, along.weight)
+        for axis, change in self._growing.items():
+            shift = change.start.shift(layout)
+            if shift is not None:
+                new.add_(self._joint(layout, axis, shift, recipe).to(new))
         for s, start in sorted(slices, key=lambda pair: Role.READS in pair[0].roles):
-            if len(s.positions):
-                put(new, s.dim, s.positions, _checked_values(start.values(s), s, start))
+            if len(s.spots):
+                values = _checked_values(start.values(s), s, start)
+                if s.place is None:
+                    put(new, s.dim, s.spots, values)
+                else:
+                    s.place.copy_(values)  # does nothing if they were made there
         return new, recipe
 
-    def _slice(
-        self, layout: TensorLayout, dim: int, change: Change, old: Tensor, shape: list[int]
-    ) -> tuple[Slice, Newborns]:
+    def _joint(self, layout: TensorLayout, axis: int, entries: Tensor, recipe: Recipe) -> Tensor:
+        """Entries in the shape after an edit of one axis alone, in the shape after the whole edit."""
+        for dim, along in recipe.items():
+            if axis in leaves(layout.dims[dim]):
+                entries = widened(entries, dim, self._indices.alone(layout.dims[dim], axis)[1])
+            else:
+                entries = widened(entries, dim, along.index)
+                if along.weight is not None:
+                    entries = entries.clone()
+                    _scale(entries, dim, along.weight)
+        return entries
+
+    def _slice(self, layout: TensorLayout, dim: int, change: Change, old: Tensor, new: Tensor) -> Slice:
         axis = change.axis.index
-        positions = self._indices.born(layout.dims[dim], axis, sourceless=True)
-        entries = (*shape[:dim], len(positions), *shape[dim + 1 :])
+        spots = self._indices.spots(layout.dims[dim], axis, sourceless=True)
+        shape = (*new.shape[:dim], len(spots), *new.shape[dim + 1 :])
         roles = layout.roles[dim].get(axis, frozenset())
-        return Slice(
-            layout, dim, change.axis, roles, old, entries, positions, self._generator, self._indices
-        ), change.start
+        runs = spots.runs
+        place = new.narrow(dim, *runs[0]) if runs is not None and len(runs) == 1 else None
+        return Slice(layout, dim, change.axis, roles, old, shape, spots, self._generator, place, self._indices)
 
 
 def _copied(old: Tensor, recipe: Recipe, blocks: Sequence[Sequence[tuple[int, int, int]]]) -> Tensor:

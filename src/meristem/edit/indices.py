@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -17,20 +18,50 @@ MOST_BLOCKS = 256
 
 
 @dataclass(frozen=True, eq=False)
+class Spots:
+    """Some indices along a dimension.
+
+    Attributes:
+        index: rising; int64, on the CPU.
+    """
+
+    index: Tensor
+
+    def __len__(self) -> int:
+        return self.index.numel()
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...] | None:
+        """If they are few, the runs of neighbours: (first index, length)."""
+        count = len(self)
+        if not count:
+            return ()
+        first = int(self.index[0])
+        if int(self.index[-1]) - first + 1 == count:
+            return ((first, count),)
+        cuts = (self.index.diff() != 1).nonzero() + 1
+        if len(cuts) >= MOST_BLOCKS:
+            return None
+        borders = [0, *cuts.flatten().tolist(), count]
+        firsts = self.index[borders[:-1]].tolist()
+        return tuple((first, end - start) for first, (start, end) in zip(firsts, pairwise(borders), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
 class Along:
     """What happens along one dimension of a tensor.
 
     Attributes:
         index: for each new index the old one it copies, -1 for none; int64.
         safe: the same with 0 instead of -1, for `index_select`.
-        fresh: the new indices without a source, on the CPU, or None if there are none.
+        fresh: the new indices without a source, or None if there are none.
         blocks: if they are few, the pieces that are copied whole: (first new index, first old index, length).
         weight, gradient: by what the entries of each new index, and their gradients, are multiplied; None for all ones.
     """
 
     index: Tensor
     safe: Tensor
-    fresh: Tensor | None
+    fresh: Spots | None
     blocks: tuple[tuple[int, int, int], ...] | None = None
     weight: Tensor | None = None
     gradient: Tensor | None = None
@@ -42,7 +73,7 @@ class Along:
         moved = index.to(device)
         if not len(fresh):
             return cls(moved, moved, None, _blocks(index))
-        return cls(moved, moved.clamp(min=0), fresh, _blocks(index))
+        return cls(moved, moved.clamp(min=0), Spots(fresh), _blocks(index))
 
     def to(self, device: torch.device) -> Along:
         """The same on another device."""
@@ -52,11 +83,28 @@ class Along:
 
     def times(self, weight: Tensor | None, gradient: Tensor | None) -> Along:
         """With further factors."""
+        if weight is None and gradient is None:
+            return self
         return replace(self, weight=_product(self.weight, weight), gradient=_product(self.gradient, gradient))
 
 
 Recipe = Mapping[int, Along]
 """What happens to one tensor: for each dimension that changes, what happens along it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Dimension:
+    """What is known of one expression; filled as it is asked for.
+
+    Attributes:
+        edited: the edited axes in it, by number, in order.
+        along: what all changes together do, by device.
+        born: the indices of newborns of each axis, by whether only those without a source count.
+    """
+
+    edited: tuple[int, ...]
+    along: dict[torch.device, Along] = field(default_factory=dict)
+    born: dict[bool, Mapping[int, Spots]] = field(default_factory=dict)
 
 
 class Indices:
@@ -66,57 +114,83 @@ class Indices:
         self.gathers = gathers
         self.before = dict(enumerate(sizes))
         self.after = {**self.before, **{axis: len(gather) for axis, gather in gathers.items()}}
-        self._along: dict[tuple[Expression, torch.device], Along] = {}
-        self._born: dict[tuple[Expression, int, bool], Tensor] = {}
+        self._dimensions: dict[Expression, _Dimension] = {}
+        self._met: dict[int, tuple[Expression, _Dimension]] = {}  # by identity: hashing a long expression takes long
 
-    def edited(self, expression: Expression) -> list[int]:
+    def edited(self, expression: Expression) -> tuple[int, ...]:
         """The edited axes in an expression, by number, in order."""
-        return [axis for axis in dict.fromkeys(leaves(expression)) if axis in self.gathers]
+        return self._dimension(expression).edited
 
     def along(self, expression: Expression, device: torch.device) -> Along:
         """What all changes together do along a dimension."""
-        if (expression, device) not in self._along:
-            gathers = {axis: self.gathers[axis].index for axis in self.edited(expression)}
-            self._along[expression, device] = Along.of(gather_index(expression, gathers, self.before), device)
-        return self._along[expression, device]
+        known = self._dimension(expression)
+        if device not in known.along:
+            gathers = {axis: self.gathers[axis].index for axis in known.edited}
+            known.along[device] = Along.of(gather_index(expression, gathers, self.before), device)
+        return known.along[device]
 
     def sources(self, expression: Expression, axis: int) -> Tensor:
         """For each new index the one it would copy if only this axis changed and the others had their new sizes."""
         gather = self.gathers[axis]
         return gather_index(expression, {axis: gather.index}, {**self.after, axis: self.before[axis]})
 
+    def alone(self, expression: Expression, axis: int) -> tuple[Mapping[int, int], Tensor]:
+        """The sizes of all axes if only this one changed, and for each new index the one that it would then be; -1
+        where another axis has no source."""
+        sizes = {**self.before, axis: self.after[axis]}
+        others = {other: self.gathers[other].index for other in self.edited(expression) if other != axis}
+        return sizes, gather_index(expression, others, sizes)
+
     def born(self, expression: Expression, axis: int, *, sourceless: bool) -> Tensor:
         """The new indices that belong to a newborn of an axis; only to those without a source, or to all."""
-        key = (expression, axis, sourceless)
-        if key not in self._born:
-            gather = self.gathers[axis]
-            mask = gather.index < 0 if sourceless else gather.newborn_mask
-            found = _marked(expression, axis, mask.nonzero().flatten(), self.after)
-            self._born[key] = torch.zeros(0, dtype=torch.int64) if found is None else found
-        return self._born[key]
+        return self.spots(expression, axis, sourceless=sourceless).index
+
+    def spots(self, expression: Expression, axis: int, *, sourceless: bool) -> Spots:
+        """As `born`, with the runs that they form."""
+        known = self._dimension(expression)
+        if sourceless not in known.born:
+            units = {axis: self._newborn(axis, sourceless) for axis in known.edited}
+            found = _marked(expression, units, self.after)
+            known.born[sourceless] = {axis: Spots(index) for axis, index in found.items()}
+        return known.born[sourceless].get(axis, _NOWHERE)
+
+    def _newborn(self, axis: int, sourceless: bool) -> Tensor:
+        gather = self.gathers[axis]
+        return (gather.index < 0 if sourceless else gather.newborn_mask).nonzero().flatten()
+
+    def _dimension(self, expression: Expression) -> _Dimension:
+        met = self._met.get(id(expression))
+        if met is None:
+            found = self._dimensions.get(expression)
+            if found is None:
+                found = _Dimension(tuple(axis for axis in dict.fromkeys(leaves(expression)) if axis in self.gathers))
+                self._dimensions[expression] = found
+            met = self._met[id(expression)] = expression, found
+        return met[1]
 
 
-def _marked(expression: Expression, axis: int, units: Tensor, sizes: Mapping[int, int]) -> Tensor | None:
-    """The indices of a dimension that belong to given units of an axis, in rising order; None if it is not in it."""
+_NOWHERE = Spots(torch.zeros(0, dtype=torch.int64, device="cpu"))
+
+
+def _marked(expression: Expression, units: Mapping[int, Tensor], sizes: Mapping[int, int]) -> dict[int, Tensor]:
+    """The indices of a dimension that belong to given units of each axis, in rising order, for the axes in it."""
     if isinstance(expression, Leaf):
-        return units if expression.axis == axis else None
-    found: list[Tensor] = []
+        return {expression.axis: units[expression.axis]} if expression.axis in units else {}
+    found: dict[int, list[Tensor]] = {}
     if isinstance(expression, Concat):
         offset = 0
         for part in expression.parts:
-            here = _marked(part, axis, units, sizes)
-            if here is not None:
-                found.append(here + offset)
+            for axis, here in _marked(part, units, sizes).items():
+                found.setdefault(axis, []).append(here + offset)
             offset += size_of(part, sizes)
-        return torch.cat(found) if found else None
+        return {axis: pieces[0] if len(pieces) == 1 else torch.cat(pieces) for axis, pieces in found.items()}
     lengths = [size_of(factor, sizes) for factor in expression.factors]
     for place, factor in enumerate(expression.factors):
-        here = _marked(factor, axis, units, sizes)
-        if here is not None:
+        for axis, here in _marked(factor, units, sizes).items():
             outer, inner = (torch.arange(_volume(part)) for part in (lengths[:place], lengths[place + 1 :]))
             blocks = outer[:, None] * lengths[place] + here
-            found.append((blocks[:, :, None] * len(inner) + inner).flatten())
-    return None if not found else found[0] if len(found) == 1 else torch.cat(found).unique()
+            found.setdefault(axis, []).append((blocks[:, :, None] * len(inner) + inner).flatten())
+    return {axis: pieces[0] if len(pieces) == 1 else torch.cat(pieces).unique() for axis, pieces in found.items()}
 
 
 def _blocks(index: Tensor) -> tuple[tuple[int, int, int], ...] | None:
@@ -126,8 +200,9 @@ def _blocks(index: Tensor) -> tuple[tuple[int, int, int], ...] | None:
     if len(cuts) >= MOST_BLOCKS:
         return None
     borders = [0, *cuts.flatten().tolist(), len(index)]
-    pieces = [(start, int(index[start]), end - start) for start, end in pairwise(borders)]
-    return tuple(piece for piece in pieces if piece[1] >= 0)
+    sources = index[borders[:-1]].tolist()
+    pieces = zip(borders[:-1], sources, borders[1:], strict=True)
+    return tuple((start, source, end - start) for start, source, end in pieces if source >= 0)
 
 
 def _volume(lengths: Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, Role, TensorLayout
 from meristem.edit.gather import Gather
-from meristem.edit.indices import Indices
+from meristem.edit.indices import Indices, Spots
+from meristem.edit.noise import draw_uniform
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,10 @@ class Slice:
         old: the whole tensor before the edit.
         shape: the shape of the entries that start from nothing: that of the new tensor, except along `dim`, where it is
             the number of `positions`.
-        positions: the new indices along `dim` that belong to units without a source; int64.
+        spots: the new indices along `dim` that belong to units without a source.
         generator: the source of randomness, on the CPU whatever the tensor's device.
+        place: where the entries go in the new tensor, if that is in one piece; its content is arbitrary. They may be
+            made right there: if `Newborns.values` returns it, nothing is copied.
     """
 
     layout: TensorLayout
@@ -41,9 +44,15 @@ class Slice:
     roles: frozenset[Role]
     old: Tensor
     shape: tuple[int, ...]
-    positions: Tensor
+    spots: Spots
     generator: torch.Generator
+    place: Tensor | None = field(repr=False)
     _indices: Indices = field(repr=False)
+
+    @property
+    def positions(self) -> Tensor:
+        """The new indices along `dim` that belong to units without a source, rising; int64."""
+        return self.spots.index
 
     @cached_property
     def sources(self) -> Tensor:
@@ -52,6 +61,21 @@ class Slice:
         Old indices are counted as if no other axis of this dimension changed its size in this edit.
         """
         return self._indices.sources(self.layout.dims[self.dim], self.axis.index)
+
+    @property
+    def sizes(self) -> Mapping[int, int]:
+        """The size of every axis after the edit, by number."""
+        return self._indices.after
+
+    @cached_property
+    def alone(self) -> tuple[Mapping[int, int], Tensor]:
+        """The sizes of all axes if only this one changed, and for each new index along `dim` the one that it would then
+        be; -1 where another axis of the dimension has no source."""
+        return self._indices.alone(self.layout.dims[self.dim], self.axis.index)
+
+    def along(self, dim: int) -> Tensor:
+        """For each new index along another dimension the old one that it copies, -1 for none; int64."""
+        return self._indices.along(self.layout.dims[dim], self.old.device).index
 
     @cached_property
     def newborn(self) -> Tensor:
@@ -64,8 +88,8 @@ class Slice:
 class Newborns(Protocol):
     """What newborn units start from. Frozen dataclasses implement it, one for each growth method.
 
-    Subclasses inherit the defaults: copies are exact copies, and the function is preserved as far as zero fan-out
-    preserves it.
+    Subclasses inherit the defaults: copies are exact copies, and the function is preserved as far as fan-out that is
+    not zero, but adds nothing, preserves it.
     """
 
     def values(self, s: Slice) -> Tensor:
@@ -74,6 +98,15 @@ class Newborns(Protocol):
 
     def weight_factor(self, s: Slice) -> Tensor | None:
         """By what entries with a source are multiplied, incumbents too: one factor per new index. None: all ones."""
+        return None
+
+    def shift(self, layout: TensorLayout) -> Tensor | None:
+        """What is added to the gathered entries of a tensor, incumbents too. None: nothing.
+
+        In the shape that the tensor would have after an edit of this axis alone.
+
+        Entries without a source get `values` instead. Copies of the model that follow are not shifted.
+        """
         return None
 
     def gradient_factor(self, s: Slice) -> Tensor | None:
@@ -85,7 +118,16 @@ class Newborns(Protocol):
 
     def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
         """Why inserting the newborns changes the function; nothing if it is preserved."""
-        return sorted(coupling.value for coupling in axis.couplings)
+        return fan_out_reasons(axis)
+
+
+def fan_out_reasons(axis: Axis) -> tuple[str, ...]:
+    """Why inserting units changes the function although their contributions add up to nothing: the axis' couplings, and
+    weights that read it and are normalized before use, in which everything but zeros changes what incumbents have."""
+    couplings = sorted(coupling.value for coupling in axis.couplings)
+    if Role.READS not in axis.nonlinear:
+        return tuple(couplings)
+    return (*couplings, "weights that read it are not linear in its slices (a norm over it, say)")
 
 
 @dataclass(frozen=True)
@@ -112,6 +154,10 @@ class ZeroFanOut(Newborns):
             return s.old.new_zeros(()).expand(s.shape)
         return uniform(s, incumbent_scale(s))
 
+    def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
+        """The axis' couplings."""
+        return sorted(coupling.value for coupling in axis.couplings)
+
 
 def incumbent_scale(s: Slice) -> float:
     """The root mean square of the old entries, or Kaiming's standard deviation if they are all zero or not finite."""
@@ -124,7 +170,5 @@ def incumbent_scale(s: Slice) -> float:
 
 def uniform(s: Slice, deviation: float) -> Tensor:
     """Uniform random entries of shape `s.shape` with this standard deviation, the same on every device."""
-    dtype = torch.promote_types(s.old.dtype, torch.float32)
-    bound = deviation * math.sqrt(3)
-    drawn = torch.empty(s.shape, dtype=dtype, device="cpu").uniform_(-bound, bound, generator=s.generator)
-    return drawn.to(device=s.old.device, dtype=s.old.dtype)
+    room = s.old.new_empty(s.shape) if s.place is None else s.place
+    return draw_uniform(room, deviation * math.sqrt(3), s.generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from meristem.axes.running import untouched
-from meristem.edit.checks import tensors_of
 from meristem.edit.commit import Request, prepare
 from meristem.edit.journal import Journal
 
@@ -96,20 +95,9 @@ def preview(request: Request, args: Any = None) -> Preview:
         axes=tuple(rows),
         parameters=(axes.parameter_count(), axes.parameter_count(after)),
         flops=(axes.flops(), axes.flops(after)),
-        bytes=(_bytes(request, axes.sizes), _bytes(request, after)),
+        bytes=(axes.byte_count(), axes.byte_count(after)),
         drift=None if args is None else _drift(request, args),
     )
-
-
-def _bytes(request: Request, sizes: Sequence[int]) -> int:
-    tensors = tensors_of(request.axes.model)
-    total = 0
-    for layout in request.axes.layouts.values():
-        entries = 1
-        for length in layout.shape(sizes):
-            entries *= length
-        total += entries * tensors[layout.name].element_size()
-    return total
 
 
 def _drift(request: Request, args: Any) -> float:

@@ -6,11 +6,52 @@ from collections.abc import Iterable
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import EditError
+from meristem.grow.candidates import Candidates
+from meristem.grow.fast_splitting import FastSplitting
+from meristem.grow.firefly import Firefly
+from meristem.grow.gradmax import GradMax
+from meristem.grow.gradmax_opt import GradMaxOpt
+from meristem.grow.hypercloning import HyperCloning
+from meristem.grow.lemon import Lemon
 from meristem.grow.method import Method
 from meristem.grow.net2wider import Net2Wider
+from meristem.grow.north_opt import NorthOpt
+from meristem.grow.north_pre import NorthPre
+from meristem.grow.north_select import NorthSelect
+from meristem.grow.north_weight import NorthWeight
+from meristem.grow.paired import Paired
+from meristem.grow.random import Random
+from meristem.grow.senn import SENN
+from meristem.grow.splitting import Splitting
+from meristem.grow.swe import SWE
+from meristem.grow.tiny import TINY
+from meristem.grow.variance_transfer import VarianceTransfer
+from meristem.grow.zero_extension import ZeroExtension
 from meristem.grow.zero_fan_out import ZeroFanOut
 
-METHODS: tuple[Method, ...] = (ZeroFanOut(), Net2Wider())
+METHODS: tuple[Method, ...] = (
+    Candidates(),
+    FastSplitting(),
+    Firefly(),
+    GradMax(),
+    GradMaxOpt(),
+    HyperCloning(),
+    Lemon(),
+    Net2Wider(),
+    NorthOpt(),
+    NorthPre(),
+    NorthSelect(),
+    NorthWeight(),
+    Paired(),
+    Random(),
+    SENN(),
+    Splitting(),
+    SWE(),
+    TINY(),
+    VarianceTransfer(),
+    ZeroExtension(),
+    ZeroFanOut(),
+)
 """One of each growth method, with its default settings."""
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.edit import Gather, Newborns
-from meristem.signals import View
+from meristem.signals import Statistic, View
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,15 @@ class Growth:
         axis: the axis as it is before the edit.
         gather: for every new unit the old one it copies, if any, and whether it is newborn.
         start: what newborns start from, and how the weights that they share with incumbents are divided.
+        gains: the predicted decrease of the loss for each newborn, where the method predicts it.
+        note: why there are fewer newborns than were asked for, or None if there are not.
     """
 
     axis: Axis
     gather: Gather
     start: Newborns
+    gains: tuple[float, ...] = ()
+    note: str | None = None
 
     @property
     def births(self) -> int:
@@ -36,16 +44,40 @@ class Growth:
 
 
 class Method(ABC):
-    """Proposes newborns. Methods are frozen dataclasses of their settings and never touch the model.
+    """Proposes newborns. Methods are frozen dataclasses of their settings and never leave a mark on the model.
 
     Where (which axes), when and how many are decided elsewhere; the amount that a method is asked for is the amount
-    that it must give, or it says why not.
+    that it must give, or the plan says why not.
+
+    Attributes:
+        requires_closure: whether it evaluates the loss itself: `plasticity.step(loss, closure)` must be given one.
+        one_axis_at_a_time: whether plans for several axes would spoil each other, so that each axis grows in an edit of
+            its own, the last one first.
     """
+
+    requires_closure: ClassVar[bool] = False
+    one_axis_at_a_time: ClassVar[bool] = False
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
         """Why this method has no meaning for an axis, or None where it is defined."""
         return None
 
+    def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
+        """What has to be recorded before at most `count` newborns can be proposed. Default: nothing."""
+        return ()
+
     @abstractmethod
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
-        """A plan for `count` newborns on an axis for which the method is defined."""
+        """A plan for `count` newborns on an axis for which the method is defined; for fewer, even none, with a note."""
+
+    def settled(self, view: View, plans: Sequence[Growth]) -> Sequence[Growth]:
+        """Plans for several axes that are carried out in one edit, adjusted to each other. Default: as they are."""
+        return plans
+
+    def gains(self, view: View, axis: Axis, count: int) -> Tensor | None:
+        """The predicted decrease of the loss for each of at most `count` newborns, the best first.
+
+        Returns:
+            float64 on the CPU, shape (at most count,); None if the method predicts nothing.
+        """
+        return None

@@ -26,6 +26,7 @@ class Event:
         flops: floating-point operations of a forward pass on the example input, before and after.
         inexact: axes whose growth did not preserve the function exactly, with the reasons.
         edits: the records of the transactions, in order, as in the history.
+        notes: why axes got fewer newborns than were asked for.
         stale: who outside the model still holds replaced parameters.
     """
 
@@ -36,6 +37,7 @@ class Event:
     flops: tuple[int, int]
     inexact: Mapping[str, tuple[str, ...]]
     edits: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
     stale: tuple[StaleHolder, ...]
 
     @classmethod
@@ -46,12 +48,13 @@ class Event:
         grown = [plan for plan in plans if isinstance(plan, Growth)]
         return cls(
             step=step,
-            births=_totals((plan.axis.name, plan.births) for plan in grown),
+            births=_totals((plan.axis.name, plan.births) for plan in grown if plan.births),
             deaths=_totals((plan.axis.name, len(plan.units)) for plan in plans if isinstance(plan, Removal)),
             parameters=(before.parameter_count(), after.parameter_count()),
             flops=(before.flops(), after.flops()),
-            inexact={plan.axis.name: plan.inexact for plan in grown if plan.inexact},
+            inexact={plan.axis.name: plan.inexact for plan in grown if plan.births and plan.inexact},
             edits=after.history[len(before.history) :],
+            notes=tuple(plan.note for plan in grown if plan.note is not None),
             stale=tuple(stale),
         )
 
@@ -61,7 +64,8 @@ class Event:
             f"{len({*self.births, *self.deaths})} axes; parameters {_change(*self.parameters)}; "
             f"FLOPs {_change(*self.flops)}"
         )
-        return f"{text}; not exact: {', '.join(self.inexact)}" if self.inexact else text
+        text = f"{text}; not exact: {', '.join(self.inexact)}" if self.inexact else text
+        return f"{text}; {'; '.join(self.notes)}" if self.notes else text
 
     def __rich__(self) -> Table:
         table = Table("axis", title=f"step {self.step}", caption=str(self))

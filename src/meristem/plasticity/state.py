@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from meristem.axes import AxisMap
 from meristem.edit.history import replaying
 from meristem.errors import CheckpointError
+from meristem.plasticity.pending import Pending
 
 
 class State(BaseModel):
@@ -26,6 +27,7 @@ class State(BaseModel):
         history: the records of all edits, oldest first.
         births: by axis name, the step at which every unit was inserted; -1 for units that no edit inserted.
         schedule: what the schedule remembers.
+        pending: what waits for statistics.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +38,7 @@ class State(BaseModel):
     history: tuple[Mapping[str, Any], ...]
     births: Mapping[str, tuple[int, ...]]
     schedule: Mapping[str, Any]
+    pending: Pending = Pending()
 
     def plain(self) -> dict[str, Any]:
         """As nested dicts, lists, numbers and strings: what goes through JSON unchanged."""
@@ -60,10 +63,11 @@ class State(BaseModel):
         unknown = [name for name in (*state.axes, *state.births) if name not in axes.by_name]
         if unknown:
             raise CheckpointError(f"the state is of another model; this one has no axis {unknown[0]!r}")
-        if _skeleton(state.schedule) != _skeleton(schedule):
+        if not _fits(state.schedule, schedule):
             raise CheckpointError(
-                f"the state was saved under another schedule: it remembers {_skeleton(state.schedule)}, this one "
-                f"{_skeleton(schedule)}; build the controller with the schedule of the saved run"
+                f"the state was saved under another schedule: it remembers {dict(state.schedule)}, this one begins "
+                f"with "
+                f"{dict(schedule)}; build the controller with the schedule of the saved run"
             )
         return state.model_copy(update={"schedule": _numbers(state.schedule)})
 
@@ -99,6 +103,8 @@ def resumed(
 
 def _plain(value: Any) -> Any:
     """Containers as dicts and lists, tensors as numbers, and what JSON has no number for as a string."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -116,8 +122,15 @@ def _numbers(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-def _skeleton(value: Any) -> Any:
-    """The keys of nested dicts and lists, without the values."""
-    if isinstance(value, Mapping):
-        return {key: _skeleton(item) for key, item in sorted(value.items())}
-    return [_skeleton(item) for item in value] if isinstance(value, (list, tuple)) else None
+def _fits(saved: Any, fresh: Any) -> bool:
+    """Whether nested dicts and lists have the same keys and lengths; a list that is empty at first may be filled."""
+    if isinstance(fresh, Mapping):
+        return (
+            isinstance(saved, Mapping)
+            and saved.keys() == fresh.keys()
+            and all(_fits(saved[k], fresh[k]) for k in fresh)
+        )
+    if isinstance(fresh, (list, tuple)):
+        filled = isinstance(saved, (list, tuple))
+        return filled and (not fresh or (len(saved) == len(fresh) and all(map(_fits, saved, fresh))))
+    return not isinstance(saved, (Mapping, list, tuple))

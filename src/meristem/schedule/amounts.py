@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meristem.errors import ConfigError
-from meristem.schedule.schedule import Action, Amount, Demand, Schedule
+from meristem.schedule.demand import Action, Amount, Demand, Fixed
+from meristem.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,8 @@ class Asking(Schedule):
     """A schedule that asks for fixed or scheduled amounts whenever its time has come.
 
     Attributes:
-        grow: how many units to insert in all, or None.
-        prune: how many units to remove in all, or None. Where both are asked for at one step, units are removed first.
+        grow: how many units to insert, see `Amount`, or None.
+        prune: how many units to remove, or None. Where both are asked for at one step, units are removed first.
     """
 
     grow: Amount | None = field(default=None, kw_only=True)
@@ -41,23 +43,29 @@ class Asking(Schedule):
         for action in order:
             amount: Amount | None = getattr(self, action)
             if amount is not None:
-                found.append(Demand(action, checked(action, amount(step) if callable(amount) else amount)))
+                found.append(Demand(action, amount_at(step, action, amount)))
         return tuple(found)
 
 
-def checked(action: Action, amount: int | float) -> int | float:
+def amount_at(step: int, action: Action, amount: Amount) -> Fixed:
+    """The amount that holds after a step; raises `ConfigError` if it makes no sense."""
+    return checked(action, amount(step) if callable(amount) else amount)
+
+
+def checked(action: Action, amount: Fixed) -> Fixed:
     """An amount that makes sense; raises `ConfigError` otherwise."""
+    if isinstance(amount, Mapping):
+        for name, count in amount.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise ConfigError(
+                    f"{action}= by axis name must be numbers of units (int >= 0), got {name!r}: {count!r}"
+                )
+        return amount
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not math.isfinite(amount) or amount < 0:
-        raise ConfigError(f"{action}= must be a number of units (int >= 0) or a fraction (float >= 0), got {amount!r}")
+        raise ConfigError(
+            f"{action}= must be a number of units (int >= 0), a fraction (float >= 0) or numbers of units by axis "
+            f"name, got {amount!r}"
+        )
     if action == "prune" and isinstance(amount, float) and amount >= 1:
         raise ConfigError(f"prune= as a fraction must be below 1.0, got {amount!r}; an int counts units")
     return amount
-
-
-def in_steps(time: float, steps_per_epoch: int, what: str) -> int:
-    """A time in optimizer steps, given in units of `steps_per_epoch` steps."""
-    if not steps_per_epoch >= 1:
-        raise ConfigError(f"steps_per_epoch must be at least 1, got {steps_per_epoch!r}")
-    if not (math.isfinite(time) and time >= 0):
-        raise ConfigError(f"{what} must be a number >= 0, got {time!r}")
-    return round(time * steps_per_epoch)

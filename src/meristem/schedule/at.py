@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from meristem.errors import ConfigError
-from meristem.schedule.amounts import Asking, in_steps
-from meristem.schedule.schedule import Demand, Moment, State
+from meristem.schedule.amounts import Asking
+from meristem.schedule.demand import Demand
+from meristem.schedule.schedule import Moment, State
+from meristem.schedule.times import in_steps
 
 
 @dataclass(frozen=True)
@@ -38,5 +40,11 @@ class At(Asking):
     def next(self, step: int) -> float:
         return min((time for time in self._steps if time > step), default=math.inf)
 
+    def announced(self, step: int) -> float:
+        return self.next(step)
+
+    def foreseen(self, step: int) -> tuple[Demand, ...]:
+        return self.demands(step) if step in self._steps else ()
+
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
-        return (self.demands(moment.step) if moment.step in self._steps else ()), state
+        return self.foreseen(moment.step), state

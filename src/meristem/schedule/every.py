@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from meristem.errors import ConfigError
-from meristem.schedule.amounts import Asking, in_steps
-from meristem.schedule.schedule import Demand, Moment, State
+from meristem.schedule.amounts import Asking
+from meristem.schedule.demand import Demand
+from meristem.schedule.schedule import Moment, State
+from meristem.schedule.times import following, in_steps
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Every(Asking):
     """Every so many steps, e.g. `Every(100, grow=0.1)` or `Every(1, steps_per_epoch=391, end=20, prune=0.05)`.
 
     Due at `start`, `start + interval`, `start + 2 * interval`, ... up to and including `end`; with the default start of
-    0 for the first time after `interval`.
+    0 for the first time after `interval`. With a short interval this is also the periodic driver of AutoGrow (Wen et
+    al., KDD 2020, arXiv 1906.02909), which grows without waiting for convergence; `OnConvergence` is the other one.
 
     Attributes:
         interval: time from one edit to the next.
@@ -50,12 +53,14 @@ class Every(Asking):
 
     def next(self, step: int) -> float:
         interval, start, end = self._steps
-        following = max(start, step + 1 + (start - step - 1) % interval)
-        return math.inf if end is not None and following > end else following
+        found = following(step, start, interval)
+        return math.inf if end is not None and found > end else found
+
+    def announced(self, step: int) -> float:
+        return self.next(step)
+
+    def foreseen(self, step: int) -> tuple[Demand, ...]:
+        return self.demands(step) if step == self.next(step - 1) else ()
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
-        interval, start, end = self._steps
-        since = moment.step - start
-        if since % interval or since < 0 or (end is not None and moment.step > end):
-            return (), state
-        return self.demands(moment.step), state
+        return self.foreseen(moment.step), state

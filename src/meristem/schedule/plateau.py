@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from meristem.errors import ConfigError
 from meristem.schedule.amounts import Asking
-from meristem.schedule.schedule import Demand, Moment, State
+from meristem.schedule.demand import Demand
+from meristem.schedule.schedule import Moment, State
+from meristem.schedule.window import EMPTY_WINDOW, mean_loss, with_loss
 
 
 @dataclass(frozen=True)
@@ -43,41 +43,23 @@ class OnPlateau(Asking):
                 raise ConfigError(f"OnPlateau({name}=...) must be at least {least}, got {getattr(self, name)!r}")
 
     def initial(self) -> State:
-        return {"steps": 0, "readings": 0, "sum": 0.0, "best": None, "stalled": 0, "cooling": 0}
+        return {**EMPTY_WINDOW, "best": None, "stalled": 0, "cooling": 0}
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
-        state = self._counted(moment, state)
+        state = with_loss(moment, state)
         if state["steps"] < self.window:
             return (), state
-        if not state["readings"]:
-            raise ConfigError(
-                f"OnPlateau watches the loss, but none was given in {self.window} steps; call plasticity.step(loss)"
-            )
-        state = self._judged(float(state["sum"]) / state["readings"], state)
+        state = self._judged(mean_loss(state, "OnPlateau"), state)
         if state["stalled"] < self.patience:
             return (), state
         return self.demands(moment.step), {**self.initial(), "cooling": self.cooldown}
 
-    def _counted(self, moment: Moment, state: State) -> State:
-        if moment.loss is None:
-            return {**state, "steps": state["steps"] + 1}
-        counts = {"steps": state["steps"] + 1, "readings": state["readings"] + 1}
-        return {**state, **counts, "sum": _number(moment.loss) + state["sum"]}
-
     def _judged(self, mean: float, state: State) -> State:
         """The state after a full window with this mean loss."""
-        fresh = {**state, "steps": 0, "readings": 0, "sum": 0.0}
+        fresh = {**state, **EMPTY_WINDOW}
         if state["cooling"]:
             return {**fresh, "cooling": state["cooling"] - 1}
         best = state["best"]
         if math.isfinite(mean) and (best is None or mean < best - self.threshold * abs(best)):
             return {**fresh, "best": mean, "stalled": 0}
         return {**fresh, "stalled": state["stalled"] + 1}
-
-
-def _number(loss: Tensor | float) -> Tensor | float:
-    """A loss in double precision, without waiting for a device that is not the CPU."""
-    if not isinstance(loss, Tensor):
-        return float(loss)
-    loss = loss.detach()
-    return loss.item() if loss.is_cpu else loss.double()

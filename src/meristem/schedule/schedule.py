@@ -4,68 +4,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from meristem.axes.map import AxisMap
+from meristem.axes.map import Axis, AxisMap
 from meristem.errors import ConfigError
-
-Action: TypeAlias = Literal["grow", "prune"]
-
-Amount: TypeAlias = "int | float | Callable[[int], int | float]"
-"""How many units in all: an int counts units, a float is a fraction of all units of the chosen axes, a callable gives
-one of both for an optimizer step."""
+from meristem.schedule.budget import Budget
+from meristem.schedule.demand import Action, Demand
+from meristem.signals import Statistic, View
 
 State: TypeAlias = "dict[str, Any]"
-"""What a schedule remembers between steps: JSON-able, but for numbers that may be 0-dimensional tensors."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Bounds on the model's size. Growth stops before it exceeds one; pruning stops as soon as it meets all.
-
-    Attributes:
-        parameters: number of parameters, tied ones once, or None.
-        flops: floating-point operations of one forward pass on the example input (as `AxisMap.flops`), or None.
-    """
-
-    parameters: float | None = None
-    flops: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, bound in (("parameters", self.parameters), ("flops", self.flops)):
-            if bound is not None and not bound > 0:
-                raise ConfigError(f"a budget of {name} must be a positive number, got {bound!r}")
-
-    def met(self, axes: AxisMap, sizes: Sequence[int]) -> bool:
-        """Whether the model is within every bound when its axes have these sizes."""
-        return (self.parameters is None or axes.parameter_count(sizes) <= self.parameters) and (
-            self.flops is None or axes.flops(sizes) <= self.flops
-        )
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What a schedule asks for at one step.
-
-    Attributes:
-        action: "grow" or "prune".
-        amount: units in all (int), or a fraction of the units of the chosen axes (float).
-        budget: where to stop, or None.
-    """
-
-    action: Action
-    amount: int | float
-    budget: Budget | None = None
+"""What a schedule remembers between steps: JSON-able, but for numbers that may be 0-dimensional tensors. Its keys never
+change; a list that is empty at first may be filled."""
 
 
 class Moment(NamedTuple):
-    """What a schedule may look at: the number of optimizer steps taken, and the last one's loss if it was given."""
+    """What a schedule may look at.
+
+    Attributes:
+        step: number of optimizer steps taken.
+        loss: the last one's loss if it was given.
+        view: the model with what the schedule `needs`, at the steps that it `looks` at; else it may be None.
+        chosen: the axes that may be edited, as they are in the view.
+    """
 
     step: int
     loss: Tensor | float | None
+    view: View | None = None
+    chosen: Sequence[Axis] = ()
 
 
 class Schedule(ABC):
@@ -87,13 +56,46 @@ class Schedule(ABC):
         """The next step after this one at which `due` must be called; `inf` for never. Default: every step."""
         return step + 1
 
+    def announced(self, step: int) -> float:
+        """The next step after this one at which an edit is known in advance to come; `inf` (default) if none is."""
+        return inf
+
+    def foreseen(self, step: int) -> tuple[Demand, ...]:
+        """What is known in advance to be asked for after that step, which is `announced`."""
+        return ()
+
+    def looks(self, step: int) -> float:
+        """The next step after this one at which `due` reads `moment.view.signals`; `inf` (default) for never."""
+        return inf
+
+    def needs(self, axes: AxisMap, chosen: Sequence[Axis]) -> tuple[Statistic, ...]:
+        """What must have been recorded when the schedule `looks` (default: nothing).
+
+        Args:
+            axes: today's map.
+            chosen: the axes that may be edited.
+        """
+        return ()
+
     def initial(self) -> State:
         """The state before the first step."""
         return {}
 
-    def until(self, *, parameters: float | None = None, flops: float | None = None) -> Until:
-        """This schedule, ending at a number of parameters or of FLOPs."""
-        return Until(self, parameters=parameters, flops=flops)
+    def after(self, *, steps: int) -> After:
+        """This schedule, beginning when so many optimizer steps have been taken."""
+        return After(self, steps)
+
+    def until(
+        self,
+        *,
+        parameters: float | None = None,
+        flops: float | None = None,
+        units: float | None = None,
+        bytes: float | None = None,
+        steps: int | None = None,
+    ) -> Until:
+        """This schedule, ending at a size (see `Budget`), or with the edit after that optimizer step."""
+        return Until(self, Budget(parameters, flops, units, bytes), steps)
 
     def __or__(self, other: Schedule) -> Together:
         return Together((self, other))
@@ -112,6 +114,18 @@ class Together(Schedule):
     def next(self, step: int) -> float:
         return min(schedule.next(step) for schedule in self.schedules)
 
+    def announced(self, step: int) -> float:
+        return min(schedule.announced(step) for schedule in self.schedules)
+
+    def foreseen(self, step: int) -> tuple[Demand, ...]:
+        return tuple(demand for schedule in self.schedules for demand in schedule.foreseen(step))
+
+    def looks(self, step: int) -> float:
+        return min(schedule.looks(step) for schedule in self.schedules)
+
+    def needs(self, axes: AxisMap, chosen: Sequence[Axis]) -> tuple[Statistic, ...]:
+        return tuple(dict.fromkeys(needed for s in self.schedules for needed in s.needs(axes, chosen)))
+
     def initial(self) -> State:
         return {"parts": [schedule.initial() for schedule in self.schedules]}
 
@@ -122,34 +136,108 @@ class Together(Schedule):
 
 
 @dataclass(frozen=True)
-class Until(Schedule):
-    """Another schedule, ending at a budget; written `schedule.until(parameters=..., flops=...)`.
-
-    The last growth takes as many units as fit into the budget; the last pruning takes as few as meet it.
-    """
+class _Part(Schedule):
+    """Another schedule during a part of the training: between two steps, both included."""
 
     schedule: Schedule
-    parameters: float | None = None
-    flops: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.parameters is None and self.flops is None:
-            raise ConfigError("until(...) needs a budget: parameters=, flops= or both")
-        Budget(self.parameters, self.flops)
+    @property
+    def _first(self) -> float:
+        return -inf
+
+    @property
+    def _last(self) -> float:
+        return inf
 
     @property
     def actions(self) -> frozenset[Action]:
         return self.schedule.actions
 
     def next(self, step: int) -> float:
-        return self.schedule.next(step)
+        return self._within(self.schedule.next, step)
+
+    def announced(self, step: int) -> float:
+        return self._within(self.schedule.announced, step)
+
+    def foreseen(self, step: int) -> tuple[Demand, ...]:
+        return self.schedule.foreseen(step) if self._first <= step <= self._last else ()
+
+    def looks(self, step: int) -> float:
+        return self._within(self.schedule.looks, step)
+
+    def needs(self, axes: AxisMap, chosen: Sequence[Axis]) -> tuple[Statistic, ...]:
+        return self.schedule.needs(axes, chosen)
 
     def initial(self) -> State:
         return self.schedule.initial()
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
-        demands, state = self.schedule.due(moment, state)
-        if not demands:
-            return demands, state
-        budget = Budget(self.parameters, self.flops)
-        return tuple(Demand(d.action, d.amount, budget) for d in demands), state
+        return self.schedule.due(moment, state) if self._first <= moment.step <= self._last else ((), state)
+
+    def _within(self, following: Callable[[int], float], step: int) -> float:
+        found = following(int(max(step, self._first - 1)))
+        return found if found <= self._last else inf
+
+
+@dataclass(frozen=True)
+class After(_Part):
+    """Another schedule after a warm-up; written `schedule.after(steps=...)`.
+
+    What happens before is hidden from it: a plateau is looked for in the losses after the warm-up only. Times are
+    still counted from the beginning of the training.
+
+    Attributes:
+        schedule: the other schedule.
+        steps: the first optimizer step after which it may be due.
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not self.steps >= 0:
+            raise ConfigError(f"after(steps=...) needs a number of steps >= 0, got {self.steps!r}")
+
+    @property
+    def _first(self) -> float:
+        return self.steps
+
+
+@dataclass(frozen=True)
+class Until(_Part):
+    """Another schedule, ending at a size or a step; written `schedule.until(parameters=..., steps=...)`.
+
+    The last growth takes as many units as fit into the budget; the last pruning takes as few as meet it. Where the
+    other schedule has a budget too, both hold.
+
+    Attributes:
+        schedule: the other schedule.
+        budget: the size at which to end.
+        steps: the last optimizer step (included) after which it may be due, or None.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.budget and self.steps is None:
+            raise ConfigError("until(...) needs a budget (parameters=, flops=, units= or bytes=) or steps=")
+        if self.steps is not None and not self.steps >= 1:
+            raise ConfigError(f"until(steps=...) needs a number of steps >= 1, got {self.steps!r}")
+
+    @property
+    def _last(self) -> float:
+        return inf if self.steps is None else self.steps
+
+    def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
+        demands, state = super().due(moment, state)
+        return self._bounded(demands), state
+
+    def foreseen(self, step: int) -> tuple[Demand, ...]:
+        return self._bounded(super().foreseen(step))
+
+    def _bounded(self, demands: Sequence[Demand]) -> tuple[Demand, ...]:
+        return tuple(replace(demand, budget=self._joint(demand.budget)) for demand in demands)
+
+    def _joint(self, other: Budget | None) -> Budget | None:
+        joint = self.budget if other is None else self.budget & other
+        return joint if joint else None

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from meristem.axes.expression import units_along
-from meristem.axes.map import Axis, AxisMap, Place
+from meristem.axes.map import Axis, AxisMap, Place, Role
+from meristem.signals.view import View
 
 _ENTRIES = 2**18
 """How many entries are squared at once: what is allocated on the way stays in the cache."""
@@ -45,3 +46,18 @@ def sum_by_unit(values: Tensor, axes: AxisMap, axis: Axis, place: Place) -> Tens
     units = units_along(place.layout.dims[place.dim], axis.index, axes.sizes).to(values.device)
     sums = values.new_zeros(axis.size + 1)
     return sums.index_add(0, torch.where(units < 0, axis.size, units), values)[:-1]
+
+
+def unit_norms(view: View, axis: Axis, role: Role) -> Tensor:
+    """The Euclidean norm of all weights of each unit that have a role towards it: its fan-in or its fan-out.
+
+    Returns:
+        shape (axis.size,), in float32 or better.
+    """
+    squares: Tensor | None = None
+    for place in view.axes.places[axis.index]:
+        if role in place.roles and not place.layout.buffer:
+            norms = index_norms(view.tensors[place.layout.name], place.dim, 2)
+            here = sum_by_unit(norms, view.axes, axis, place)
+            squares = here if squares is None else squares + here.to(squares)
+    return torch.zeros(axis.size) if squares is None else squares.sqrt()

@@ -75,7 +75,7 @@ def _train(config: TrainConfig, data: DataSet, place: RunFolder, progress: Progr
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            event = plasticity.step(loss) if plasticity else None
+            event = plasticity.step(loss, batch_loss(model, inputs, data, config.batch_size)) if plasticity else None
         log.loss(loss.item())
         if plasticity and event:
             axes = plasticity.axes
@@ -96,6 +96,16 @@ class Standardized:
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (n, channels, height, width) to float32 of the same shape."""
         return (images.float() - self.mean) / self.deviation
+
+
+def batch_loss(model: nn.Module, inputs: Standardized, data: DataSet, batch_size: int) -> Callable[[], Tensor]:
+    """Computes the training loss of a batch drawn at random, for growth methods that evaluate it themselves."""
+
+    def loss() -> Tensor:
+        chosen = torch.randint(len(data.train_labels), (batch_size,))
+        return cross_entropy(model(inputs(data.train_images[chosen])), data.train_labels[chosen])
+
+    return loss
 
 
 def batches(data: DataSet, config: TrainConfig) -> Iterator[tuple[Tensor, Tensor]]:

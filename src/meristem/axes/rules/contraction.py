@@ -70,7 +70,7 @@ def linear(c: Context) -> list[Value]:
         c.fact("out_features", produced)
         c.kind(produced, "features")
     c.operations(*dims, x.dims[-1])
-    return [c.derived(dims, [x, weight, *([bias] if bias else [])])]
+    return [c.derived(dims, [x, weight, *([bias] if bias else [])], nonlinear=[x.dims[-1]])]
 
 
 def multiply(c: Context, a: Value, b: Value) -> Value:
@@ -87,7 +87,7 @@ def multiply(c: Context, a: Value, b: Value) -> Value:
     if b.static and columns:
         c.kind(columns[0], "features")
     c.operations(*dims, a.dims[i])
-    return c.derived(dims, [a, b])
+    return c.derived(dims, [a, b], nonlinear=[a.dims[i]])
 
 
 @rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner")
@@ -105,7 +105,7 @@ def addmm(c: Context) -> list[Value]:
     c.carry(bias, 0.0)
     if not product.static:
         c.meets_activation(bias)
-    return [c.derived(dims, [a, b, bias])]
+    return [c.derived(dims, [a, b, bias], nonlinear=[a.dims[-1]])]
 
 
 @rule("bilinear")
@@ -153,7 +153,8 @@ def einsum(c: Context) -> list[Value]:
         for weight in weights:
             c.meets_activation(weight)
     c.operations(*lengths.values())
-    return [c.derived([lengths[letter] for letter in output], operands)]
+    summed = [length for letter, length in lengths.items() if letter not in output]
+    return [c.derived([lengths[letter] for letter in output], operands, nonlinear=summed)]
 
 
 def _einsum_roles(c: Context, holders: list[tuple[Value, int]], contracted: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from meristem.axes.expression import ONE, Expression, Product
 from meristem.axes.map import Coupling
 from meristem.axes.rules.registry import rule
-from meristem.axes.solver import Context, Value
+from meristem.axes.solver import Context, Origin, Value
 
 
 def _affine(c: Context, dims: tuple[Expression, ...], entries: Iterable[tuple[Value | None, float]]) -> None:
@@ -37,7 +38,7 @@ def batch_norm(c: Context) -> list[Value]:
     if from_input:
         _mix(c, x, [dim for i, dim in enumerate(x.dims) if i > 1 or (i == 0 and not instance)])
     c.fact("num_features", channel)
-    outputs = [c.derived(x.dims, [x], keeps_zero=False)]
+    outputs = [c.derived(x.dims, [x], keeps_zero=False, nonlinear=x.dims)]
     return outputs + [Value((channel,)) for _ in c.call.outputs[1:]]
 
 
@@ -56,7 +57,8 @@ def layer_norm(c: Context) -> list[Value]:
     for position, dim in enumerate(dims):
         c.literal(c.path(1, "normalized_shape", position), dim)
         c.fact(("normalized_shape", position), dim)
-    return [c.derived(x.dims, [x], keeps_zero=False), *(_statistics(c, i) for i in range(1, len(c.call.outputs)))]
+    result = c.derived(x.dims, [x], keeps_zero=False, nonlinear=x.dims)
+    return [result, *(_statistics(c, i) for i in range(1, len(c.call.outputs)))]
 
 
 def _statistics(c: Context, output: int) -> Value:
@@ -78,13 +80,23 @@ def group_norm(c: Context) -> list[Value]:
         c.fact("num_groups", group)
         c.kind(group, "groups")
     c.fact("num_channels", channel)
-    return [c.derived(x.dims, [x], keeps_zero=False)]
+    return [c.derived(x.dims, [x], keeps_zero=False, nonlinear=x.dims)]
 
 
 @rule("_weight_norm", "_weight_norm_interface")
 def weight_norm(c: Context) -> list[Value]:
-    """`_weight_norm(v, g, dim)`: zero slices stay zero; removing units changes the norm of what remains."""
+    """`_weight_norm(v, g, dim)`: `g v / |v|`, the norm over all dimensions but one; over all of them if that is -1.
+
+    Where the norm is taken zero slices stay zero, and all others change what remains. Along `dim` g is what counts, and
+    v must not be zero.
+    """
     v, g, dim = c.value(c.argument(0, "v")), c.value(c.argument(1, "g")), c.argument(2, "dim", 0)
-    c.unify(v.dims[dim], g.dims[dim])
+    directions: frozenset[Origin] = frozenset()
+    if dim >= 0:
+        c.unify(v.dims[dim], g.dims[dim])
+        directions = v.origins[dim]
     c.carry(g, 1.0)
-    return [c.derived(v.dims, [v]), *(c.derived(g.dims, [g]) for _ in c.call.outputs[1:])]
+    over = tuple(length for d, length in enumerate(v.dims) if d != dim or dim < 0)
+    weight = c.derived(v.dims, [v, g], nonlinear=over)
+    weight = replace(weight, normalized=over, directions=weight.directions | directions)
+    return [weight, *(c.derived(g.dims, [g]) for _ in c.call.outputs[1:])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meristem.axes.expression import ONE, Expression
 from meristem.axes.rules.registry import rule
 from meristem.axes.solver import Context, Value, broadcast
@@ -12,6 +14,8 @@ _KEEP_ZERO = _SCALES | _SHIFTS | {
     "aten.abs", "aten.neg", "aten.relu", "aten.gelu", "aten.silu", "aten.tanh", "aten.sin", "aten.sign", "aten.sqrt",
     "aten.leaky_relu", "aten.elu", "aten.square", "aten._to_copy",
 }  # fmt: skip
+
+_LINEAR = _SHIFTS | {"aten.neg", "aten.positive", "aten._to_copy"}
 
 
 @rule("pointwise", "hardswish", "rrelu", "polar", "normal")
@@ -29,8 +33,27 @@ def pointwise(c: Context) -> list[Value]:
             if value.constant and value.dims:
                 c.carry(value, _neutral(c.call.name))
     keeps = c.call.name in _KEEP_ZERO and _zero_stays_zero(c, values)
-    result = c.derived(dims, values, keeps_zero=keeps)
+    result = c.derived(dims, values, keeps_zero=keeps, nonlinear=_nonlinear(c, values, dims))
+    if result.static and not result.constant:  # a mask is carried, the weight alone reads and produces
+        weights = c.derived(dims, [value for value in values if not value.constant])
+        origins = (own or every for own, every in zip(weights.origins, result.origins, strict=True))
+        result = replace(result, origins=tuple(origins))
     return [result for _ in c.call.outputs]
+
+
+def _nonlinear(c: Context, values: list[Value], dims: list[Expression]) -> list[Expression]:
+    """The lengths along which parameters are more than added or multiplied by numbers."""
+    if c.call.name in _LINEAR:
+        return []
+    if c.call.name not in _SCALES:
+        return dims
+    found = []
+    for back, dim in enumerate(reversed(dims), start=1):
+        held = [not v.constant and len(v.dims) >= back and v.dims[-back] != ONE for v in values]
+        divisor = c.call.name != "aten.mul" and held[1:] == [True]
+        if sum(held) > 1 or divisor:
+            found.append(dim)
+    return found
 
 
 def _neutral(name: str) -> float | None:
@@ -54,7 +77,7 @@ def same_shape(c: Context) -> list[Value]:
     """The first argument, perhaps with some entries changed; further outputs (masks) look like it."""
     x = c.value(c.call.args[0])
     keeps = x.keeps_zero and c.call.name != "aten.softplus"
-    return [Value(x.dims, x.static, x.constant, x.origins, keeps) for _ in c.call.outputs]
+    return [replace(x, keeps_zero=keeps) for _ in c.call.outputs]
 
 
 @rule("copy", "set_")

@@ -13,6 +13,8 @@ from meristem.axes.solver import Context, Value, broadcast
 _POSITIONS = {"aten.argmax": 0, "aten.argmin": 0, "aten.max": 1, "aten.min": 1, "aten.median": 1}
 """Which output of a reduction holds positions."""
 
+_LINEAR = {"aten.sum", "aten.mean"}
+
 
 def _normalize(dims: Any, rank: int) -> list[int]:
     if dims is None or dims == []:
@@ -44,7 +46,8 @@ def reduction(c: Context) -> list[Value]:
             c.positional(x.dims[dim], "positions along it are returned")
     kept = len(c.shape()) == len(x.dims)
     result = [ONE if i in reduced else dim for i, dim in enumerate(x.dims) if kept or i not in reduced]
-    value = c.derived(result, [x], keeps_zero=x.keeps_zero)
+    mixed = [dim for i, dim in enumerate(x.dims) if i in reduced or c.call.name not in _LINEAR]
+    value = c.derived(result, [x], keeps_zero=x.keeps_zero, nonlinear=mixed)
     return [value for _ in c.call.outputs]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from meristem.axes.expression import ONE, Expression, Product
 from meristem.axes.rules.registry import rule
@@ -74,7 +75,7 @@ def transposed(c: Context) -> list[Value]:
 
 def _arranged(x: Value, order: Sequence[int]) -> Value:
     origins = tuple(x.origins[d] for d in order) if x.static else ()
-    return Value(tuple(x.dims[d] for d in order), x.static, x.constant, origins, x.keeps_zero)
+    return replace(x, dims=tuple(x.dims[d] for d in order), origins=origins)
 
 
 @rule("unsqueeze")
@@ -83,7 +84,7 @@ def unsqueeze(c: Context) -> list[Value]:
     x = c.value(c.call.args[0])
     dim = c.argument(1, "dim") % (len(x.dims) + 1)
     origins = (*x.origins[:dim], frozenset(), *x.origins[dim:]) if x.static else ()
-    return [Value((*x.dims[:dim], ONE, *x.dims[dim:]), x.static, x.constant, origins, x.keeps_zero)]
+    return [replace(x, dims=(*x.dims[:dim], ONE, *x.dims[dim:]), origins=origins)]
 
 
 @rule("squeeze")
@@ -114,7 +115,7 @@ def expand(c: Context) -> list[Value]:
         dims.append(c.fresh(c.shape()[i]) if repeated else own)
         if size != -1 and c.shape()[i] != 1:
             c.literal(c.path(1, "size", i), dims[-1])
-    return [Value(tuple(dims), x.static, x.constant, tuple(origins) if x.static else (), x.keeps_zero)]
+    return [replace(x, dims=tuple(dims), origins=tuple(origins) if x.static else ())]
 
 
 @rule("repeat")

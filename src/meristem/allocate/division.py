@@ -1,0 +1,133 @@
+"""Which axes take part in an edit, and how a demand is divided over them within limits and budget."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+from meristem.allocate.allocator import Allocator, Offer
+from meristem.allocate.custom import Custom
+from meristem.allocate.limits import limits_of
+from meristem.axes.map import Axis, AxisMap
+from meristem.errors import ConfigError
+from meristem.schedule.demand import Demand, Fixed
+
+
+def in_units(amount: Fixed, chosen: Sequence[Axis]) -> int:
+    """An amount as a number of units in all; a fraction is one of all units of the chosen axes."""
+    if isinstance(amount, Mapping):
+        return sum(amount.values())
+    return amount if isinstance(amount, int) else round(amount * sum(axis.size for axis in chosen))
+
+
+def by_axis(amount: Fixed, chosen: Sequence[Axis]) -> dict[Axis, int]:
+    """The axes that an amount is for, and how many of its units each could be given at most.
+
+    Raises:
+        ConfigError: the amount names an axis that was not chosen.
+    """
+    if not isinstance(amount, Mapping):
+        return dict.fromkeys(chosen, in_units(amount, chosen))
+    names = [axis.name for axis in chosen]
+    unknown = [name for name in amount if name not in names]
+    if unknown:
+        raise ConfigError(f"an amount is asked for {unknown[0]!r}, which may not be edited; chosen: {', '.join(names)}")
+    return {axis: amount[axis.name] for axis in chosen if amount.get(axis.name)}
+
+
+def growth_divider(demand: Demand, allocator: Allocator) -> Allocator:
+    """What divides a demand for growth."""
+    return _divider(demand.amount, allocator.for_action("grow"))
+
+
+def pruning_divider(demand: Demand, allocator: Allocator) -> Allocator:
+    """What divides a demand for pruning."""
+    return _divider(demand.amount, allocator.for_action("prune"))
+
+
+def _divider(amount: Fixed, allocator: Allocator) -> Allocator:
+    """What divides an amount: the allocator, or nothing but its limits where the amount says what each axis gets."""
+    if not isinstance(amount, Mapping):
+        return allocator
+    return Custom(lambda offers, total: [amount[offer.axis.name] for offer in offers], limits=allocator.limits)
+
+
+def at_most(axes: AxisMap, chosen: Sequence[Axis], demand: Demand, allocator: Allocator) -> dict[Axis, int]:
+    """For how many newborns a growth method may be asked on each axis, before anything has been predicted.
+
+    Args:
+        axes: today's map.
+        chosen: the axes that may grow.
+        demand: how many units, and the budget not to exceed.
+        allocator: divides the amount over the axes.
+    """
+    allocator = growth_divider(demand, allocator)
+    amounts = by_axis(demand.amount, chosen)
+    offers = growth_offers(axes, chosen, demand, allocator)
+    return {offer.axis: predictable(offer, amounts[offer.axis], allocator) for offer in offers if offer.counts}
+
+
+def axis_by_axis(axes: AxisMap, chosen: Sequence[Axis], demand: Demand, allocator: Allocator) -> list[Demand]:
+    """A demand for growth as one demand for every axis, those that are read last first.
+
+    For methods that grow one axis at a time. Where the allocator divides by predicted gains, there is one demand.
+    """
+    allocator = growth_divider(demand, allocator)
+    if allocator.wants_gains:
+        return [demand]
+    offers = growth_offers(axes, chosen, demand, allocator)
+    counts = divided(demand, chosen, allocator, offers)
+    return [Demand("grow", {o.axis.name: n}) for o, n in reversed(list(zip(offers, counts, strict=True))) if n]
+
+
+def predictable(offer: Offer, most: int, allocator: Allocator) -> int:
+    """For how many newborns a method is asked on an axis: to propose them, or to predict their gains.
+
+    A bottleneck is no smaller for the limits of an axis, so gains are predicted for the whole amount.
+    """
+    return max(offer.most, most) if allocator.wants_gains else offer.most
+
+
+def growth_offers(axes: AxisMap, chosen: Sequence[Axis], demand: Demand, allocator: Allocator) -> list[Offer]:
+    """What can be given to each axis, before anything has been predicted.
+
+    Where shares do not depend on gains, an axis is offered twice its share: so it may take over what a method does not
+    give on another one, and yet statistics need not be recorded for the whole amount on every axis.
+    """
+    offers = [
+        Offer(axis, "grow", limits_of(allocator.limits, axis).counts("grow", axis.size, most), axes)
+        for axis, most in by_axis(demand.amount, chosen).items()
+    ]
+    if allocator.wants_gains:
+        return offers
+    counts = divided(demand, chosen, allocator, offers)
+    return [offer.nearly(2 * count) for offer, count in zip(offers, counts, strict=True)]
+
+
+def divided(demand: Demand, chosen: Sequence[Axis], allocator: Allocator, offers: Sequence[Offer]) -> tuple[int, ...]:
+    """How many units each offered axis gains or loses: the largest growth that keeps the budget, the smallest pruning
+    that meets it, and never more than was asked for.
+
+    Args:
+        demand: how many units in all, and the budget.
+        chosen: all axes that may be edited.
+        allocator: divides.
+        offers: what can be done to the axes that take part.
+    """
+    total = in_units(demand.amount, chosen)
+    budget = demand.budget
+    if budget is None or not offers:
+        return allocator.counts(total, offers)
+    axes, growing = offers[0].axes, demand.action == "grow"
+
+    def met(amount: int) -> bool:
+        sizes = list(axes.sizes)
+        for offer, count in zip(offers, allocator.counts(amount, offers), strict=True):
+            sizes[offer.axis.index] += count if growing else -count
+        return budget.met(axes, sizes, chosen)
+
+    if growing:
+        total = max(0, bisect_left(range(total + 1), True, key=lambda amount: not met(amount)) - 1)
+    else:
+        total = min(total, bisect_left(range(total + 1), True, key=met))
+    return allocator.counts(total, offers)

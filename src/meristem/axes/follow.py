@@ -1,0 +1,297 @@
+"""Following units through the recording, from the weights that produce them to the weights that read them.
+
+Growth methods that compute newborns from statistics need to know what a newborn's activation would pass through:
+activations, pooling, batch normalization, or something that makes the question meaningless. The recording of the
+forward pass knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
+from meristem.axes.map import Role, TensorLayout
+from meristem.axes.path import BatchNorm, End, Path, Slot, Step
+from meristem.axes.recorder import Call, Recording, Ref
+from meristem.axes.solver import Solution
+
+_WEIGHT = {
+    "aten.linear": 1, "aten.conv1d": 1, "aten.conv2d": 1, "aten.conv3d": 1, "aten.convolution": 1,
+    "aten.conv_transpose1d": 1, "aten.conv_transpose2d": 1, "aten.conv_transpose3d": 1,
+    "aten.addmm": 2, "aten.matmul": 1, "aten.mm": 1,
+}  # fmt: skip
+"""Contractions of an activation with a weight: where the weight stands among the arguments."""
+
+_INPUT = {"aten.addmm": 1}
+_BIAS = {"aten.addmm": 0}
+_NO_BIAS = {"aten.matmul", "aten.mm"}
+_SAME = {
+    "aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.to", "aten._to_copy", "aten.type_as",
+    "aten.float", "aten.half",
+}  # fmt: skip
+_ARRANGING = {
+    "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.permute",
+    "aten.transpose", "aten.t", "aten.movedim", "aten.squeeze", "aten.unsqueeze", "aten.cat", "aten.split",
+    "aten.split_with_sizes", "aten.chunk", "aten.slice", "aten.narrow", "aten.unbind",
+}  # fmt: skip
+"""These leave entries as they are; whether they arrive where they would without, the arrangement at the end shows."""
+
+_POOLING = ("max_pool", "avg_pool")
+_SUMS = ("aten.add", "aten.sub")
+MOST = 16
+"""Up to so many weights may add into one activation; beyond, a stream is too long to be followed one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """A path whose end is not yet known, with the arrangement of the activation it has led to."""
+
+    producer: End
+    steps: tuple[Step | BatchNorm, ...]
+    dims: tuple[Expression, ...]
+    obstacle: str | None = None
+
+
+_Carried = dict[int, list[_Partial]]
+
+
+def find_paths(
+    solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int]
+) -> dict[int, tuple[Path, ...]]:
+    """All paths of the first example, by axis.
+
+    Args:
+        solution: what was solved.
+        layouts: the finished layouts, over numbered axes.
+        number: the number of each axis in the map, by its root.
+    """
+    return _Search(solution, layouts, number).run()
+
+
+class _Search:
+    """One walk through a recording that carries along where every unit came from."""
+
+    def __init__(self, solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int]) -> None:
+        self._recording: Recording = solution.recordings[0]
+        self._values = solution.values[0]
+        self._space = solution.space
+        self._layouts = layouts
+        self._number = number
+        self._names = {ref: name for name, ref in self._recording.named.items()}
+        self._carried: dict[int, _Carried] = {}
+        self._calls: dict[str, int] = {}
+        self._found: dict[int, list[Path]] = {}
+
+    def run(self) -> dict[int, tuple[Path, ...]]:
+        """Walk, and give what was found."""
+        for call in self._recording.calls:
+            weight = self._weight(call)
+            if weight is None:
+                self._pass(call)
+            else:
+                self._contract(call, weight)
+        return {axis: tuple(paths) for axis, paths in self._found.items()}
+
+    # ------------------------------------------------------------------ contractions
+
+    def _weight(self, call: Call) -> str | None:
+        """The parameter with which this call contracts an activation."""
+        place = _WEIGHT.get(call.name)
+        if place is None or place >= len(call.args) or not isinstance(call.args[place], Ref):
+            return None
+        name = self._names.get(call.args[place].value)
+        return name if name is not None and not self._layouts[name].buffer else None
+
+    def _contract(self, call: Call, weight: str) -> None:
+        end = End(weight, self._calls.get(weight, 0), self._bias(call))
+        self._calls[weight] = end.call + 1
+        layout = self._layouts[weight]
+        roles = {(axis, role) for found in layout.roles for axis, kinds in found.items() for role in kinds}
+        x = call.args[_INPUT.get(call.name, 0)].value
+        out = call.outputs[0]
+        for axis, partials in self._carried.get(x, {}).items():
+            if (axis, Role.READS) in roles:
+                for partial in partials:
+                    self._found.setdefault(axis, []).append(self._finished(axis, partial, end, x, layout))
+            else:
+                self._block(out, axis, f"{call.name} at {call.site.where} mixes positions", end)
+        dims = self._dims(out)
+        for axis in dict.fromkeys(leaf for dim in dims for leaf in leaves(dim)):
+            if (axis, Role.PRODUCES) in roles:
+                obstacle = None if _alone(layout, Role.PRODUCES, axis) else "several channels belong to one unit"
+                self._carried.setdefault(out, {})[axis] = [_Partial(end, (), dims, obstacle)]
+
+    def _bias(self, call: Call) -> str | None:
+        place = _BIAS.get(call.name, 2)
+        bias = call.args[place] if place < len(call.args) else call.kwargs.get("bias")
+        return self._names.get(bias.value) if isinstance(bias, Ref) and call.name not in _NO_BIAS else None
+
+    def _finished(self, axis: int, partial: _Partial, end: End, x: int, layout: TensorLayout) -> Path:
+        obstacle, flattened = partial.obstacle, False
+        if obstacle is None:
+            before, after = _arranged(partial.dims, axis), _arranged(self._dims(x), axis)
+            flattened = before != after
+            if flattened and _flattened(partial.dims, axis) != after:
+                obstacle = "its units are rearranged before they are read"
+            elif not flattened and not _alone(layout, Role.READS, axis):
+                obstacle = "several channels belong to one unit"
+        return Path(partial.producer, end, () if obstacle else partial.steps, flattened, obstacle)
+
+    # ------------------------------------------------------------------ everything else
+
+    def _pass(self, call: Call) -> None:
+        sources = [ref for ref in _refs((*call.args, *call.kwargs.values())) if ref in self._carried]
+        if not sources:
+            return
+        for out in call.outputs:
+            present = {leaf for dim in self._dims(out) for leaf in leaves(dim)}
+            arriving = [
+                (axis, self._stepped(call, source, out, axis, partial))
+                for source in sources
+                for axis, partials in self._carried[source].items()
+                if axis in present
+                for partial in partials
+            ]
+            self._carried.pop(out, None)  # an in-place operator gives its argument, which is now something else
+            for axis, partial in arriving:
+                self._carry(out, axis, partial)
+
+    def _carry(self, out: int, axis: int, partial: _Partial) -> None:
+        held = self._carried.setdefault(out, {}).setdefault(axis, [])
+        if held and held[0].obstacle is not None:
+            return
+        if partial.obstacle is not None or len(held) == MOST:
+            reason = partial.obstacle or f"more than {MOST} weights add into it"
+            held[:] = [replace(partial, steps=(), obstacle=reason)]
+        else:
+            held.append(partial)
+
+    def _block(self, out: int, axis: int, reason: str, end: End) -> None:
+        self._carry(out, axis, _Partial(end, (), (), reason))
+
+    def _stepped(self, call: Call, source: int, out: int, axis: int, partial: _Partial) -> _Partial:
+        """The path, one operator further."""
+        if partial.obstacle is not None or call.name in _SAME or call.name in _ARRANGING:
+            return partial
+        where = f"{call.name.removeprefix('aten.')} at {call.site.where}"
+        others = [ref for ref in _refs((*call.args, *call.kwargs.values())) if ref != source]
+        if call.name == "aten.batch_norm":
+            return replace(partial, steps=(*partial.steps, self._batch_norm(call)))
+        if any(word in call.name for word in _POOLING) or call.name == "aten.mean":
+            return self._pooled(call, source, out, axis, partial, where)
+        if torch.Tag.pointwise not in call.operator.tags and call.name != "aten.softplus":
+            return replace(partial, obstacle=f"{where} is not applied unit by unit")
+        if not others:
+            step = Step(call.operator, *_with_slot(call, source))
+            return replace(partial, steps=(*partial.steps, step))
+        if self._dims(source) != self._dims(out) and _arranged(self._dims(source), axis) != _arranged(
+            self._dims(out), axis
+        ):
+            return replace(partial, obstacle=f"{where} repeats its units over positions")
+        return self._combined(call, source, others, partial, where)
+
+    def _combined(self, call: Call, source: int, others: Sequence[int], partial: _Partial, where: str) -> _Partial:
+        """What a newborn meets in another operand: nothing if that is added, or is a weight with a neutral entry."""
+        first = isinstance(call.args[0], Ref) and call.args[0].value == source
+        scaled = call.kwargs.get("alpha", 1) != 1 or len(call.args) > 2
+        if call.name in _SUMS and not scaled and (first or call.name == "aten.add") and source not in others:
+            return partial
+        neutral = {self._neutral(other) for other in others}
+        if call.name == "aten.mul" and neutral == {1.0}:
+            return partial
+        return replace(partial, obstacle=f"{where} combines it with another activation")
+
+    def _neutral(self, ref: int) -> float | None:
+        name = self._names.get(ref)
+        return None if name is None else self._layouts[name].neutral
+
+    def _pooled(self, call: Call, source: int, out: int, axis: int, partial: _Partial, where: str) -> _Partial:
+        dims = self._dims(source)
+        straight = _arranged(dims, axis) == _arranged(partial.dims, axis) and len(dims) > 2 and Leaf(axis) == dims[1]
+        if not straight:
+            return replace(partial, obstacle=f"{where} pools over rearranged positions")
+        if call.name != "aten.mean":
+            step = Step(call.operator, *_with_slot(call, source))
+            return replace(partial, steps=(*partial.steps, step), dims=self._dims(out))
+        over = call.args[1] if len(call.args) > 1 else None
+        spatial = set(range(2, len(dims)))
+        if not isinstance(over, (list, tuple)) or {d % len(dims) for d in over} != spatial:
+            return replace(partial, obstacle=f"{where} reduces more or less than the positions")
+        step = Step(call.operator, (Slot(), list(over), True), {})
+        return replace(partial, steps=(*partial.steps, step), dims=(*dims[:2], *(ONE for _ in spatial)))
+
+    def _batch_norm(self, call: Call) -> BatchNorm:
+        weight, bias, mean, variance = (
+            self._names.get(arg.value) if isinstance(arg, Ref) else None for arg in call.args[1:5]
+        )
+        return BatchNorm(weight, bias, mean, variance, eps=float(call.args[7]))
+
+    def _dims(self, ref: int) -> tuple[Expression, ...]:
+        """The dimensions of a value over numbered axes; lengths that no parameter has get negative numbers."""
+        found = self._values.get(ref)
+        if found is None:
+            return ()
+        return tuple(self._numbered(self._space.resolve(dim)) for dim in found.dims)
+
+    def _numbered(self, expression: Expression) -> Expression:
+        if isinstance(expression, Leaf):
+            return Leaf(self._number.get(expression.axis, -1 - expression.axis))
+        if isinstance(expression, Product):
+            return Product(tuple(self._numbered(factor) for factor in expression.factors))
+        return Concat(tuple(self._numbered(part) for part in expression.parts))
+
+
+def _alone(layout: TensorLayout, role: Role, axis: int) -> bool:
+    """Whether one index of the dimension with this role is one unit, and nothing else."""
+    dims = [d for d, roles in zip(layout.dims, layout.roles, strict=True) if role in roles.get(axis, ())]
+    return len(dims) == 1 and _piece(dims[0], axis) == Leaf(axis)
+
+
+def _piece(dim: Expression, axis: int) -> Expression | None:
+    """The only piece of a dimension in which an axis occurs; the dimension itself if it is no concatenation."""
+    if not isinstance(dim, Concat):
+        return dim if axis in leaves(dim) else None
+    found = [part for part in dim.parts if axis in leaves(part)]
+    return _piece(found[0], axis) if len(found) == 1 else None
+
+
+def _arranged(dims: Iterable[Expression], axis: int) -> tuple[Expression | None, ...]:
+    """Dimensions with a concatenation replaced by the piece that holds the axis; lengths of 1 at the end left out."""
+    found = [_piece(dim, axis) if axis in leaves(dim) else dim for dim in dims]
+    while found and found[-1] == ONE:
+        found.pop()
+    return tuple(found)
+
+
+def _flattened(dims: Sequence[Expression], axis: int) -> tuple[Expression | None, ...]:
+    """What `_arranged` gives once channels and positions `(batch, axis, *positions)` are flattened."""
+    if len(dims) < 3 or dims[1] != Leaf(axis):
+        return ()
+    factors = tuple(dim for dim in dims[2:] if dim != ONE)
+    return (dims[0], Product((Leaf(axis), *factors)) if factors else Leaf(axis))
+
+
+def _refs(tree: Any) -> Iterator[int]:
+    if isinstance(tree, Ref):
+        yield tree.value
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _refs(item)
+
+
+def _with_slot(call: Call, source: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a call with a `Slot` where the activation stands."""
+
+    def visit(item: Any) -> Any:
+        if isinstance(item, Ref):
+            return Slot()
+        return type(item)(visit(i) for i in item) if isinstance(item, (list, tuple)) else item
+
+    return tuple(visit(arg) for arg in call.args), {key: visit(value) for key, value in call.kwargs.items()}
+
+
+__all__ = ["find_paths"]

@@ -1,0 +1,113 @@
+"""How the units of an axis get from a weight that produces them to a weight that reads them: the records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Stands for the activation among the arguments of a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An operator that is applied to every unit alike: an activation function, a pooling.
+
+    Attributes:
+        operator: the operator.
+        args, kwargs: its arguments, with a `Slot` where the activation stands.
+    """
+
+    operator: OpOverload
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply it; shape (batch, units, *positions), or (samples, units). The argument stays as it is."""
+        x = x.clone() if self.operator._schema.is_mutable else x
+        return self.operator(*_filled(self.args, x), **{key: _filled(value, x) for key, value in self.kwargs.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """A batch normalization that carries the units: the names of its tensors (None if it has none), and its epsilon."""
+
+    weight: str | None
+    bias: str | None
+    mean: str | None
+    variance: str | None
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a path.
+
+    Attributes:
+        weight: the name of the weight.
+        call: which of the calls in a run of the model that contract with it.
+        bias: the name of the bias that the call adds, or None.
+    """
+
+    weight: str
+    call: int
+    bias: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """From one weight that produces the units of an axis to one that reads them.
+
+    Attributes:
+        producer, consumer: the ends.
+        steps: what is applied on the way, in order. What does nothing to a newborn with neutral weights is left out.
+        flattened: whether channels and positions are flattened before they are read.
+        obstacle: why a newborn's activation cannot be followed along the path, or None if it can.
+    """
+
+    producer: End
+    consumer: End
+    steps: tuple[Step | BatchNorm, ...]
+    flattened: bool
+    obstacle: str | None
+
+    @property
+    def batch_norms(self) -> tuple[BatchNorm, ...]:
+        """The batch normalizations on the way."""
+        return tuple(step for step in self.steps if isinstance(step, BatchNorm))
+
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether something on the way, a pooling, is not elementwise."""
+        return any(isinstance(step, Step) and torch.Tag.pointwise not in step.operator.tags for step in self.steps)
+
+    def activation(self, z: Tensor) -> Tensor:
+        """What the elementwise operators on the way make of a number; any shape."""
+        for step in self.steps:
+            if isinstance(step, Step) and torch.Tag.pointwise in step.operator.tags:
+                z = step(z)
+        return z
+
+    def middle(self, z: Tensor) -> Tensor:
+        """From newborns' pre-activations to what the consumer reads of them, where batch normalizations do nothing.
+
+        Args:
+            z: shape (batch, units, *positions), or (samples, units).
+        """
+        for step in self.steps:
+            if isinstance(step, Step):
+                z = step(z)
+        return z
+
+
+def _filled(item: Any, x: Tensor) -> Any:
+    if isinstance(item, Slot):
+        return x
+    return type(item)(_filled(i, x) for i in item) if isinstance(item, (list, tuple)) else item

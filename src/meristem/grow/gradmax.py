@@ -1,0 +1,106 @@
+"""GradMax: newborns that nobody notices and whose gradient is as large as it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meristem.axes.map import Axis, AxisMap, Role
+from meristem.edit import Explicit, Gather
+from meristem.errors import ConfigError
+from meristem.grow.method import Growth, Method
+from meristem.signals import Directions, Found, Statistic, View, entries, obstacle, unit_norms
+
+WAKE = 1e-6
+"""The bias of newborns whose activation function has derivative 0 at exactly 0, as `torch.relu` has."""
+
+
+@dataclass(frozen=True)
+class GradMax(Method):
+    """Zero fan-in, and fan-out along the leading left singular vectors of the candidate gradient M.
+
+    Evci, van Merrienboer, Unterthiner, Vladymyrov, Pedregosa, "GradMax", ICLR 2022, arXiv 2201.05125, equations 5 to 8:
+    among all orthogonal fan-outs of norm c, `c u_1 ... c u_k` with `M = U S V^T` maximise the gradient of the new
+    fan-in weights, `|dL/dW|^2 = c^2 (s_1^2 + ... + s_k^2)`. M is exact at padded borders, unlike the auxiliary
+    convolution of the paper, which is off by 19 to 70 % there. The sign of a fan-out does not matter to the gradient,
+    but decides on which side of 0 a newborn's activations will lie: it is chosen such that behind the activation
+    function the first steps decrease the loss more.
+
+    Attributes:
+        scale: c as a share of the incumbents' mean fan-out norm (default 0.5, as in the authors' code).
+
+    Preserved: the function; where the activation function has derivative 0 at 0 but not just above (`torch.relu`), a
+    newborn gets the bias 1e-6, without which it would never get a gradient, and the function moves by 1e-6 of its
+    fan-out. Predicted gain of a newborn: its squared gradient norm `c^2 s_i^2`, the decrease of the loss per unit of
+    learning rate. Given are at most as many newborns as M has rank.
+    Fails: behind BatchNorm (a zero pre-activation has variance 0), where the activation function is not 0 at 0, and
+    where one batch does not show the gradient's direction.
+
+    Raises:
+        ConfigError: the scale is not positive.
+    """
+
+    scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ConfigError(f"GradMax(scale=...) must be positive, got {self.scale!r}")
+
+    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
+        blocked = obstacle(axes, axis)
+        if blocked is not None:
+            return blocked
+        for path in axes.paths[axis.index]:
+            if path.batch_norms:
+                return "batch normalization has no variance to divide by when the fan-in of newborns is zero"
+            value, slope = _at(path.activation, 0.0)
+            if value != 0:
+                return "the activation function is not 0 at 0, so that newborns with zero fan-in would be seen"
+            if _at(path.activation, WAKE)[1] == 0:
+                return "the activation function has derivative 0 around 0"
+            if slope == 0 and path.producer.bias is None:
+                return "the activation function has derivative 0 at 0, and no bias could move newborns off it"
+        return None
+
+    def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
+        return (Directions(axis.name, count),)
+
+    def propose(self, view: View, axis: Axis, count: int) -> Growth:
+        found: Found = view.recorded(Directions(axis.name, count))
+        given = min(count, len(found))
+        size = self.scale * _mean_fan_out(view, axis)
+        values = entries(found.fan_out, -size * found.outgoing[:given])
+        values |= entries(found.fan_in, torch.zeros_like(found.incoming[:given]))
+        asleep = {p.producer.bias for p in view.axes.paths[axis.index] if _at(p.activation, 0.0)[1] == 0}
+        for place in [place for place in values if place[0] in asleep]:
+            values[place] = torch.full_like(values[place], WAKE)
+        reasons = (f"a bias of {WAKE:g} wakes the activation function",) if asleep else ()
+        gains = self._gains(found.values, size)[:given]
+        note = None if given == count else f"{axis.name}: {given} of {count}, the rank of the candidate gradient"
+        start = Explicit(repr(self), values, reasons)
+        gather = Gather.grow(axis.size, given) if given else Gather.keep(axis.size, range(axis.size))
+        return Growth(axis, gather, start, tuple(gains.tolist()), note)
+
+    def gains(self, view: View, axis: Axis, count: int) -> Tensor:
+        found: Found = view.recorded(Directions(axis.name, count))
+        return self._gains(found.values, self.scale * _mean_fan_out(view, axis))[:count]
+
+    def _gains(self, values: Tensor, size: float) -> Tensor:
+        return (size * values).square().cpu()
+
+
+def _mean_fan_out(view: View, axis: Axis) -> float:
+    """The incumbents' mean fan-out norm; 1 if all of it is zero."""
+    return float(unit_norms(view, axis, Role.READS).mean()) or 1.0
+
+
+def _at(function: Callable[[Tensor], Tensor], point: float) -> tuple[float, float]:
+    """A function of tensors and its derivative, at one point."""
+    with torch.enable_grad():
+        z = torch.full((1, 1), point, dtype=torch.float64, requires_grad=True)
+        value = function(z)
+        slope = torch.autograd.grad(value.sum(), z, allow_unused=True)[0] if value.requires_grad else None
+    return float(value.detach()), 0.0 if slope is None else float(slope)

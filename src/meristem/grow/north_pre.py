@@ -1,0 +1,95 @@
+"""NorthPre: newborns whose pre-activations are uncorrelated with those of all incumbents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meristem.axes.map import Axis, AxisMap
+from meristem.errors import ConfigError
+from meristem.grow.method import Growth, Method
+from meristem.grow.parts.north import fan_ins, mean_norm, plan
+from meristem.signals import SecondMoment, Statistic, View, obstacle
+from meristem.signals.directions import spread
+
+
+@dataclass(frozen=True)
+class NorthPre(Method):
+    """Random pre-activations without their part along the incumbents' pre-activations.
+
+    The "Pre" initialisation of NORTH*: Maile, Rachelson, Luga, Wilson, "When, where, and how to add new neurons to
+    ANNs", AutoML-Conf 2022, arXiv 2202.08539: `W_new = pinv(X) P Z`, Z random, P the projection off the incumbents'
+    pre-activations. For Gaussian Z that is, without keeping any X, `W_new = S^-1/2 P' Z'` with S the second moment of
+    what newborns read and P' the projection off the rows of `W S^1/2`. Here newborns' pre-activations also have mean
+    zero, as far as that is in their power, so that they are uncorrelated with the incumbents' about any origin, and are
+    uncorrelated with each other. Fan-in is scaled to the incumbents' mean norm (biases counted), fan-out is zero.
+
+    Attributes:
+        tolerance: directions of S whose eigenvalue is below this share of the largest do not count (default 1e-6).
+
+    Preserved: the function. On the recorded batches every correlation of a new with an old pre-activation is at most
+    1e-6. Predicts no gains. Gives at most as many newborns as directions are left: the rank of S less that of the
+    incumbents; none where a layer has at least as many units as inputs.
+    Fails: directions that hardly vary get large weights, and so newborns that are all but silent; the loss is not
+    asked.
+
+    Raises:
+        ConfigError: the tolerance is out of its range.
+    """
+
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise ConfigError(f"NorthPre(tolerance=...) must be between 0 and 1, got {self.tolerance!r}")
+
+    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
+        return obstacle(axes, axis, one_producer=True)
+
+    def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
+        return (SecondMoment(axis.name),)
+
+    def propose(self, view: View, axis: Axis, count: int) -> Growth:
+        found = view.signals[SecondMoment(axis.name)]
+        block = found.fan_in[0]
+        old = fan_ins(view, axis, block)
+        incoming, left = uncorrelated(found.matrix, old, count, self.tolerance, view.generator)
+        incoming = incoming * (mean_norm(old) / incoming.norm(dim=1, keepdim=True))
+        note = None
+        if len(incoming) < count:
+            note = (
+                f"{axis.name}: {left} of {count}; the incumbents leave no more directions of what {block.weight} reads"
+            )
+        return plan(self, view, axis, found.fan_in, incoming, spread(found.matrix, incoming), note)
+
+
+def uncorrelated(
+    moment: Tensor, old: Tensor, count: int, tolerance: float, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """Random weights whose pre-activations have unit square, and are uncorrelated with old ones and each other.
+
+    Args:
+        moment: mean of `u u^T` with u = (what is read, 1), shape (entries + 1, entries + 1).
+        old: weights of incumbents, shape (incumbents, entries), or (incumbents, entries + 1) with biases.
+        count: how many are wanted.
+        tolerance: what is taken for zero, relative to the largest.
+        generator: on the CPU.
+
+    Returns:
+        shape (at most count, as old), and how many there could be.
+    """
+    used = old.shape[1]
+    eigenvalues, vectors = torch.linalg.eigh(moment[:used, :used])
+    kept = eigenvalues > tolerance * eigenvalues[-1:]
+    root, vectors = eigenvalues[kept].sqrt(), vectors[:, kept]
+    taken = torch.cat([old @ vectors * root, (moment[-1:, :used] @ vectors) / root])  # the last: what is constant
+    taken = taken / taken.norm(dim=1, keepdim=True).clamp(min=torch.finfo(taken.dtype).tiny)
+    _, sizes, rows = torch.linalg.svd(taken, full_matrices=False)
+    rows = rows[sizes > tolerance * sizes[:1]]
+    left = len(root) - len(rows)
+    drawn = torch.randn(min(count, left), len(root), dtype=torch.float64, generator=generator).to(root.device)
+    for _ in range(2):  # once more, for what rounding left
+        drawn = torch.linalg.qr((drawn - drawn @ rows.T @ rows).T).Q.T
+    return drawn / root @ vectors.T, left

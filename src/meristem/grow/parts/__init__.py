@@ -1,0 +1,1 @@
+"""What several growth methods are made of. The methods themselves are the files one folder up."""

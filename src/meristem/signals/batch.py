@@ -1,0 +1,242 @@
+"""One forward and backward pass, seen from one axis: what newborns could read, and what the loss wants of readers.
+
+Newborns' weights are written as vectors. The *fan-in* of a newborn is the concatenation, over the weights that produce
+the axis, of its slice `(in, *kernel)` and its bias if there is one; its *fan-out* the concatenation, over the weights
+that read the axis, of `(out, *kernel)`. Between them the loss is, to first order in both, `outgoing^T M incoming` with
+the candidate gradient M of shape (fan-out, fan-in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from meristem.axes.path import Path
+from meristem.signals.candidate import candidate_gradient, fan_in_gradient, fan_out_gradient, response
+from meristem.signals.contraction import Contraction
+from meristem.signals.moments import second_moment
+
+
+@dataclass(frozen=True)
+class Block:
+    """The share of one weight in newborns' fan-in or fan-out.
+
+    Attributes:
+        weight: its name.
+        dim: the dimension along which units are born.
+        shape: of one newborn's slice, `(in or out, *kernel)`.
+        positions: how many indices along `dim` belong to one unit where positions are flattened; 0 where they are not.
+        bias: the name of the bias that a newborn brings along, or None.
+    """
+
+    weight: str
+    dim: int
+    shape: tuple[int, ...]
+    positions: int = 0
+    bias: str | None = None
+
+    @property
+    def width(self) -> int:
+        """The number of entries in the vector."""
+        return prod(self.shape) + (self.bias is not None)
+
+    def entries(self, vectors: Tensor) -> dict[tuple[str, int], Tensor]:
+        """Vectors of shape (newborns, width) as values for `Explicit`."""
+        found: dict[tuple[str, int], Tensor] = {}
+        if self.bias is not None:
+            found[self.bias, 0] = vectors[:, -1:]
+            vectors = vectors[:, :-1]
+        if self.positions:
+            found[self.weight, self.dim] = vectors.reshape(len(vectors), self.shape[0], self.positions).transpose(1, 2)
+        else:
+            found[self.weight, self.dim] = vectors.reshape(len(vectors), 1, *self.shape)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """One path in one pass.
+
+    Attributes:
+        path: the path.
+        x: what the producer read.
+        delta: the gradient of the loss with respect to what the consumer gave.
+        producer, consumer: their geometry; a consumer of flattened positions as a convolution over all of them.
+        positions: how many indices of the consumer's weight belong to one unit where positions are flattened, else 0.
+        reads: what the consumer read, with one leading dimension.
+        reader: how the consumer read it: its geometry without positions taken for a kernel.
+        columns: which of the channels that it read belong to the axis, unit by unit; int64.
+        channels: which of the channels that the producer gave belong to the axis; int64.
+        given: the gradient of the loss with respect to what the producer gave, with one leading dimension. None where
+            it is zero, and where no statistic of the axis goes `backwards`.
+    """
+
+    path: Path
+    x: Tensor
+    delta: Tensor
+    producer: Contraction
+    consumer: Contraction
+    positions: int
+    reads: Tensor
+    reader: Contraction
+    columns: Tensor
+    channels: Tensor
+    given: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Everything about one axis in one pass.
+
+    Attributes:
+        arrivals: all paths.
+        fan_in, fan_out: how newborns' vectors are composed.
+    """
+
+    arrivals: tuple[Arrival, ...]
+    fan_in: tuple[Block, ...]
+    fan_out: tuple[Block, ...]
+
+    @property
+    def samples(self) -> int:
+        """The number of samples: the length of the first dimension."""
+        return self.arrivals[0].x.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it is computed: float32 or better."""
+        return torch.promote_types(self.arrivals[0].x.dtype, torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.arrivals[0].x.device
+
+    def fan_in_gradient(self, outgoing: Tensor) -> Tensor:
+        """`outgoing @ M`: the gradient of the loss with respect to the fan-in of newborns with this fan-out.
+
+        Args:
+            outgoing: shape (newborns, fan-out).
+
+        Returns:
+            shape (newborns, fan-in).
+        """
+        out = _split(outgoing.to(self.device, self.dtype), self.fan_out)
+        found = {
+            block.weight: outgoing.new_zeros(len(outgoing), block.width, dtype=self.dtype) for block in self.fan_in
+        }
+        for a in self.arrivals:
+            gradient = fan_in_gradient(a.x, a.delta, out[a.path.consumer.weight], a.producer, a.consumer, a.path.middle)
+            total = found[a.path.producer.weight]
+            total += gradient[:, : total.shape[1]]
+        return torch.cat([found[block.weight] for block in self.fan_in], 1)
+
+    def fan_out_gradient(self, incoming: Tensor) -> Tensor:
+        """`incoming @ M^T`: the gradient with respect to the fan-out of newborns with this fan-in.
+
+        Args:
+            incoming: shape (newborns, fan-in).
+
+        Returns:
+            shape (newborns, fan-out).
+        """
+        into = _with_bias(incoming.to(self.device, self.dtype), self.fan_in)
+        found = {
+            block.weight: incoming.new_zeros(len(incoming), block.width, dtype=self.dtype) for block in self.fan_out
+        }
+        for a in self.arrivals:
+            alpha = into[a.path.producer.weight]
+            gradient = fan_out_gradient(a.x, a.delta, alpha, a.producer, a.consumer, a.path.middle)
+            found[a.path.consumer.weight] += gradient.flatten(1)
+        return torch.cat([found[block.weight] for block in self.fan_out], 1)
+
+    @cached_property
+    def candidate_gradient(self) -> Tensor:
+        """M in full: shape (fan-out, fan-in)."""
+        rows, columns = _offsets(self.fan_out), _offsets(self.fan_in)
+        found = torch.zeros(rows[""][1], columns[""][1], dtype=self.dtype, device=self.device)
+        for a in self.arrivals:
+            (r0, r1), (c0, c1) = rows[a.path.consumer.weight], columns[a.path.producer.weight]
+            gradient = candidate_gradient(a.x, a.delta, a.producer, a.consumer, a.path.middle)
+            found[r0:r1, c0:c1] += gradient[:, : c1 - c0]
+        return found
+
+    @cached_property
+    def second_moment(self) -> tuple[Tensor, int]:
+        """Sum over samples and positions of `u u^T`, u = (what a newborn's fan-in reads, 1), and their number.
+
+        Shape (fan-in + 1, fan-in + 1), whether newborns have a bias or not. Only where one weight produces the axis.
+        """
+        seen = {a.path.producer: a for a in self.arrivals}
+        found = [second_moment(a.x, a.producer) for a in seen.values()]
+        return sum((moment for moment, _ in found[1:]), found[0][0]), sum(count for _, count in found)
+
+    @cached_property
+    def activations(self) -> Tensor:
+        """What the first reader reads, in float32 or better: shape (samples * positions, units)."""
+        a = self.arrivals[0]
+        h = a.reads.index_select(1, a.columns.to(a.reads.device)).to(self.dtype)
+        if a.positions:
+            h = h.unflatten(1, (-1, a.positions))
+        return h.movedim(1, -1).flatten(0, -2)
+
+    def response(self, incoming: Tensor, outgoing: Tensor) -> Tensor:
+        """The derivative of the loss in a common factor on the fan-out of newborns that read `incoming`, through the
+        true activation function.
+
+        Args:
+            incoming: shape (newborns, fan-in).
+            outgoing: shape (newborns, fan-out).
+
+        Returns:
+            shape (2, newborns): of these newborns, and of those with the negative fan-in.
+        """
+        into = _with_bias(incoming.to(self.device, self.dtype), self.fan_in)
+        out = _split(outgoing.to(self.device, self.dtype), self.fan_out)
+        total = incoming.new_zeros(2, len(incoming), dtype=self.dtype)
+        for a in self.arrivals if len(incoming) else ():
+            alpha, omega = into[a.path.producer.weight], out[a.path.consumer.weight]
+            total += response(a.x, a.delta, alpha, omega, a.producer, a.consumer, a.path.middle)
+        return total
+
+
+def width(blocks: Sequence[Block]) -> int:
+    """The length of the vectors that are composed like this."""
+    return sum(block.width for block in blocks)
+
+
+def entries(blocks: Sequence[Block], vectors: Tensor) -> dict[tuple[str, int], Tensor]:
+    """Vectors of shape (newborns, width) as values for `Explicit`."""
+    found: dict[tuple[str, int], Tensor] = {}
+    for block, part in zip(blocks, vectors.split([block.width for block in blocks], 1), strict=True):
+        found.update(block.entries(part))
+    return found
+
+
+def _split(vectors: Tensor, blocks: Sequence[Block]) -> Mapping[str, Tensor]:
+    parts = vectors.split([block.width for block in blocks], 1)
+    return {b.weight: part.reshape(len(part), *b.shape) for b, part in zip(blocks, parts, strict=True)}
+
+
+def _with_bias(vectors: Tensor, blocks: Sequence[Block]) -> Mapping[str, Tensor]:
+    """Each weight's share with a column for the bias, of zeros where there is none."""
+    parts = vectors.split([block.width for block in blocks], 1)
+    return {
+        b.weight: part if b.bias is not None else torch.nn.functional.pad(part, (0, 1))
+        for b, part in zip(blocks, parts, strict=True)
+    }
+
+
+def _offsets(blocks: Sequence[Block]) -> dict[str, tuple[int, int]]:
+    """Where each weight's share begins and ends; the total under the empty name."""
+    found, start = {}, 0
+    for block in blocks:
+        found[block.weight] = (start, start + block.width)
+        start += block.width
+    found[""] = (0, start)
+    return found

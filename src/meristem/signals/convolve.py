@@ -1,0 +1,46 @@
+"""A contraction and its two transposes, for weights in the normal layout (out, in, *kernel) and without groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from meristem.signals.contraction import Contraction
+
+
+def forward(c: Contraction, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The output: (batch, ins, *spatial) to (batch, outs, *others), outs those of the weight."""
+    if not c.kernel:
+        return torch.addmm(bias, x, weight.T)
+    return torch.convolution(
+        x, _layout(c, weight), bias, c.stride, c.padding, c.dilation, c.transposed, c.output_padding, 1
+    )
+
+
+def input_gradient(c: Contraction, gradient: Tensor, weight: Tensor, spatial: Sequence[int]) -> Tensor:
+    """From the gradient of the output to that of the input, of shape (batch, ins of the weight, *spatial)."""
+    if not c.kernel:
+        return gradient @ weight
+    x = gradient.new_empty(1).expand(len(gradient), weight.shape[1], *spatial)
+    return _backward(c, gradient, x, _layout(c, weight), (True, False, False))[0]
+
+
+def weight_gradient(c: Contraction, x: Tensor, gradient: Tensor) -> Tensor:
+    """From the input and the gradient of the output to that of the weight, of shape (outs, ins, *kernel)."""
+    if not c.kernel:
+        return gradient.T @ x
+    weight = x.new_empty(1).expand(gradient.shape[1], x.shape[1], *c.kernel)
+    return _layout(c, _backward(c, gradient, x, _layout(c, weight), (False, True, False))[1])
+
+
+def _layout(c: Contraction, weight: Tensor) -> Tensor:
+    """Between the normal layout and PyTorch's, in both directions."""
+    return weight.transpose(0, 1) if c.transposed else weight
+
+
+def _backward(c: Contraction, gradient: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor]:
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, c.stride, c.padding, c.dilation, c.transposed, c.output_padding, 1, wanted
+    )

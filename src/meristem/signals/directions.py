@@ -1,0 +1,203 @@
+"""The directions in which newborns change the loss fastest: the leading singular vectors of the candidate gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from meristem.axes.map import Axis, AxisMap
+from meristem.signals import solve
+from meristem.signals.batch import Batch, Block, width
+from meristem.signals.best_move import one_reader, without_best_move
+from meristem.signals.sites import obstacle
+from meristem.signals.statistic import Accumulator, Statistic
+
+OVERSAMPLE = 8
+"""So many directions more than asked for are followed, so that the last ones asked for are right too."""
+
+ITERATIONS = 1
+"""Passes of the subspace iteration over the first batch. Each multiplies what separates leading directions from the
+rest by its square (Halko, Martinsson, Tropp 2011, arXiv 0909.4061, section 4.5)."""
+
+_ROUNDING = 1e-7
+"""Singular values below this share of the largest are rounding: they are roots of eigenvalues in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Leading directions of one axis.
+
+    Attributes:
+        incoming: fan-in of each newborn, shape (newborns, fan-in): `S^-1/2 u`, or `u` if not whitened. Of
+            `(u, v)` and `(-u, -v)` the one that decreases the loss more through the true activation function.
+        outgoing: fan-out of each newborn, shape (newborns, fan-out): orthonormal.
+        values: singular values, descending, shape (newborns,); `outgoing @ M @ incoming^T` is their diagonal.
+        slopes: the derivative of the loss in the amplitude of newborns with this fan-in and `-outgoing`, at 0, through
+            the true activation function; negative if newborns help. Shape (newborns,).
+        mean, variance: of the newborns' pre-activations, shape (newborns,), if whitened and a batch norm follows.
+        fan_in, fan_out: how the vectors are composed.
+    """
+
+    incoming: Tensor
+    outgoing: Tensor
+    values: Tensor
+    slopes: Tensor
+    mean: Tensor | None
+    variance: Tensor | None
+    fan_in: tuple[Block, ...]
+    fan_out: tuple[Block, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Directions(Statistic):
+    """The leading singular vectors of the candidate gradient M (METHODS: GradMax), or of `M S^-1/2` (TINY).
+
+    Where few directions are wanted of a large M they are found by random projection, without ever forming M.
+
+    Attributes:
+        count: how many directions.
+        whitened: whether directions are measured by how far they move the activations: divided by the second moment S
+            of what newborns read.
+        ridge: what is added to S, as a share of its mean eigenvalue.
+        residual: whether M is that of what the best move of the reader leaves (see `without_best_move`).
+    """
+
+    count: int = 1
+    whitened: bool = False
+    ridge: float = 1e-6
+    residual: bool = False
+
+    def accumulator(self) -> Accumulator:
+        return _Accumulator(self)
+
+    def covers(self, other: Statistic) -> bool:
+        return isinstance(other, Directions) and self.count >= other.count and self == replace(other, count=self.count)
+
+    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
+        return one_reader(axes, axis) if self.residual else obstacle(axes, axis, one_producer=self.whitened)
+
+
+@dataclass(eq=False)
+class _Accumulator(Accumulator):
+    """Follows a basis of fan-out directions that the first batch gives; exact if it spans all of them."""
+
+    asked: Directions
+    basis: Tensor | None = None
+    projected: Tensor | None = None
+    moment: Tensor | None = None
+    count: int = 0
+    samples: int = 0
+    found: Found | None = None
+    factor: Tensor | None = None
+
+    def add(self, batch: Batch, closing: bool) -> None:
+        self.samples += batch.samples
+        if self.asked.whitened:
+            moment, count = batch.second_moment
+            moment = moment.double()
+            self.moment = moment if self.moment is None else self.moment + moment
+            self.count += count
+            self.factor = None
+        left = without_best_move(batch, self.asked.ridge) if self.asked.residual else batch
+        if self.basis is None:
+            self.basis = self._first_basis(left)
+        projected = _times(left, self.basis).double()
+        self.projected = projected if self.projected is None else self.projected + projected
+        if closing:
+            self.found = self._solve(batch, self.basis, self.projected)
+
+    def result(self) -> Found:
+        assert self.found is not None, "no batch was marked as closing"
+        return self.found
+
+    def _first_basis(self, batch: Batch) -> Tensor:
+        rows = width(batch.fan_out)
+        rank = min(rows, self.asked.count + OVERSAMPLE)
+        if rank == rows:
+            return torch.eye(rows, dtype=torch.float64, device=batch.device)
+        drawn = torch.randn(rank, rows, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        basis = drawn.to(batch.device)
+        cheap = self.moment is None and _form(batch, rank)  # then M is there, and nothing has to be solved
+        for _ in range(2 * ITERATIONS + 1 if cheap else ITERATIONS):
+            moved = _transposed(batch, self._whiten(_times(batch, basis).double(), batch))
+            basis = torch.linalg.qr(moved.double().T).Q.T
+        return basis
+
+    def _whiten(self, incoming: Tensor, batch: Batch) -> Tensor:
+        """`incoming @ S^-1`."""
+        if self.moment is None:
+            return incoming
+        factor = self.factor
+        if factor is None:
+            entries = width(batch.fan_in)  # without the 1 in the last place, where newborns have no bias
+            self.factor = factor = solve.factor(self.moment[:entries, :entries] / self.samples, self.asked.ridge)
+        return torch.cholesky_solve(incoming.T, factor).T
+
+    def _solve(self, batch: Batch, basis: Tensor, y: Tensor) -> Found:
+        """The singular vectors within the basis; their signs and slopes from this batch."""
+        z = self._whiten(y, batch)
+        squares, vectors = torch.linalg.eigh(y @ z.T)
+        order = squares.argsort(descending=True)[: self.asked.count]
+        rounding = max(_ROUNDING, torch.finfo(batch.dtype).eps * max(z.shape))
+        order = order[squares[order] > squares.max() * rounding**2]
+        values = squares[order].sqrt()
+        outgoing = vectors.T[order] @ basis
+        incoming = vectors.T[order] @ z / values[:, None]
+        small = torch.finfo(batch.dtype).eps ** (1 / 3)  # where an activation function is its derivative on either side
+        here, there = batch.response(small * incoming, outgoing / small).double().unbind()
+        here = -here
+        better = here <= there
+        slopes, sign = torch.where(better, here, there), torch.where(better, 1.0, -1.0).to(incoming)[:, None]
+        incoming, outgoing = incoming * sign, outgoing * sign
+        mean = variance = None
+        if self.moment is not None and any(a.path.batch_norms for a in batch.arrivals):
+            mean, variance = spread(self.moment / self.count, incoming)
+        return Found(incoming, outgoing, values, slopes, mean, variance, batch.fan_in, batch.fan_out)
+
+
+def spread(moment: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over samples and positions of newborns' pre-activations.
+
+    Args:
+        moment: mean of `u u^T` with u = (what is read, 1), shape (entries + 1, entries + 1).
+        incoming: shape (newborns, entries), or (newborns, entries + 1) with a bias.
+    """
+    read = moment.shape[0] - 1
+    weights, bias = incoming[:, :read], incoming[:, read:].sum(1)
+    mean = weights @ moment[:-1, -1]
+    square = ((weights @ moment[:-1, :-1]) * weights).sum(1)
+    return mean + bias, (square - mean**2).clamp(min=0)
+
+
+def _times(batch: Batch, basis: Tensor) -> Tensor:
+    if _form(batch, len(basis)):
+        return basis.to(batch.dtype) @ batch.candidate_gradient
+    return batch.fan_in_gradient(basis)
+
+
+def _transposed(batch: Batch, incoming: Tensor) -> Tensor:
+    if _form(batch, len(incoming)):
+        return incoming.to(batch.dtype) @ batch.candidate_gradient.T
+    return batch.fan_out_gradient(incoming)
+
+
+def _form(batch: Batch, rank: int) -> bool:
+    """Whether forming M costs less than the passes by random projection: multiplications per position, over all paths.
+
+    M takes one product of channels for every distance between taps, a projection one for every tap of either side.
+    Where M cannot be formed by correlation, because positions are mixed on the way, it is left alone.
+    """
+    formed = projected = 0
+    for a in batch.arrivals:
+        ins, outs = a.producer.ins, a.consumer.outs
+        formed += ins * outs * prod(k + m - 1 for k, m in zip(a.producer.kernel, a.consumer.kernel, strict=False))
+        projected += ins * prod(a.producer.kernel) + outs * prod(a.consumer.kernel)
+    projected *= (2 * ITERATIONS + 1) * rank
+    mixing = any(a.path.mixes_positions for a in batch.arrivals)
+    return rank >= min(width(batch.fan_in), width(batch.fan_out)) or (formed <= projected and not mixing)

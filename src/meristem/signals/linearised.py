@@ -1,0 +1,104 @@
+"""What stands between two contractions, replaced by its derivative at zero from above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meristem.errors import EditError
+
+Middle = Callable[[Tensor], Tensor]
+"""From newborns' pre-activations (batch, units, *spatial) to what the consumer reads of them, (batch, units, *others).
+
+It must treat each sample and unit alone and work for any number of both. It is called several times.
+"""
+
+AT = 1e-6
+"""Where the derivative is taken: a ReLU has derivative 1 there, smooth functions nearly the one at zero."""
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """The derivative of a middle at the constant `AT`.
+
+    Attributes:
+        function: the middle.
+        inner, outer: spatial sizes of what goes in and comes out.
+        slope: by what each unit is multiplied, shape (units,), if the derivative is nothing else; None if it mixes
+            positions.
+    """
+
+    function: Middle
+    inner: tuple[int, ...]
+    outer: tuple[int, ...]
+    slope: Tensor | None
+
+    def push(self, z: Tensor) -> Tensor:
+        """The derivative applied to (batch, units, *inner): (batch, units, *outer)."""
+        return _pushed(self.function, z) if self.slope is None else z * _per_unit(self.slope, z)
+
+    def pull(self, gradient: Tensor) -> Tensor:
+        """Its transpose applied to (batch, units, *outer): (batch, units, *inner)."""
+        if self.slope is not None:
+            return gradient * _per_unit(self.slope, gradient)
+        z, h = _at(self.function, gradient.new_empty(*gradient.shape[:2], *self.inner))
+        return torch.autograd.grad(h, z, gradient, materialize_grads=True)[0]
+
+
+def linearise(middle: Middle | None, units: int, spatial: Sequence[int], like: Tensor) -> Linearised:
+    """Takes the derivative of a middle, and looks whether it is the multiplication by a constant.
+
+    Args:
+        middle: None for the identity.
+        units: for how many units.
+        spatial: the spatial size that goes in.
+        like: a tensor of the dtype and device.
+
+    Raises:
+        EditError: the middle mixes samples or units, as a batch normalization in train mode does.
+    """
+    inner = tuple(spatial)
+    if middle is None:
+        return Linearised(torch.clone, inner, inner, like.new_ones(units))
+    generator = torch.Generator().manual_seed(0)
+    drawn = 1 + torch.rand(2, units, *inner, generator=generator, dtype=torch.float64)
+    alone = drawn.clone()
+    alone[1:] = 0
+    alone[:, 1:] = 0
+    drawn, alone = drawn.to(like), alone.to(like)
+    answer, lone = _pushed(middle, drawn), _pushed(middle, alone)
+    if answer.shape[:2] != drawn.shape[:2] or lone[1:].any() or lone[:, 1:].any():
+        raise EditError(
+            f"expected a middle that maps (batch, units, ...) to (batch, units, ...), each sample and unit alone, got "
+            f"one that maps {tuple(drawn.shape)} to {tuple(answer.shape)} or mixes them; leave normalizations out or "
+            "put them in eval mode"
+        )
+    outer = tuple(answer.shape[2:])
+    if outer == inner:
+        slope = (answer / drawn).mean([dim for dim in range(drawn.dim()) if dim != 1])
+        if torch.allclose(answer, drawn * _per_unit(slope, drawn), rtol=1e-5, atol=0):
+            return Linearised(middle, inner, outer, slope)
+    return Linearised(middle, inner, outer, None)
+
+
+def _at(function: Middle, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The constant `AT` and what the function makes of it, with a graph in between."""
+    with torch.enable_grad():
+        z = torch.full_like(like, AT, requires_grad=True)
+        return z, function(z.clone())  # a clone, because the function may work in place
+
+
+def _pushed(function: Middle, tangent: Tensor) -> Tensor:
+    """The derivative times a tangent: the transpose of the transpose, which more operators know than forward mode."""
+    z, h = _at(function, tangent)
+    with torch.enable_grad():
+        gradient = torch.zeros_like(h, requires_grad=True)
+        pulled = torch.autograd.grad(h, z, gradient, create_graph=True, materialize_grads=True)[0]
+    return torch.autograd.grad(pulled, gradient, tangent, materialize_grads=True)[0]
+
+
+def _per_unit(slope: Tensor, like: Tensor) -> Tensor:
+    return slope.reshape(1, -1, *(1 for _ in like.shape[2:]))

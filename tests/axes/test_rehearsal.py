@@ -1,0 +1,51 @@
+"""Rehearsals: what is seen, and how early a brief one ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from meristem.axes import rehearsal
+from meristem.axes.rehearsal import Outcome
+from meristem.axes.trace import trace
+
+
+class Block(nn.Module):
+    """Keeps its number of heads and their size, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.head_size = 4, 5
+        self.first, self.second = nn.Linear(12, 20), nn.Linear(20, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = self.first(x).view(len(x), self.heads, self.head_size).tanh()
+        return x + self.second(split.reshape(len(x), self.heads * self.head_size))
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> tuple[list[Outcome], int]:
+    """What each rehearsal of a trace found, and how many axes can be edited."""
+    outcomes: list[Outcome] = []
+    real = rehearsal.rehearse
+
+    def noting(*args: object, **kwargs: object) -> Outcome:
+        outcomes.append(real(*args, **kwargs))  # type: ignore[arg-type]
+        return outcomes[-1]
+
+    monkeypatch.setattr("meristem.axes.proof.rehearse", noting)
+    return outcomes, len(trace(model, torch.zeros(2, 12)).editable)
+
+
+def test_equal_blocks_are_looked_at_once_and_proven_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes, editable = seen(monkeypatch, nn.Sequential(*(Block() for _ in range(6)), nn.Linear(12, 3)))
+    assert outcomes[0].cut
+    assert {m.site.module for m in outcomes[0].mismatches} == {"0"}
+    assert outcomes[-1].passed
+    assert not outcomes[-1].cut
+    assert editable == 6 * 2
+
+
+def test_what_was_cut_has_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes, _ = seen(monkeypatch, nn.Sequential(Block(), Block()))
+    assert not any(outcome.cut and outcome.passed for outcome in outcomes)
