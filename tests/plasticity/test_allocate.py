@@ -29,7 +29,6 @@ from meristem.errors import ConfigError, EditError, FrozenAxisError, UnknownAxis
 from meristem.grow import Growth, Method, ZeroFanOut
 from meristem.prune import Criterion, Magnitude, Protect
 from meristem.schedule import Budget, Demand
-from meristem.schedule.budget import byte_count
 from meristem.signals import View
 from tests.plasticity.models import build
 
@@ -492,7 +491,7 @@ def test_bytes_are_those_of_the_model():
     model[0].bfloat16()  # 2 bytes an entry, the others 4; the count of batches has 8
     held = 2 * 7 * 10 + 4 * (4 * 10 + 11 * 7 + 8 * 3) + 8
     assert sum(t.nbytes for t in [*model.parameters(), *model.buffers()]) == held
-    assert byte_count(axes, axes.sizes) == held
+    assert axes.byte_count() == held
     assert Budget(bytes=held).met(axes, axes.sizes, axes.editable)
     assert not Budget(bytes=held - 1).met(axes, axes.sizes, axes.editable)
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from meristem.axes.expression import units_along
+from meristem.axes.expression import Leaf, units_along
 from meristem.axes.map import Axis, Role, TensorLayout
 from meristem.edit.compute import widened
 from meristem.edit.gather import Gather
@@ -82,6 +82,9 @@ def _places(s: Slice) -> tuple[Tensor, Tensor, int]:
     """For each new index without a source: which newborn it belongs to, and which of that newborn's indices it would be
     if no other axis changed (-1 for none); and how many indices a newborn would then have."""
     expression, axis = s.layout.dims[s.dim], s.axis.index
+    if isinstance(expression, Leaf):
+        count = len(s.positions)
+        return torch.arange(count), torch.zeros(count, dtype=torch.int64), 1
     sizes, index = s.alone
     units = units_along(expression, axis, sizes)
     order = units.argsort(stable=True)

@@ -124,7 +124,7 @@ class _Accumulator(Accumulator):
         drawn = torch.randn(rank, rows, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         basis = drawn.to(batch.device)
         cheap = self.moment is None and _form(batch, rank)  # then M is there, and nothing has to be solved
-        for _ in range(2 * ITERATIONS + 1 if cheap else ITERATIONS):
+        for _ in range(2 * ITERATIONS if cheap else ITERATIONS):
             moved = _transposed(batch, self._whiten(_times(batch, basis).double(), batch))
             basis = torch.linalg.qr(moved.double().T).Q.T
         return basis
