@@ -9,14 +9,25 @@ import torch
 from torch import Tensor
 
 from meristem.axes.expression import gather_index
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import Axis, AxisMap, Role
 from meristem.axes.path import BatchNorm
 from meristem.edit import Change, Explicit, Gather
 from meristem.edit.compute import widened
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.line_search import best_amplitude, joint_factor
-from meristem.signals import BestMove, Directions, Found, Move, Statistic, View, entries, obstacle, one_reader
+from meristem.signals import (
+    BestMove,
+    Directions,
+    Found,
+    Move,
+    Statistic,
+    View,
+    entries,
+    obstacle,
+    one_reader,
+    unit_norms,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,10 @@ class TINY(Method):
     harm. Behind an activation function that is not odd at 0, ReLU say, `(a, w)` and `(-a, -w)` differ: the one that
     decreases the loss more is taken. Behind BatchNorm newborns get its scale, shift and running statistics such that
     on the recorded batch it does nothing to them.
+
+    What newborns contribute depends on the product of the two only, where the activation function is positively
+    homogeneous (ReLU): there fan-in gets the incumbents' mean norm and fan-out the rest, so that newborns whose
+    contribution is small are not starved from both sides.
 
     Attributes:
         threshold: newborns whose singular value is below this share of the largest are not given (default 1e-3).
@@ -107,7 +122,7 @@ class TINY(Method):
         return Growth(axis, gather, self._start(view, axis, births, amplitude), tuple(gains.tolist()))
 
     def _start(self, view: View, axis: Axis, births: int, amplitude: float) -> Contributing:
-        made = _entries(self._found(view, axis, births), births, amplitude, _batch_norms(view.axes, axis))
+        made = _entries(view, axis, self._found(view, axis, births), births, amplitude)
         moves = {}
         if self.best_move:
             move: Move = view.recorded(BestMove(axis.name, self.ridge))
@@ -140,11 +155,13 @@ def _batch_norms(axes: AxisMap, axis: Axis) -> tuple[BatchNorm, ...]:
     return tuple(dict.fromkeys(norm for path in axes.paths[axis.index] for norm in path.batch_norms))
 
 
-def _entries(found: Found, count: int, amplitude: float, norms: Sequence[BatchNorm]) -> dict[tuple[str, int], Tensor]:
-    """Newborns at an amplitude, which their fan-in and fan-out share equally."""
-    size = (amplitude * found.values[:count]).sqrt()
+def _entries(view: View, axis: Axis, found: Found, count: int, amplitude: float) -> dict[tuple[str, int], Tensor]:
+    """Newborns at an amplitude."""
+    norms = _batch_norms(view.axes, axis)
+    contribution = amplitude * found.values[:count]
+    size = _fan_in_size(view, axis, found.incoming[:count], contribution)
     values = entries(found.fan_in, found.incoming[:count] * size[:, None])
-    values |= entries(found.fan_out, -found.outgoing[:count] * size[:, None])
+    values |= entries(found.fan_out, -found.outgoing[:count] * (contribution / size)[:, None])
     for norm in norms:
         assert found.mean is not None
         assert found.variance is not None
@@ -163,3 +180,11 @@ def _moves(move: Move, axes: AxisMap, axis: Axis, gather: Gather, amplitude: flo
         delta = widened(delta, dim, gather_index(expression, {axis.index: gather.index}, axes.sizes))
     found = {move.weight: amplitude * delta}
     return found if move.bias is None else {**found, move.bias: amplitude * move.delta_bias}
+
+
+def _fan_in_size(view: View, axis: Axis, incoming: Tensor, contribution: Tensor) -> Tensor:
+    """By what fan-in is multiplied: to the incumbents' mean norm where that makes no difference, else an equal share."""
+    norm = float(unit_norms(view, axis, Role.PRODUCES).mean())
+    if norm > 0 and all(path.homogeneous for path in view.axes.paths[axis.index]):
+        return norm / incoming.norm(dim=1)
+    return contribution.sqrt()
