@@ -183,7 +183,7 @@ def _moves(move: Move, axes: AxisMap, axis: Axis, gather: Gather, amplitude: flo
 
 
 def _fan_in_size(view: View, axis: Axis, incoming: Tensor, contribution: Tensor) -> Tensor:
-    """By what fan-in is multiplied: to the incumbents' mean norm where that makes no difference, else an equal share."""
+    """By what fan-in is multiplied: to the incumbents' mean norm where that changes nothing, else its equal share."""
     norm = float(unit_norms(view, axis, Role.PRODUCES).mean())
     if norm > 0 and all(path.homogeneous for path in view.axes.paths[axis.index]):
         return norm / incoming.norm(dim=1)
