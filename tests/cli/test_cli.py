@@ -100,7 +100,7 @@ def test_a_model_takes_no_arguments(tmp_path, monkeypatch):
 
 def test_train_prints_its_default_and_runs_it(tmp_path):
     config = yaml.safe_load(run("train", "--print-config").output)
-    assert config["grow"]["method"] == "random"
+    assert config["grow"]["method"] == "ZeroFanOut"
     config |= {"name": "short", "epochs": 3, "evaluations": 3}
     config["grow"] |= {"start": 0.5, "stop": 1.5}
     config["prune"] |= {"start": 2, "stop": 3}

@@ -20,7 +20,7 @@ def test_what_is_left_out_has_its_default(tmp_path):
     config = read_config(path)
     assert config.epochs == 3
     assert config.grow is not None
-    assert (config.grow.amount, config.grow.method) == (8, "random")
+    assert (config.grow.amount, config.grow.method) == (8, "ZeroFanOut")
     assert isinstance(config.grow.amount, int)
     assert config.prune is None
     path.write_text("")
@@ -31,7 +31,8 @@ def test_what_is_left_out_has_its_default(tmp_path):
     ("content", "parts"),
     [
         ({"epoch": 3}, ["epoch: unknown key", "did you mean 'epochs'"]),
-        ({"grow": {"methode": "random"}}, ["grow.methode: unknown key", "'method'"]),
+        ({"grow": {"methode": "TINY"}}, ["grow.methode: unknown key", "'method'"]),
+        ({"grow": {"method": "TINI"}}, ["grow.method:", "no such growth method", "TINY", "found 'TINI'"]),
         ({"zzz": 3}, ["zzz: unknown key", "expected one of name, data"]),
         ({"epochs": 0}, ["epochs:", "greater than or equal to 1", "found 0"]),
         ({"data": "imagenet"}, ["data:", "'digits', 'mnist'", "found 'imagenet'"]),

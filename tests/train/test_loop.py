@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from meristem.errors import ConfigError
-from meristem.train.config import GrowConfig, ModelConfig, PruneConfig, TrainConfig
+from meristem.train.config import GrowConfig, ModelConfig, PruneConfig, TrainConfig, parse_config
 from meristem.train.data import load
 from meristem.train.loop import run_training
 
@@ -126,7 +126,18 @@ def test_every_model_grows_and_is_pruned_with_every_optimizer(tmp_path, name, op
     options = {"widths": [4, 4]}
     content = BOTH.model_dump() | {"model": {"name": name, "options": options}, "epochs": 2}
     content["optimizer"] = {"name": optimizer, "learning_rate": 0.003}
-    content["grow"]["method"] = "net2wider" if optimizer == "adam" else "random"
+    content["grow"]["method"] = "Net2Wider" if optimizer == "adam" else "ZeroFanOut"
     content["prune"]["criterion"] = "random" if optimizer == "adam" else "magnitude"
     run = run_training(TrainConfig.model_validate(content), DIGITS, tmp_path)
     assert len(run.changes) >= 2
+
+
+def test_any_growth_method_with_its_settings(tmp_path):
+    content = TrainConfig().model_dump(mode="json")
+    content |= {"epochs": 2, "evaluations": 1, "prune": None, "axes": ["*.inner.conv"]}
+    content["grow"] |= {"method": "TINY", "options": {"threshold": 0.01}, "start": 1, "stop": 1, "amount": 4}
+    run = run_training(parse_config(content), DIGITS, tmp_path / "run")
+    assert sum(sum(change.births.values()) for change in run.changes) == 4
+    content["grow"]["options"] = {"treshold": 0.01}
+    with pytest.raises(ConfigError, match=r"grow\.options does not fit TINY"):
+        run_training(parse_config(content), DIGITS, tmp_path / "other")

@@ -14,8 +14,10 @@ def factor(s: Tensor, ridge: float) -> Tensor:
         ridge: added to the diagonal, as a share of the mean eigenvalue.
     """
     mean = s.diagonal().mean().clamp(min=torch.finfo(s.dtype).tiny)
+    damped, added = s.clone(), 0.0
     while True:
-        found, failed = torch.linalg.cholesky_ex(s + ridge * mean * torch.eye(len(s), dtype=s.dtype, device=s.device))
+        damped.diagonal().add_((ridge - added) * mean)
+        found, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             return found
-        ridge *= 10
+        added, ridge = ridge, 10 * ridge

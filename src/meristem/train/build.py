@@ -10,15 +10,15 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from meristem.allocate import Allocator, Proportional, Uniform
 from meristem.axes import AxisMap
 from meristem.errors import ConfigError
-from meristem.grow import Method, Net2Wider, ZeroFanOut
+from meristem.grow import METHODS, Method
 from meristem.plasticity import Plasticity
 from meristem.prune import Criterion, Magnitude, Random
 from meristem.schedule import Every, Schedule, Together
-from meristem.train.config import EditConfig, OptimizerConfig, TrainConfig
+from meristem.train.config import EditConfig, GrowConfig, OptimizerConfig, TrainConfig
 from meristem.train.data import DataSet
 from meristem.train.models import FACTORIES
 
-GROWTH: dict[str, type[Method]] = {"random": ZeroFanOut, "net2wider": Net2Wider}
+GROWTH: dict[str, type[Method]] = {type(method).__name__: type(method) for method in METHODS}
 CRITERIA: dict[str, type[Criterion]] = {"magnitude": Magnitude, "random": Random}
 ALLOCATORS: dict[str, type[Allocator]] = {"uniform": Uniform, "proportional": Proportional}
 
@@ -62,11 +62,20 @@ def build_plasticity(
         optimizer,
         axes,
         schedule=Together(tuple(schedules)),
-        grow=GROWTH[config.grow.method]() if config.grow else None,
+        grow=build_method(config.grow) if config.grow else None,
         prune=CRITERIA[config.prune.criterion]() if config.prune else None,
         allocate=ALLOCATORS[config.allocate](),
+        axes=config.axes,
         seed=config.seed,
     )
+
+
+def build_method(config: GrowConfig) -> Method:
+    """The growth method. Raises `ConfigError` if it refuses its options."""
+    try:
+        return GROWTH[config.method](**config.options)
+    except TypeError as error:
+        raise ConfigError(f"grow.options does not fit {config.method}: {error}") from error
 
 
 def _schedule(edit: EditConfig, action: str, steps_per_epoch: int) -> Schedule:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from meristem.errors import ConfigError
+from meristem.grow import METHODS
 
 
 class Strict(BaseModel):
@@ -57,13 +58,22 @@ class EditConfig(Strict):
 
 
 class GrowConfig(EditConfig):
-    """Births: `random` weights with zero fan-out, or `net2wider` duplicates. Both preserve the function."""
+    """Births by a growth method, named as its class in `meristem.grow`, with its settings."""
 
-    method: Literal["random", "net2wider"] = "random"
+    method: str = "ZeroFanOut"
+    options: dict[str, Any] = {}
     amount: int | float = Field(default=0.25, gt=0)
     start: float = Field(default=2.0, ge=0)
     stop: float = Field(default=10.0, gt=0)
     every: float = Field(default=1.0, gt=0)
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        names = [type(known).__name__ for known in METHODS]
+        if method not in names:
+            raise ValueError(f"no such growth method; expected one of {', '.join(names)}")
+        return method
 
 
 class PruneConfig(EditConfig):
@@ -95,6 +105,7 @@ class TrainConfig(Strict):
     seed: int = Field(default=0, ge=0)
     grow: GrowConfig | None = GrowConfig()
     prune: PruneConfig | None = PruneConfig()
+    axes: list[str] | None = Field(default=None, description="glob patterns of axes that may be edited; null: all")
     allocate: Literal["uniform", "proportional"] = Field(
         default="proportional", description="how an amount is shared between the axes: evenly, or by their sizes"
     )
