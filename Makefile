@@ -56,9 +56,10 @@ quality: $(VENV)/ready-test ## all growth methods under equal conditions; DATA=f
 	$(VENV)/bin/python -m benchmarks.growth_quality --scale $(SCALE) --summary
 	$(VENV)/bin/python -m benchmarks.tables
 
-pruning: $(VENV)/ready-test $(PEERS)/ready ## pruning side by side with Torch-Pruning; DATA=folder with cifar10, SCALE=cpu or full
+pruning: $(VENV)/ready-test $(PEERS)/ready ## pruning side by side with Torch-Pruning, trained nets and the zoo; DATA=folder with cifar10, SCALE=cpu or full
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.pruning --data-dir $(DATA) --scale $(SCALE) --peer-python $(PEERS)/bin/python
 	$(VENV)/bin/python -m benchmarks.pruning --scale $(SCALE) --summary
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.zoo --peer-python $(PEERS)/bin/python
 	$(VENV)/bin/python -m benchmarks.tables
 
 studies: $(VENV)/ready-test ## all studies; DATA=folder with the data sets, SCALE=smoke, cpu or full

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
@@ -23,9 +24,45 @@ class Worker:
     """A process that measures one side; see `worker.py`, or another module that answers alike."""
 
     def __init__(self, python: str, side: str, worker: str = "benchmarks.worker") -> None:
+        self._command = [python, "-m", worker, side]
+        self.process = self._started()
+
+    def run(self, task: str, model: str, patience: float | None = None) -> dict[str, Any]:
+        """One measurement on a fresh model.
+
+        Args:
+            task: what to measure.
+            model: its name.
+            patience: seconds after which there is no answer, and the process begins anew; None for ever.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"task": task, "model": model}) + "\n")
+        self.process.stdin.flush()
+        if not select.select([self.process.stdout], [], [], patience)[0]:
+            self._begin_anew()
+            return {"error": f"no answer within {patience:g} s"}
+        line = self.process.stdout.readline()
+        if not line:
+            self._begin_anew()
+            return {"error": "the worker died"}
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _begin_anew(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process = self._started()
+
+    def _started(self) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
-        self.process = subprocess.Popen(
-            [python, "-m", worker, side],
+        return subprocess.Popen(
+            self._command,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -33,21 +70,6 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-
-    def run(self, task: str, model: str) -> dict[str, Any]:
-        """One measurement on a fresh model."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"task": task, "model": model}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"error": "the worker died"}
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def options(description: str | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from benchmarks.growth_quality.figure import figure
 from benchmarks.growth_quality.table import TITLES, by_case, cells
 from benchmarks.pair import RESULTS, ROOT
 from benchmarks.pruning.summary import page as pruning
+from benchmarks.zoo.summary import page as zoo
 
 HEAD = """# Benchmarks
 
@@ -32,6 +33,7 @@ def main() -> None:
         diagnose(),
         masks(),
         pruning(),
+        zoo(),
         growth(),
         growth_quality(),
     ]

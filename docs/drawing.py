@@ -52,5 +52,11 @@ def draw(figure: go.Figure, target: Path, width: int = 860, height: int = 400) -
     if found is None:
         sys.exit("the browser did not draw the figure")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(unquote(html.unescape(found[1])) + "\n", encoding="utf-8")
+    target.write_text(_with_fixed_names(unquote(html.unescape(found[1]))) + "\n", encoding="utf-8")
     sys.stdout.write(f"{target}\n")
+
+
+def _with_fixed_names(svg: str) -> str:
+    """The same figure, its parts named alike whenever it is drawn: plotly numbers them at random."""
+    drawn = re.search(r'id="defs-([0-9a-f]{6})"', svg)
+    return svg if drawn is None else svg.replace(drawn[1], "figure")

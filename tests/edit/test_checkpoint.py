@@ -383,3 +383,17 @@ def test_the_document_says_what_it_holds(tmp_path):
     document = Document.model_validate_json(storage.read(tmp_path / "c")[1])
     assert document.model == "torch.nn.modules.container.Sequential"
     assert document.optimizers[0].kind == "torch.optim.adam.Adam"
+
+
+def test_a_model_without_its_map_is_refused(tmp_path):
+    model: Any = nn.Linear(3, 2)
+    with pytest.raises(CheckpointError, match=r"expects the map of the model, got Linear; give `plasticity\.axes`"):
+        save(tmp_path / "x.safetensors", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_another_model_says_whose_it_is(tmp_path):
+    path = tmp_path / "x.safetensors"
+    model = nn.Linear(3, 2)
+    save(path, trace(model, torch.ones(1, 3)), adam(model.parameters()))
+    refused(path, r"it is of torch\.nn\.modules\.linear\.Linear, not ")

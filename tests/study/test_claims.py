@@ -58,6 +58,7 @@ RESULTS = {
         (Below("score", "base", 2.0), "reproduced"),
         (Below("score", "better", 1.0), "not reproduced"),
         (Greater("flops", "better", "base", margin=1.0), "not reproduced"),
+        (Greater("flops", "better", "base"), "not reproduced"),
     ],
 )
 def test_verdicts(test, verdict):

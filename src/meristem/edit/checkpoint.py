@@ -53,8 +53,13 @@ def save(
 
     Raises:
         StaleMapError: the map is not that of the model as it is now.
-        CheckpointError: the file cannot be written, or something would need pickle.
+        CheckpointError: the file cannot be written, something would need pickle, or the model came without its map.
     """
+    if not isinstance(axes, AxisMap):
+        raise CheckpointError(
+            f"save(path, axes) expects the map of the model, got {type(axes).__name__}; give `plasticity.axes`, or "
+            "what `meristem.trace(model, example)` or `commit.axes` returned"
+        )
     tensors = check_model(axes, axes.layouts.values())
     contents = {f"model.{name}": tensors[name] for name in _saved(axes)}
 
@@ -67,7 +72,7 @@ def save(
     given = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
     document = Document(
         format=1,
-        model=f"{type(axes.model).__module__}.{type(axes.model).__qualname__}",
+        model=_kind(axes.model),
         history=[dict(record) for record in axes.history],
         optimizers=[dumped(optimizer, names, store) for optimizer in given],
         extra=dict(extra or {}),
@@ -114,16 +119,16 @@ def load(
     try:
         deep = has_depth(document.history)
     except EditError as error:
-        raise CheckpointError(f"{path} does not belong to this model: {error}") from error
+        raise CheckpointError(_foreign(path, document, model, error)) from error
     if deep:
         return _deep(path, tensors, document, axes, given)
-    _check_optimizers(document, given, model)
     try:
+        _check_optimizers(document, given, model)
         after = {name: size for name, (_, size) in spans(parsed(document.history)).items()}
         _check_tensors(tensors, axes, after)
         edit = replaying(document.history, axes, given)
-    except EditError as error:
-        raise CheckpointError(f"{path} does not belong to this model: {error}") from error
+    except (EditError, CheckpointError) as error:
+        raise CheckpointError(_foreign(path, document, model, error)) from error
 
     def contents() -> Iterable[Step]:
         return _contents(tensors, document, axes, given)
@@ -148,8 +153,8 @@ def _deep(
 
     try:
         return replayed(document.history, axes, optimizers, then=contents)
-    except EditError as error:
-        raise CheckpointError(f"{path} does not belong to this model: {error}") from error
+    except (EditError, CheckpointError) as error:
+        raise CheckpointError(_foreign(path, document, axes.model, error)) from error
 
 
 def _contents(
@@ -211,6 +216,17 @@ def _check_tensors(tensors: Mapping[str, Tensor], axes: AxisMap, after: Mapping[
                 f"the tensor {key} is {_shown(found.get(key))} in the checkpoint, "
                 f"{_shown(expected.get(key))} in this model"
             )
+
+
+def _foreign(path: str | os.PathLike[str], document: Document, model: nn.Module, error: Exception) -> str:
+    """Why a checkpoint cannot be loaded into a model."""
+    kind = _kind(model)
+    whose = f"{path} does not belong to this model"
+    return f"{whose}: {error}" if document.model == kind else f"{whose}: it is of {document.model}, not {kind}: {error}"
+
+
+def _kind(model: nn.Module) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 def _shown(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:

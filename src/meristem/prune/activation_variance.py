@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
-from meristem.prune.criterion import Criterion
-from meristem.signals import Statistic, View
-from meristem.signals.reads import Reads, by_unit, unheard
+from meristem.axes.map import Axis
+from meristem.prune.reading import ReadCriterion
+from meristem.signals import View
+from meristem.signals.reads import Reads, by_unit
 
 
 @dataclass(frozen=True)
-class ActivationVariance(Criterion):
+class ActivationVariance(ReadCriterion):
     """`Var h_j`, h what is read of the unit, over samples and positions; the mean over its channels and readers.
 
     A constant unit does nothing that the biases of its readers could not do: with `Compensated(ActivationVariance())`
@@ -22,12 +22,6 @@ class ActivationVariance(Criterion):
 
     Fails: the variance depends on the scale of fan-in, which fan-out can make up for; compare units of one axis only.
     """
-
-    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return unheard(axes, axis)
-
-    def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
-        return (Reads(axis.name),)
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         found = view.recorded(Reads(axis.name))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
-from meristem.prune.criterion import Criterion
-from meristem.signals import Statistic, View
-from meristem.signals.reads import Reads, by_unit, unheard
+from meristem.prune.reading import ReadCriterion
+from meristem.signals import View
+from meristem.signals.reads import Reads, by_unit
 
 
 @dataclass(frozen=True)
-class APoZ(Criterion):
+class APoZ(ReadCriterion):
     """How often the unit is not zero when it is read, over samples and positions: 1 minus the average percentage of
     zeros; the mean over its readers.
 
@@ -25,15 +25,12 @@ class APoZ(Criterion):
     """
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        hidden = unheard(axes, axis)
+        hidden = super().undefined(axes, axis)
         if hidden is not None:
             return hidden
         minus = torch.tensor([-1.0])
         zeros = any(float(path.activation(minus)) == 0.0 for path in axes.paths.get(axis.index, ()))
         return None if zeros else "what follows it is never exactly zero, as it is behind ReLU"
-
-    def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
-        return (Reads(axis.name),)
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         found = view.recorded(Reads(axis.name))

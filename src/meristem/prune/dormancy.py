@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
-from meristem.prune.criterion import Criterion
-from meristem.signals import Statistic, View
-from meristem.signals.reads import Reads, by_unit, unheard
+from meristem.axes.map import Axis
+from meristem.prune.reading import ReadCriterion
+from meristem.signals import View
+from meristem.signals.reads import Reads, by_unit
 
 
 def relative(values: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def relative(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Dormancy(Criterion):
+class Dormancy(ReadCriterion):
     """`E|h_j| / mean_k E|h_k|`, h what is read of the units, over samples and positions; the mean over the readers.
 
     Sokar, Agarwal, Castro, Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023, arXiv
@@ -33,12 +33,6 @@ class Dormancy(Criterion):
     @property
     def comparable(self) -> bool:
         return True
-
-    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return unheard(axes, axis)
-
-    def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
-        return (Reads(axis.name),)
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         found = view.recorded(Reads(axis.name))

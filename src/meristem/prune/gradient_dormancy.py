@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
-from meristem.prune.criterion import Criterion
+from meristem.axes.map import Axis
 from meristem.prune.dormancy import relative
-from meristem.signals import Statistic, View
-from meristem.signals.reads import Reads, by_unit, unheard
+from meristem.prune.reading import ReadCriterion
+from meristem.signals import View
+from meristem.signals.reads import Reads, by_unit
 
 
 @dataclass(frozen=True)
-class GradientDormancy(Criterion):
+class GradientDormancy(ReadCriterion):
     """`E|dL/dh_j| / mean_k E|dL/dh_k|`, h what is read of the units, over samples and positions; the mean over readers.
 
     After Liu, Wu, Obando-Ceron, Castro, Courville, Pan, "Measure gradients, not activations! Enhancing neuronal
@@ -27,12 +27,6 @@ class GradientDormancy(Criterion):
     @property
     def comparable(self) -> bool:
         return True
-
-    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return unheard(axes, axis)
-
-    def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
-        return (Reads(axis.name),)
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         found = view.recorded(Reads(axis.name))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
-from meristem.prune.wrapper import Wrapper
+from meristem.prune.wrapper import Ranking
 from meristem.signals import Statistic, View
 
 
@@ -24,7 +24,7 @@ def form(axes: AxisMap, axis: Axis) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True)
-class Isomorphic(Wrapper):
+class Isomorphic(Ranking):
     """Another criterion, its scores replaced by their rank among all units of axes with the same form, from above 0 to
     1: a global ranking then removes the same share of every form, and within a form those that score least.
 
@@ -33,14 +33,6 @@ class Isomorphic(Wrapper):
 
     Fails: a form with few units is ranked coarsely. Scores a form once for each of its axes.
     """
-
-    @property
-    def comparable(self) -> bool:
-        return True
-
-    @property
-    def predicts_loss(self) -> bool:
-        return False
 
     def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
         return tuple(dict.fromkeys(s for other in self._alike(axes, axis) for s in self.criterion.needs(axes, other)))

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from meristem.axes.map import Axis
 from meristem.errors import EditError
-from meristem.prune.wrapper import Wrapper
+from meristem.prune.wrapper import Ranking
 from meristem.signals import View
 
 
 @dataclass(frozen=True)
-class LAMP(Wrapper):
+class LAMP(Ranking):
     """`s_u ** 2 / sum s_v ** 2` over the units v of the axis with `s_v >= s_u`, s the scores of another criterion:
     every axis has a unit with score 1, so that a global ranking never removes a whole one.
 
@@ -25,14 +25,6 @@ class LAMP(Wrapper):
     Raises:
         EditError: (when scoring) the other criterion gave a negative score.
     """
-
-    @property
-    def comparable(self) -> bool:
-        return True
-
-    @property
-    def predicts_loss(self) -> bool:
-        return False
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         scores = self.criterion.scores(view, axis).to("cpu", torch.float64)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from meristem.axes.map import Axis
 from meristem.errors import ConfigError
-from meristem.prune.wrapper import Wrapper
+from meristem.prune.wrapper import Ranking
 from meristem.signals import View
 
 
 @dataclass(frozen=True)
-class Normalized(Wrapper):
+class Normalized(Ranking):
     """Another criterion, its scores divided by one number for each axis, so that one ranking can span all axes:
 
         Plasticity(..., prune=Normalized(Magnitude()), allocate=meristem.allocate.Ranked())
@@ -35,14 +35,6 @@ class Normalized(Wrapper):
     def __post_init__(self) -> None:
         if self.by not in ("mean", "max", "norm"):
             raise ConfigError(f'Normalized(by=...) must be "mean", "max" or "norm", got {self.by!r}')
-
-    @property
-    def comparable(self) -> bool:
-        return True
-
-    @property
-    def predicts_loss(self) -> bool:
-        return False
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         scores = self.criterion.scores(view, axis)

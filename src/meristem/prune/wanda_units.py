@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
-from meristem.prune.criterion import Criterion
-from meristem.signals import Statistic, View, index_norms, sum_by_unit
-from meristem.signals.reads import Reads, readers, unheard
+from meristem.axes.map import Axis
+from meristem.prune.reading import ReadCriterion
+from meristem.signals import View, index_norms, sum_by_unit
+from meristem.signals.reads import Reads, readers
 
 
 @dataclass(frozen=True)
-class WandaUnits(Criterion):
+class WandaUnits(ReadCriterion):
     """`sum |w_ij| * |x_j|` over all outputs i and channels j of a unit, and over all its readers; `|x_j|` is the root
     mean square of what is read, over samples and positions.
 
@@ -29,12 +29,6 @@ class WandaUnits(Criterion):
     Fails: what the readers make of the unit may cancel; units of axes with many readers look large, so compare units of
     one axis, or of one kind.
     """
-
-    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return unheard(axes, axis)
-
-    def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
-        return (Reads(axis.name),)
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         found = view.recorded(Reads(axis.name))

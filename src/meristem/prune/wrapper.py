@@ -45,3 +45,16 @@ class Wrapper(Criterion):
 
     def removal(self, view: View, axis: Axis, units: Sequence[int]) -> Removal:
         return self.criterion.removal(view, axis, units)
+
+
+@dataclass(frozen=True)
+class Ranking(Wrapper):
+    """Another criterion whose scores are replaced by such that axes can be compared; they are no losses any more."""
+
+    @property
+    def comparable(self) -> bool:
+        return True
+
+    @property
+    def predicts_loss(self) -> bool:
+        return False

@@ -18,14 +18,15 @@ class OnPlateau(Asking):
 
     A window improves if its mean is below `best - threshold * |best|`. After `patience` windows in a row without an
     improvement the schedule is due, and then starts afresh. Losses are summed where they are, in float64; a GPU is made
-    to wait once per window, not at every step.
+    to wait once per window, not at every step. A window whose mean is not finite says nothing, and is reported to the
+    log: a diverged net is no stalled one.
 
     Attributes:
         patience: number of windows without improvement.
         window: optimizer steps in a window.
         threshold: relative improvement that counts.
         cooldown: windows that are ignored after an edit.
-        grow, prune, replace: how much, see `Amount`.
+        grow, prune, replace, exchange, shorten, deepen: how much, see `Amount`.
 
     Raises:
         ConfigError: a whole window has passed and `plasticity.step` was never given a loss.
@@ -59,7 +60,9 @@ class OnPlateau(Asking):
         fresh = {**state, **EMPTY_WINDOW}
         if state["cooling"]:
             return {**fresh, "cooling": state["cooling"] - 1}
+        if not math.isfinite(mean):
+            return fresh
         best = state["best"]
-        if math.isfinite(mean) and (best is None or mean < best - self.threshold * abs(best)):
+        if best is None or mean < best - self.threshold * abs(best):
             return {**fresh, "best": mean, "stalled": 0}
         return {**fresh, "stalled": state["stalled"] + 1}

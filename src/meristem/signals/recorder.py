@@ -148,7 +148,8 @@ class Recorder:
 _SILENT = (
     "no finite gradient was seen at the weights that read {}. Statistics need a training step with loss.backward() "
     "between the calls of plasticity.step(); a forward pass that does not use them, reentrant activation checkpointing "
-    "around them, or a step that runs another module than the traced one hides them"
+    "around them, a compiled model (call the original one in that step), or a step that runs another module than the "
+    "traced one hides them"
 )
 
 _HIDDEN = (

@@ -24,9 +24,9 @@ _UNKNOWN = math.nan
 class Greater(Test):
     """The first arm's mean is greater than the second's: a paired t-test over seeds, or Welch's.
 
-    Reproduced: the 95 % interval of the difference lies above 0. Not reproduced: it lies below 0, or below `margin`, so
-    that a difference that matters is excluded. Else undecided: `needed` seeds find the difference that was seen, or
-    `margin` if that is larger.
+    Reproduced: the 95 % interval of the difference lies above 0. Not reproduced: none of it does, or it lies below
+    `margin`, so that a difference that matters is excluded. Else undecided: `needed` seeds find the difference that was
+    seen, or `margin` if that is larger.
 
     Attributes:
         metric: of the runs.
@@ -191,7 +191,7 @@ def _above(difference: Difference | None, margin: float) -> tuple[Verdict, int |
     if difference is None:
         return "undecided", None
     low, high = difference.bounds()
-    if high < margin or high < 0:
+    if high < margin or high <= 0:
         return "not reproduced", None
     if low > 0:
         return "reproduced", None

@@ -1,0 +1,1 @@
+"""How many architectures of the zoo each side prunes correctly."""
