@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ import meristem
 from benchmarks.pair import Worker
 from benchmarks.pruning.nets import build
 from benchmarks.pruning.settings import CRITERIA, OWN, REMOVED, SCALES, Scale
-from meristem.prune import latency
 from meristem.train.data import DataSet
 from meristem.train.record import write_json
 
@@ -102,7 +102,7 @@ def execute(task: Task, images: Images, runs: Path, worker: Worker) -> dict[str,
 def judged(base: nn.Module, model: nn.Module, task: Task, images: Images, example: Tensor) -> dict[str, Any]:
     """What a pruned net is worth, before and after fine-tuning; speed is that of batches of the training size."""
     scale, full, axes = SCALES[task.scale], meristem.trace(base, example), meristem.trace(model, example)
-    pairs = [(latency(base, example, runs=3, warm_up=1), latency(model, example, runs=3, warm_up=1)) for _ in range(3)]
+    pairs = [(cpu_seconds(base, example), cpu_seconds(model, example)) for _ in range(5)]
     found: dict[str, Any] = {
         "flops": axes.flops() / full.flops(),
         "parameters": axes.parameter_count() / full.parameter_count(),
@@ -111,6 +111,16 @@ def judged(base: nn.Module, model: nn.Module, task: Task, images: Images, exampl
     }
     train(model, images, scale.tuning, scale.batch_size, scale.learning_rate / 4, task.seed)
     return {**found, "tuned_accuracy": evaluated(model, images)}
+
+
+@torch.no_grad()
+def cpu_seconds(model: nn.Module, example: Tensor, passes: int = 5) -> float:
+    """CPU time of some forward passes on one thread, which does not depend on what else the machine does."""
+    model(example)
+    start = time.process_time()
+    for _ in range(passes):
+        model(example)
+    return time.process_time() - start
 
 
 def trained(task: Task, images: Images, folder: Path) -> tuple[nn.Module, float]:

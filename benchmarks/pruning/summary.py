@@ -22,7 +22,7 @@ TITLES = (
     "accuracy (%)",
     "after tuning (%)",
     "speed-up",
-    "call (s)",
+    "call (CPU s)",
     "extra memory (MB)",
 )
 SIDES = {"ours": "meristem", "peer": "Torch-Pruning"}
@@ -81,7 +81,8 @@ def section(found: Mapping[str, Any]) -> str:
         f"Nets trained on {settings['images'][0] or 'all'} images of CIFAR-10, averaged to 16 x 16, for "
         f"{settings['epochs']} epochs; pruned by each side to the same share of operations, the same share of every "
         f"axis; fine-tuned for {settings['tuning']} epochs by the same code. {settings['seeds']} seeds, settings "
-        f"`{found['scale']}`; means, accuracies with the range over seeds. The time of meristem's call includes "
+        f"`{found['scale']}`; means, accuracies with the range over seeds. Times are CPU times on one "
+        "thread. The time of meristem's call includes "
         "finding the amount for the target; the peer's share of channels was found before, which is not counted. "
         f"The last row of each table is what `shrink` does by default.{missing}\n\n"
         "```{image} _static/pruning.svg\n:alt: Accuracy after fine-tuning against operations left\n```\n\n"
