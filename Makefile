@@ -16,7 +16,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 WORKERS ?= 2
-STUDIES ?= stability continual expansion bottleneck
+STUDIES ?= stability continual expansion bottleneck tabular reinforcement exchange language grid
 
 .PHONY: help demo test check format docs zoo bench quality pruning studies results figure clean
 
@@ -69,6 +69,7 @@ studies: $(VENV)/ready-test ## all studies; DATA=folder with the data sets, SCAL
 
 results: $(VENV)/ready-test ## the pages on what studies found, from benchmarks/results/studies
 	PYTHONPATH=src $(VENV)/bin/python docs/study_pages.py
+	PYTHONPATH=src $(VENV)/bin/python docs/leaderboard.py
 
 figure: demo ## the figure of the README, from the demo's results
 	$(VENV)/bin/python docs/figure.py

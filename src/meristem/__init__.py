@@ -1,6 +1,20 @@
 """meristem grows and prunes any PyTorch model while it trains."""
 
-from meristem import allocate, callbacks, depth, diagnose, edit, errors, grow, integrate, mask, prune, recipes, schedule
+from meristem import (
+    allocate,
+    callbacks,
+    depth,
+    diagnose,
+    edit,
+    errors,
+    grow,
+    integrate,
+    ledger,
+    mask,
+    prune,
+    recipes,
+    schedule,
+)
 from meristem.axes import Axis, AxisMap, trace
 from meristem.edit import Edit, load, replay, save
 from meristem.plasticity import Plasticity
@@ -20,6 +34,7 @@ __all__ = [
     "errors",
     "grow",
     "integrate",
+    "ledger",
     "load",
     "mask",
     "prune",

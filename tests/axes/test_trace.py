@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
+import re
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,6 +99,29 @@ def test_training_mode_reaches_what_evaluation_mode_does_not() -> None:
     assert [place.layout.name for place in axes.places[axes["conv"].index]].count("aux.weight") == 1
 
 
+def test_training_mode_is_reached_with_a_batch_of_one() -> None:
+    """Batch normalization refuses to train on it; what training mode adds must be seen nevertheless, or an edit would
+    leave it behind."""
+
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6)
+            self.head, self.aux = nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.a(x))
+            return self.head(x) + self.aux(x) if self.training else self.head(x)
+
+    model = Auxiliary()
+    axes = meristem.trace(model, torch.randn(1, 4))
+    assert axes.unreached == ()
+    meristem.Edit(axes).grow("a", 2).commit()
+    assert model.training
+    assert model.norm.training
+    assert model(torch.randn(5, 4)).shape == (5, 3)
+
+
 class TwoWays(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -133,10 +159,34 @@ def test_a_model_that_does_not_run_names_the_line_and_the_operator() -> None:
         meristem.trace(Bad(), torch.randn(2, 4))
 
 
-@pytest.mark.parametrize("args", [(), (torch.randn(2, 4), torch.randn(2, 4), 3)], ids=["too few", "too many"])
-def test_wrong_arguments(args: tuple[Any, ...]) -> None:
-    with pytest.raises(TraceError, match="does the example fit"):
+@pytest.mark.parametrize(
+    ("args", "called"),
+    [((), "TwoWays()"), ((torch.randn(2, 4), torch.randn(2, 4), 3), "TwoWays(float32 (2, 4), float32 (2, 4), 3)")],
+    ids=["too few", "too many"],
+)
+def test_wrong_arguments_are_shown(args: tuple[Any, ...], called: str) -> None:
+    with pytest.raises(TraceError, match=re.escape(f"called as {called}")):
         meristem.trace(TwoWays(), args)
+
+
+def test_an_array_is_no_example() -> None:
+    """It is not taken for a row of arguments."""
+    with pytest.raises(TraceError, match=r"got ndarray .*torch\.as_tensor"):
+        meristem.trace(TwoWays(), numpy.zeros((2, 4), numpy.float32))
+
+
+def test_torch_does_not_log_what_the_error_says(caplog: pytest.LogCaptureFixture) -> None:
+    """It would print a traceback of its own insides before ours."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(TraceError):
+            meristem.trace(Bad(), torch.randn(2, 4))
+        assert not caplog.records
+        logger.error("others are heard")
+        assert caplog.messages == ["others are heard"]
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 def test_wrappers_are_refused_with_the_remedy() -> None:
@@ -309,9 +359,18 @@ def test_looking_up_an_axis() -> None:
     assert len(axes) == len(list(axes))
     with pytest.raises(UnknownAxisError, match=r"did you mean.*conv"):
         axes["cnv"]
+    with pytest.raises(UnknownAxisError, match=r"no axis found for 'zzzzz'; the editable ones are conv"):
+        axes["zzzzz"]
     attention = meristem.trace(Attention(), torch.randn(2, 5, 8))
     with pytest.raises(UnknownAxisError, match="several axes"):
         attention["qkv"]
+
+
+def test_a_map_prints_as_its_editable_axes() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    axes = meristem.trace(model, torch.randn(2, 4))
+    assert repr(axes) == "<AxisMap: 1 of 3 axes editable>"
+    assert str(axes) == "1 of 3 axes editable\n0: 8 features"
 
 
 def test_the_map_does_not_keep_the_model_alive() -> None:

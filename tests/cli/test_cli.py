@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -150,3 +151,48 @@ def test_studies_are_listed_and_wrong_ones_explained(tmp_path):
     done = run("study", "stability", "--scale", "smoke", "--out", tmp_path, "--report-only")
     assert done.exit_code == 1
     assert "holds no finished run" in plain(done.output)
+
+
+OWN_STUDY = """
+from meristem.study import Arm, Measure, Scale, Study
+from meristem.train.config import ModelConfig, TrainConfig
+
+def arms(scale):
+    settings = {"model": ModelConfig(name="mlp", options={"widths": [4]}), "epochs": 1, "evaluations": 1}
+    return [Arm("small", "four units", TrainConfig(grow=None, prune=None, data=DATA, **settings))]
+
+DATA = "digits"
+STUDY = Study(name="own", title="Own", question="?", scales={"cpu": Scale(1)}, arms=arms,
+              measures=[Measure("final accuracy", percent=True)])
+"""
+
+
+@pytest.fixture
+def own_study(tmp_path, monkeypatch):
+    (tmp_path / "own_study.py").write_text(OWN_STUDY)
+    (tmp_path / "without_data.py").write_text(OWN_STUDY.replace("digits", "nowhere"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own_study", "without_data"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_a_study_of_ones_own_is_run_by_its_import_path(own_study, tmp_path):
+    done = run("study", "own_study:STUDY", "--jobs", "1")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "runs/own/cpu/report.html").is_file()
+    assert "expected a meristem.study.Study" in plain(run("study", "own_study:arms").output)
+
+
+def test_without_its_data_a_study_runs_nothing(own_study, tmp_path):
+    done = run("study", "without_data:STUDY")
+    assert done.exit_code == 1
+    assert plain(done.output).startswith("error: unknown data set 'nowhere'")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_of_which_every_run_fails_says_why(own_study, tmp_path):
+    (tmp_path / "own_study.py").write_text(OWN_STUDY.replace("widths", "width"))
+    done = run("study", "own_study:STUDY", "--jobs", "1", "--out", tmp_path / "failed")
+    assert done.exit_code == 1
+    assert "small, seed 0: model.options does not fit the model 'mlp'" in plain(done.output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 from typer.testing import CliRunner
 
@@ -40,7 +41,8 @@ def net() -> nn.Sequential:
 def folder(tmp_path, monkeypatch):
     """A folder with the guide's module and its weights."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+    for name in ("my_nets", "odd_nets", "tied"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_nets.py").write_text(MODULE)
     torch.manual_seed(0)
@@ -132,6 +134,46 @@ def test_the_onnx_file_gives_the_same_outputs(folder):
     assert exported._drift(other, x, {}, folder / "runs/prune/model.onnx") > exported.TOLERANCE
 
 
+ODD_NETS = """
+import torch
+from torch import nn
+def letters():
+    return nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+def noisy():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Noise(), nn.Linear(16, 3))
+"""
+
+
+def test_a_model_with_random_outputs_is_not_compared(folder):
+    (folder / "odd_nets.py").write_text(ODD_NETS)
+    torch.save(importlib.import_module("odd_nets").noisy().state_dict(), "noisy.pt")
+    words = ("--model", "odd_nets:noisy", "--shape", "2,6", "--flops", 0.6, "--yes", "--no-onnx")
+    done = run("prune", "noisy.pt", *words)
+    assert done.exit_code == 0, done.output
+    assert "not compared, since the model's outputs are random" in plain(done.output)
+    assert (folder / "runs/prune/model.safetensors").is_file()
+
+
+def test_tied_tensors_need_be_in_the_file_once(folder):
+    """As `safetensors.torch.save_model` and Hugging Face write them."""
+    (folder / "tied.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 8))\n"
+        "    model[4].weight = model[3].weight\n"
+        "    return model\n"
+    )
+    model = importlib.import_module("tied").build()
+    save_model(model, "tied.safetensors")
+    words = ("--model", "tied:build", "--shape", "1,6", "--flops", 0.9, "--yes", "--no-onnx")
+    done = run("prune", "tied.safetensors", *words)
+    assert done.exit_code == 0, done.output
+    assert "differ by 0" in plain(done.output)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -143,12 +185,21 @@ def test_the_onnx_file_gives_the_same_outputs(folder):
         (("weights.pt", *BASE, "--flops", 0.5, "--loader", "my_nets:nothing"), "cannot be imported"),
         (("weights.pt", *BASE, "--flops", 0.5, "--loader", "torch:pi"), "should be a DataLoader"),
         (("weights.pt", *BASE, "--flops", 0.001), "at best"),
+        (("weights.pt", *BASE, "--flops", 0.5, "--out", "my_nets.py"), "--out my_nets.py cannot be written to"),
+        (("weights.pt", *BASE, "--flops", 0.5, "--out", "my_nets.py/a"), "my_nets.py is no folder"),
+        (("weights.pt", *BASE, "--flops", 0.5, "--loss", "torch:pi"), "--loss torch:pi is a float"),
+        (("letters.pt", "--model", "odd_nets:letters", "--shape", "1,5", "--dtype", "int64", "--flops", 0.5),
+         "whole numbers were drawn from 0 to 99 (--high)"),
         (("nowhere.pt", *BASE, "--flops", 0.5), "nowhere.pt cannot be read"),
         (("my_nets.py", *BASE, "--flops", 0.5), "my_nets.py is damaged"),
         (("broken.safetensors", *BASE, "--flops", 0.5), "broken.safetensors cannot be read"),
         (("number.pt", *BASE, "--flops", 0.5), "should hold one state dict; found int"),
         (("two.pt", *BASE, "--flops", 0.5), "found 'a', 'b'"),
-        (("other.pt", *BASE, "--flops", 0.5), "other.pt does not fit Sequential"),
+        (("other.pt", *BASE, "--flops", 0.5),
+         "other.pt does not fit Sequential: missing: 0.weight, 0.bias, 2.weight and 3 more; not in the model: weight"),
+        (("wide.pt", *BASE, "--flops", 0.5), "of another shape: 4.weight (4, 64) instead of (3, 64), 4.bias (4,)"),
+        (("weights.pt", *BASE, "--flops", 0.5, "--keep", "stem*"), "keep='stem*' matches no axis"),
+        (("weights.pt", *BASE, "--flops", 0.5, "--device", "hpu"), "--device hpu cannot be used"),
         (("model.pt", *BASE, "--flops", 0.5), "holds pickled objects"),
     ],
 )  # fmt: skip
@@ -157,7 +208,11 @@ def test_what_is_wrong_is_said_in_one_message_and_nothing_written(folder, words,
     torch.save(3, "number.pt")
     torch.save({"a": net().state_dict(), "b": net().state_dict()}, "two.pt")
     torch.save(nn.Linear(2, 2).state_dict(), "other.pt")
+    wide = nn.Linear(64, 4).state_dict(prefix="4.")
+    torch.save(net().state_dict() | wide, "wide.pt")
     torch.save(net(), "model.pt")
+    (folder / "odd_nets.py").write_text(ODD_NETS)
+    torch.save(importlib.import_module("odd_nets").letters().state_dict(), "letters.pt")
     done = run("prune", *words, "--yes")
     assert done.exit_code == 1, done.output
     assert plain(done.output).startswith("error: ")

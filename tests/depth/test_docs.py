@@ -22,6 +22,7 @@ def test_every_public_name_is_on_the_page() -> None:
     )
     kinds = ("Net2Deeper", "ZeroResidual", "ResidualCopy", "Silent", "AutoGrow", "Plain")
     criteria = ("Gate", "BranchTaylor", "BlockInfluence", "MeasuredLoss", "removable_blocks", "removable_branches")
-    for name in (*users, *kinds, *criteria, "places"):
+    controller = ("Deepen", "Shorten", "Evenly", "AtRandom", "ByGain", "predicted_gains", "cost")
+    for name in (*users, *kinds, *criteria, *controller, "places"):
         assert name in depth.__all__
         assert name in text

@@ -327,3 +327,18 @@ def test_lists_that_are_run_through_together() -> None:
     assert all(way.frozen is not None for way in places.ways if way.inside in ("first", "second"))
     assert all(way.frozen is None for way in places.insertions)
     assert {removal.inside for removal in places.removals} == {None}
+
+
+def test_places_of_other_widths_are_stale() -> None:
+    """What they have not looked at yet they would compare with a model that is no more."""
+    found = net("residual")
+    model, x = found.model(), found.x()
+    axes = trace(model, x)
+    before, seen = depth.places(axes), depth.places(axes)
+    assert len(seen.runs) == 1
+    after = Edit(axes).grow("stage.0.conv1", 1).commit().axes
+    assert len(seen.runs) == 1
+    for kind in ("ways", "removals", "runs", "branches"):
+        with pytest.raises(StaleMapError, match="other widths"):
+            getattr(before, kind)
+    assert depth.places(after).run("stage").frozen is None

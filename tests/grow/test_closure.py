@@ -83,6 +83,26 @@ def test_a_closure_that_is_not_a_loss_is_refused(method):
 
 
 @every_method
+def test_a_closure_that_runs_the_backward_pass_itself_is_refused(method):
+    t = task(mlp(), (20, 4))
+
+    def closure():
+        loss = t.loss()
+        loss.backward()
+        return loss
+
+    with pytest.raises(SignalError, match="without a backward pass"):
+        method.propose(replace(t.view, closure=closure), t.axes["0"], 1)
+
+
+@every_method
+def test_a_loss_that_was_computed_already_is_no_closure(method):
+    t = task(mlp(), (20, 4))
+    with pytest.raises(ConfigError, match=r"must be a function .* got Tensor"):
+        method.propose(replace(t.view, closure=t.loss()), t.axes["0"], 1)
+
+
+@every_method
 def test_plans_and_gains_agree_and_repeat(method):
     t = task(mlp(norm=True), (20, 4))
     view = t.view

@@ -41,7 +41,7 @@ REFUSALS: dict[str, dict[str, set[str]]] = {
         "head size": SPLITTING
     },
     "two activations are contracted over it, so there is no fan-out to divide among copies": {
-        "head size": {"HyperCloning", "Lemon", "Mitosis", "Net2Wider"}
+        "head size": {"AKI", "HyperCloning", "Lemon", "Mitosis", "Net2Wider"}
     },
     "two activations are contracted over it, so there is no fan-out to give opposite signs": {
         "head size": {"Paired", "VarianceTransfer"}

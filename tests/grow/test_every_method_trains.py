@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "adamw": lambda p: AdamW(p, lr=0.005, weight_decay=0.1),
     "rmsprop": lambda p: RMSprop(p, lr=0.001, momentum=0.5),
 }
-COPIES = ("FastSplitting", "HyperCloning", "Lemon", "Net2Wider", "Splitting")
+COPIES = ("AKI", "FastSplitting", "HyperCloning", "Lemon", "Net2Wider", "Splitting")
 """Copies share the gradient of their fan-in, which for plain gradient descent is a smaller learning rate."""
 every_optimizer = pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 LAYERS = ("linear, relu", "linear, tanh", "same, relu", "batch norm")

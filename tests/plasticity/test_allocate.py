@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meristem.allocate import (
+    Alike,
     Bottleneck,
     Custom,
     Limits,
@@ -570,7 +571,34 @@ def test_choosing_what_cannot_be_edited_says_why():
     axes = trace(model, x)
     with pytest.raises(FrozenAxisError, match="model output"):
         choose(axes, "5")
-    with pytest.raises(UnknownAxisError, match="did you mean"):
+    with pytest.raises(UnknownAxisError, match="the editable ones are"):
         choose(axes, ["0", "layer9"])
     with pytest.raises(UnknownAxisError, match="predicate"):
         choose(axes, lambda a: False)
+
+
+def test_alike_keeps_axes_of_a_form_at_one_size():
+    model = torch.nn.Sequential(
+        *(torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 6)) for _ in range(3))
+    )
+    axes = trace(model, torch.ones(1, 6))
+    inner = [axis for axis in axes.editable if axis.size == 12]
+    assert len(inner) == 3
+    first = Custom(lambda offers, total: [total, 0, 0])
+    view, demand = View(axes), Demand("prune", 9)
+    assert [len(plan.units) for plan in plan_pruning(view, inner, demand, Magnitude(), first)] == [9]
+    together = plan_pruning(view, inner, demand, Magnitude(), Alike(first))
+    assert [len(plan.units) for plan in together] == [3, 3, 3]
+
+
+def test_alike_takes_whole_multiples_of_a_form_and_the_nearest_total():
+    model = torch.nn.Sequential(
+        *(torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 6)) for _ in range(2))
+    )
+    axes = trace(model, torch.ones(1, 6))
+    inner = [axis for axis in axes.editable if axis.size == 12]
+    offers = [Offer(axis, "prune", range(4, 9, 4), axes) for axis in inner]
+    assert Alike().counts(8, offers) == (4, 4)
+    assert Alike().counts(13, offers) == (8, 8)
+    assert Alike().counts(3, offers) == (0, 0)
+    assert Alike().counts(8, [offers[0], offers[1].up_to(3)]) == (0, 0)

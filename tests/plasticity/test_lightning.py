@@ -138,3 +138,22 @@ def test_a_strategy_that_wraps_the_module_is_refused(monkeypatch):
     trainer.strategy._model = nn.Sequential(module)
     with pytest.raises(WrappedModelError, match="devices=1"):
         callback.on_fit_start(trainer, module)
+
+
+def test_a_module_without_a_forward_needs_the_part_to_edit():
+    class Training(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3))
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+    module = Training()
+    with pytest.raises(ConfigError, match=r"Training has no forward.*module=\.\.\.\), one of 'net'"):
+        fit(module, PlasticityCallback(torch.zeros(2, 6), **SETTINGS))
+    fit(module, PlasticityCallback(torch.zeros(2, 6), module="net", **SETTINGS))
+    assert module.net[0].out_features > 10

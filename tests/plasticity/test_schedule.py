@@ -349,8 +349,16 @@ def test_plateau_counts_relative_improvement():
     assert not run(OnPlateau(patience=2, window=1, threshold=0.004, grow=1), slowly)
 
 
-def test_plateau_takes_a_diverged_loss_for_no_improvement():
-    assert list(run(OnPlateau(patience=2, window=1, grow=1), [float("nan"), float("inf"), 1.0])) == [2]
+def test_a_diverged_loss_is_no_plateau_but_the_log_warns(caplog):
+    losses = [1.0, float("nan"), float("inf"), 1.0, float("nan"), 1.0, 1.0]
+    assert list(run(OnPlateau(patience=2, window=1, grow=1), losses)) == [6]
+    assert len(caplog.records) == 3
+    assert "diverged" in caplog.text
+
+
+def test_a_loss_of_several_numbers_is_refused():
+    with pytest.raises(ConfigError, match=r"shape \(3,\); pass its mean"):
+        run(OnPlateau(grow=1), [torch.ones(3)])
 
 
 def test_plateau_reads_losses_on_other_devices_at_the_end_of_a_window_only():

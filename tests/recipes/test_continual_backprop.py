@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from meristem.errors import UnknownAxisError
+from meristem.errors import ConfigError, UnknownAxisError
 from meristem.recipes import continual_backprop
 from tests.recipes.runs import Run, convolutional, mlp, replaced
 
@@ -165,6 +165,12 @@ def test_couplings_are_left_alone_by_default():
     model = Normed().double()
     with pytest.raises(UnknownAxisError, match="chose none"):
         continual_backprop(model, torch.optim.SGD(model.parameters()), torch.randn(2, 6).double())
+
+
+def test_a_negative_maturity_is_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ConfigError, match="maturity"):
+        continual_backprop(model, torch.optim.SGD(model.parameters()), torch.randn(2, 6), maturity=-1)
 
 
 @pytest.mark.parametrize("make", [mlp, convolutional])

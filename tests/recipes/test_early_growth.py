@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import meristem
-from meristem.errors import ConfigError
+from meristem.errors import ConfigError, UnknownAxisError
 from meristem.recipes import early_growth
 from meristem.recipes.early_growth import Course
 
@@ -65,3 +65,12 @@ def test_numbers_out_of_range_are_refused(wrong):
             model, torch.optim.SGD(model.parameters(), 0.1), torch.randn(2, 12, dtype=torch.float64), **settings
         )
     assert meristem.trace(model, torch.randn(2, 12, dtype=torch.float64))["0"].size == 4
+
+
+def test_factors_of_axes_that_cannot_grow_are_refused():
+    """They would be left alone without a word."""
+    model, x = net(), torch.randn(2, 12, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for factor in ({"0": 2, "nope": 2}, {"nope": 2}):
+        with pytest.raises(UnknownAxisError, match="names nope, which cannot grow here; those that can are 0"):
+            early_growth(model, optimizer, x, factor=factor, steps=100)

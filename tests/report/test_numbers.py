@@ -22,3 +22,8 @@ def test_intervals():
     assert amount(Interval(56362, 0)) == "56.4 k"
     assert amount(Interval(56362, 1200)) == "56.4 k ± 1.2 k"
     assert duration(Interval(4.23, math.nan)) == "4.2"
+
+
+def test_the_unit_follows_the_prefix():
+    assert with_prefix(96, "FLOP") == "96 FLOP"
+    assert with_prefix(1_282_752, "FLOP") == "1.28 MFLOP"

@@ -110,6 +110,16 @@ def test_a_missing_set_says_where_it_was_sought_and_how_to_get_it(tmp_path):
         assert "--data-dir" in message
 
 
+def test_a_file_of_ones_own_is_a_set_of_its_name(tmp_path):
+    x, y = images(6, 5, 4, 3), labels(6, 3)
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    found = load("mine", tmp_path)
+    assert (found.name, found.classes, found.input_shape) == ("mine", 3, (3, 5, 4))
+    assert np.array_equal(found.train_images.numpy(), x.transpose(0, 3, 1, 2))
+    with pytest.raises(DataError, match=r"unknown data set 'yours'.*yours\.npz, which is not there"):
+        load("yours", tmp_path)
+
+
 def test_an_unknown_set_names_those_there_are():
     with pytest.raises(DataError, match="digits, mnist"):
         load("imagenet")

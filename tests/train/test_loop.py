@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from meristem.errors import ConfigError
 from meristem.train.config import GrowConfig, ModelConfig, PruneConfig, TrainConfig, parse_config
 from meristem.train.data import load
+from meristem.train.data.text import Text
 from meristem.train.experiment import carry_out
 
 DIGITS = load("digits")
@@ -103,7 +106,7 @@ def test_a_run_that_was_killed_begins_afresh(tmp_path):
 def test_a_folder_with_another_run_is_left_alone(tmp_path):
     carry_out(FIXED, DIGITS, tmp_path)
     before = (tmp_path / "result.json").read_bytes()
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match=r"another configuration \(epochs was 2, is 3\)"):
         carry_out(FIXED.model_copy(update={"epochs": 3}), DIGITS, tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before
 
@@ -141,3 +144,83 @@ def test_any_growth_method_with_its_settings(tmp_path):
     content["grow"]["options"] = {"treshold": 0.01}
     with pytest.raises(ConfigError, match=r"grow\.options does not fit TINY"):
         carry_out(parse_config(content), DIGITS, tmp_path / "other")
+
+
+def test_settings_that_a_folder_does_not_have_yet_have_their_defaults(tmp_path):
+    """So what an earlier version finished is not run again once there is one more setting."""
+    first = carry_out(BOTH, DIGITS, tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["allocate"], stored["prune"]["options"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert carry_out(BOTH, None, tmp_path) == first
+    with pytest.raises(ConfigError, match=r"allocate was 'proportional', is 'uniform'"):
+        carry_out(BOTH.model_copy(update={"allocate": "uniform"}), None, tmp_path)
+
+
+MINE = """
+from dataclasses import dataclass
+import torch
+from meristem.axes import Role
+from meristem.grow import ZeroFanOut
+from meristem.prune import Criterion
+
+@dataclass(frozen=True)
+class Ones(ZeroFanOut):
+    value: float = 1.0
+    def values(self, s):
+        return torch.full(s.shape, self.value) if s.roles == {Role.PRODUCES} else super().values(s)
+
+@dataclass(frozen=True)
+class Last(Criterion):
+    def scores(self, view, axis):
+        return -torch.arange(axis.size).float()
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of a user's own, in the current folder."""
+    (tmp_path / "own_methods.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_methods", raising=False)
+
+
+def test_methods_and_criteria_of_ones_own(mine, tmp_path):
+    content = {
+        "model": {"name": "mlp", "options": {"widths": [4]}},
+        "epochs": 1,
+        "evaluations": 1,
+        "grow": {"method": "own_methods:Ones", "options": {"value": 0.5}, "start": 0.25, "stop": 0.25, "amount": 3},
+        "prune": {"criterion": "own_methods:Last", "start": 0.5, "stop": 0.5, "amount": 2},
+    }
+    run = carry_out(parse_config(content), DIGITS, tmp_path / "run")
+    assert run.changes[0].births == {"layer1": 3}
+    assert run.changes[1].deaths == {"layer1": 2}
+    history = json.loads((tmp_path / "run/history.json").read_text())
+    assert history[0]["axes"][0]["start"] == "Ones(value=0.5)"
+    assert history[1]["axes"][0]["units"] == [[0, 5]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"grow": {"method": "own_methods:Twos"}}, "own_methods:Twos cannot be imported"),
+        ({"grow": {"method": "own_methods:Last"}}, "own_methods:Last makes a Last; expected a Method"),
+        (
+            {"grow": {"method": "own_methods:Ones", "options": {"values": 2}}},
+            "grow.options does not fit own_methods:Ones",
+        ),
+        ({"prune": {"criterion": "Taylor", "options": {"p": 2}}}, "prune.options does not fit Taylor"),
+        ({"prune": {"criterion": "own_methods:Ones"}}, "expected a Criterion"),
+    ],
+)
+def test_what_is_no_method_is_refused(mine, tmp_path, content, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        carry_out(parse_config(content), DIGITS, tmp_path / "run")
+
+
+def test_only_images_are_trained_on(tmp_path):
+    text = Text("letters", torch.zeros(9, dtype=torch.int64), torch.zeros(9, dtype=torch.int64), "a")
+    with pytest.raises(ConfigError, match="'letters' are no images, but a Text"):
+        carry_out(FIXED.model_copy(update={"data": "letters"}), text, tmp_path)

@@ -1,5 +1,6 @@
 """Where structure is edited: how an amount is divided over axes, within limits and budgets."""
 
+from meristem.allocate.alike import Alike
 from meristem.allocate.allocator import Allocator, Offer, Per
 from meristem.allocate.bottleneck import Bottleneck
 from meristem.allocate.custom import Custom
@@ -8,12 +9,13 @@ from meristem.allocate.limits import Limits
 from meristem.allocate.planning import plan_growth, plan_pruning
 from meristem.allocate.proportional import Proportional
 from meristem.allocate.ranked import Ranked
-from meristem.allocate.selection import Selection, choose
+from meristem.allocate.selection import Selection, choose, choose_among
 from meristem.allocate.separately import Separately
-from meristem.allocate.turnover import Turnover, plan_turnover
+from meristem.allocate.turnover import Turnover, plan_turnover, takes_places
 from meristem.allocate.uniform import Uniform
 
 __all__ = [
+    "Alike",
     "Allocator",
     "Bottleneck",
     "Custom",
@@ -30,8 +32,10 @@ __all__ = [
     "axis_by_axis",
     "by_axis",
     "choose",
+    "choose_among",
     "plan_growth",
     "plan_pruning",
     "plan_turnover",
     "replaceable",
+    "takes_places",
 ]

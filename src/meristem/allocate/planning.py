@@ -56,7 +56,7 @@ def plan_growth(
     notes: dict[int, Growth] = {}
     while True:
         counts = divided(demand, chosen, allocator, offers)
-        plans = [_made(view, offer.axis, n, method, made) for offer, n in zip(offers, counts, strict=True) if n]
+        plans = [proposed(view, offer.axis, n, method, made) for offer, n in zip(offers, counts, strict=True) if n]
         asked = {offer.axis.index: n for offer, n in zip(offers, counts, strict=True)}
         short = {plan.axis.index: plan for plan in plans if plan.births < asked[plan.axis.index]}
         if not short:
@@ -99,7 +99,7 @@ def _predicted(view: View, most: int, method: Method, allocator: Allocator, offe
     return replace(offer, gains=predicted_gains(method, view, offer.axis, count, type(allocator).__name__))
 
 
-def _made(view: View, axis: Axis, count: int, method: Method, made: dict[tuple[int, int], Growth]) -> Growth:
+def proposed(view: View, axis: Axis, count: int, method: Method, made: dict[tuple[int, int], Growth]) -> Growth:
     """The method's plan for so many newborns, asked for once; one that fell short is also the plan for what it gave."""
     if (axis.index, count) not in made:
         plan = method.propose(view, axis, count)

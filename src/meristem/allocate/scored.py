@@ -40,7 +40,7 @@ def scored_offers(
         the demand with its amount in numbers, one offer for every axis that it is for, and what is owed afterwards.
     """
     asked = chosen if isinstance(demand.amount, (Below, Rate)) else by_axis(demand.amount, chosen)
-    scores = {axis: _scores(view, axis, criterion) for axis in asked}
+    scores = {axis: scores_of(view, axis, criterion) for axis in asked}
     demand, owed = _in_numbers(demand, scores, owed)
     most = by_axis(demand.amount, chosen)
     offers = [_offer(view, axis, demand, criterion, allocator, scores[axis]).nearly(most[axis]) for axis in most]
@@ -80,7 +80,7 @@ def _mortal(scores: Tensor) -> int:
     return int((scores < torch.inf).sum())
 
 
-def _scores(view: View, axis: Axis, criterion: Criterion) -> Tensor:
+def scores_of(view: View, axis: Axis, criterion: Criterion) -> Tensor:
     """The criterion's scores of one axis: float64 on the CPU, checked."""
     scores = criterion.scores(view, axis).detach().to("cpu", torch.float64)
     if scores.shape != (axis.size,) or bool(scores.isnan().any()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -32,6 +32,19 @@ def choose(axes: AxisMap, selection: Selection) -> tuple[Axis, ...]:
     patterns = (selection,) if isinstance(selection, str) else tuple(selection)
     indices = {axis.index for pattern in patterns for axis in _matching(axes, pattern)}
     return tuple(axis for axis in axes.editable if axis.index in indices)
+
+
+def choose_among(axes: AxisMap, selection: Selection, names: Iterable[str]) -> tuple[Axis, ...]:
+    """Those of some axes, new ones say, that may be edited and that a selection means; a pattern by their names alone,
+    and it need not match any."""
+    wanted = set(names)
+    found = tuple(axis for axis in axes.editable if axis.name in wanted)
+    if selection is None:
+        return found
+    if callable(selection):
+        return tuple(axis for axis in found if selection(axis))
+    patterns = (selection,) if isinstance(selection, str) else tuple(selection)
+    return tuple(axis for axis in found if any(fnmatchcase(axis.name, pattern) for pattern in patterns))
 
 
 def _matching(axes: AxisMap, pattern: str) -> tuple[Axis, ...]:

@@ -1,4 +1,4 @@
-"""Turnover: units die and as many newborns take their places, so that no tensor changes its shape."""
+"""Turnover: units die and newborns take their places; where both are as many, no tensor changes its shape."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ from meristem.signals import View
 class Turnover:
     """A plan: units of one axis die, and newborns take their places.
 
+    Newborns for which there is no place stand behind the other units; places for which there is no newborn close.
+
     Attributes:
         growth: what is born, as a growth method proposed it: behind the other units.
-        removal: who dies; as many.
+        removal: who dies.
         sizes: the size of every axis, by number.
     """
 
@@ -45,7 +47,7 @@ class Turnover:
     @property
     def births(self) -> int:
         """How many units are newborn."""
-        return len(self.removal.units)
+        return self.growth.births
 
     @property
     def note(self) -> str | None:
@@ -60,9 +62,11 @@ class Turnover:
     @cached_property
     def gather(self) -> Gather:
         """All units in their places."""
-        dead = set(self.removal.units)
-        newborn = tuple(unit in dead for unit in range(self.axis.size))
-        return Gather(tuple(NEWBORN if new else unit for unit, new in enumerate(newborn)), newborn)
+        filled = set(self.removal.units[: self.births])
+        closed = set(self.removal.units[self.births :])
+        stay = [NEWBORN if unit in filled else unit for unit in range(self.axis.size) if unit not in closed]
+        sources = (*stay, *(NEWBORN,) * (self.births - len(filled)))
+        return Gather(sources, tuple(source == NEWBORN for source in sources))
 
     @cached_property
     def start(self) -> Newborns:
@@ -72,7 +76,7 @@ class Turnover:
 
 @dataclass(frozen=True, eq=False)
 class _InPlace(Newborns):
-    """What a growth and a removal do, in one gather of equal length."""
+    """What a growth and a removal do, in one gather."""
 
     plan: Turnover
 
@@ -97,8 +101,8 @@ class _InPlace(Newborns):
     @cached_property
     def _grown(self) -> tuple[Tensor, int]:
         """For each unit where it is after the growth alone, and how many there are then."""
-        index, size = torch.arange(self.plan.axis.size), self.plan.axis.size
-        index[list(self.plan.removal.units)] = size + torch.arange(self.plan.births)
+        index, size = self.plan.gather.index.clone(), self.plan.axis.size
+        index[self.plan.gather.newborn_mask] = size + torch.arange(self.plan.births)
         return index, size + self.plan.births
 
     @cached_property
@@ -159,15 +163,23 @@ def plan_turnover(
     return tuple(plans), owed
 
 
+def takes_places(growth: Growth) -> bool:
+    """Whether newborns could take the places of units that die: they copy nobody, and incumbents stay as they are."""
+    return _appended(growth) and type(growth.start).weight_factor is Newborns.weight_factor
+
+
+def _appended(growth: Growth) -> bool:
+    return growth.births == 0 or growth.gather == Gather.grow(growth.axis.size, growth.births)
+
+
 def _newborns(view: View, axis: Axis, count: int, method: Method) -> Growth:
     """The method's plan for newborns that take the places of others."""
     growth = method.propose(view, axis, count)
     name = type(method).__name__
     if growth.births > count:
         raise EditError(f"{name} gave {growth.births} newborns for {axis.name!r}, asked for {count}")
-    appended = growth.births == 0 or growth.gather == Gather.grow(axis.size, growth.births)
-    if not appended or type(growth.start).weight_factor is not Newborns.weight_factor:
-        what = "rescales or divides incumbents for a larger size" if appended else "copies units"
+    if not takes_places(growth):
+        what = "rescales or divides incumbents for a larger size" if _appended(growth) else "copies units"
         raise EditError(
             f"{name} {what}, so that its newborns cannot take the places of units of {axis.name!r} that die; methods "
             "whose newborns copy nobody can, such as Fresh, ZeroFanOut, Random, Paired, GradMax and TINY"

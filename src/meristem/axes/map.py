@@ -158,14 +158,14 @@ class Place:
     roles: frozenset[Role]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AxisMap:
     """All axes of one model. Immutable: an edit returns a new map.
 
     `paths` says, for each axis by number, how its units get from the weights that produce them to those that read them,
     as far as they can be followed; `examples` are the inputs that the model was traced with. Iterating yields every
     axis; `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by the name of a tensor
-    whose first dimension it is.
+    whose first dimension it is. Printed, it lists the editable axes.
     """
 
     axes: tuple[Axis, ...]
@@ -173,11 +173,11 @@ class AxisMap:
     attributes: tuple[AttributeBinding, ...]
     work: tuple[Work, ...]
     unreached: tuple[str, ...]
-    model_reference: weakref.ref[nn.Module] = field(repr=False)
+    model_reference: weakref.ref[nn.Module]
     history: tuple[Mapping[str, Any], ...] = ()
     caches: tuple[Cache, ...] = ()
-    paths: Mapping[int, tuple[Path, ...]] = field(default_factory=dict, repr=False)
-    examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
+    paths: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
+    examples: tuple[Example, ...] = field(default=(), compare=False)
 
     @property
     def model(self) -> nn.Module:
@@ -212,6 +212,13 @@ class AxisMap:
                     found[axis].append(Place(layout, dim, layout.roles[dim].get(axis, frozenset())))
         return {axis: tuple(places) for axis, places in found.items()}
 
+    def __repr__(self) -> str:
+        return f"<AxisMap: {len(self.editable)} of {len(self)} axes editable>"
+
+    def __str__(self) -> str:
+        lines = [f"{axis.name}: {axis.size} {axis.kind}" for axis in self.editable]
+        return "\n".join([f"{len(lines)} of {len(self)} axes editable", *lines])
+
     def __iter__(self) -> Iterator[Axis]:
         return iter(self.axes)
 
@@ -230,9 +237,16 @@ class AxisMap:
         found = list(dict.fromkeys(leaves(layout.dims[0]))) if layout is not None and layout.dims else []
         if len(found) == 1:
             return self.axes[found[0]]
-        near = [self.axes[a].name for a in found] or difflib.get_close_matches(key, list(self.by_name), n=5, cutoff=0.3)
-        what = "several axes" if found else "no axis"
-        raise UnknownAxisError(f"{what} found for {key!r}; did you mean one of: {', '.join(near) or '(none)'}")
+        if found:
+            names = ", ".join(self.axes[a].name for a in found)
+            raise UnknownAxisError(f"several axes found for {key!r}; did you mean one of: {names}")
+        near = difflib.get_close_matches(key, list(self.by_name), n=5, cutoff=0.3)
+        hint = f"did you mean one of: {', '.join(near)}" if near else f"the editable ones are {self._listed()}"
+        raise UnknownAxisError(f"no axis found for {key!r}; {hint}")
+
+    def _listed(self) -> str:
+        names = [axis.name for axis in self.editable]
+        return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none at all"
 
     def dimension(self, tensor: str, dim: int) -> Expression:
         """The expression of one dimension of a parameter or buffer."""

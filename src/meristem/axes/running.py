@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from meristem.axes.map import Cache
@@ -120,23 +122,37 @@ def run(
     Args:
         make_recorder: given the module stack and the fake mode, the recorder to use.
         real: compute on real tensors instead of fake ones.
-        training: the mode to run in.
+        training: the mode to run in; batch normalizations use their running statistics in either.
         new_shape: the shape that each parameter and buffer pretends to have, by canonical name; default: its own.
     """
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
     with torch.inference_mode(), untouched(model) as saved, module_stack(model) as stack:
         if any(module.training != training for module in model.modules()):
             model.train(training)
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                module.training = False  # with a batch of one it would refuse to train; all else takes that branch
         recorder = make_recorder(stack, fake)
         _swap_in(model, recorder, new_shape)
         call_args = substitute(tuple(args), recorder.stand_in)
         call_kwargs = substitute(dict(kwargs), recorder.stand_in)
         recorder.recording.inputs.extend(recorder.number(t) for t in tensors_in((call_args, call_kwargs)))
-        with recorder.computing(), recorder:
+        with recorder.computing(), recorder, _quiet():
             result = model(*call_args, **call_kwargs)
         recorder.recording.caches.extend(caches(saved))
         recorder.recording.results.extend(recorder.number(recorder.stand_in(t)) for t in tensors_in(result))
     return recorder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's log of operators that refuse their shapes: whoever runs the model here tells, or expects it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
 
 
 def _swap_in(model: nn.Module, recorder: Recorder, new_shape: Callable[[str], tuple[int, ...]] | None) -> None:

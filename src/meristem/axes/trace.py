@@ -101,6 +101,11 @@ def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:
         args = (args,)
     elif isinstance(args, Mapping):
         args, kwargs = (), {**args, **kwargs}
+    elif not isinstance(args, (tuple, list)):
+        raise TraceError(
+            f"expected an example input: a tensor, a tuple of positional or a dict of keyword arguments; got "
+            f"{type(args).__name__} (an array becomes a tensor by torch.as_tensor)"
+        )
     return tuple(args), kwargs, False
 
 
@@ -118,11 +123,11 @@ def _record(model: nn.Module, example: Example) -> Recording:
         return run(model, args, kwargs, make, real=False, training=training).recording
     except Exception as error:
         if not needs_values(error):
-            raise _trace_error(model, recorder, error) from error
+            raise _trace_error(model, example, recorder, error) from error
     try:
         return run(model, args, kwargs, make, real=True, training=training).recording
     except Exception as error:
-        raise _trace_error(model, recorder, error) from error
+        raise _trace_error(model, example, recorder, error) from error
 
 
 def needs_values(error: BaseException) -> bool:
@@ -132,7 +137,7 @@ def needs_values(error: BaseException) -> bool:
     )
 
 
-def _trace_error(model: nn.Module, recorder: Recorder | None, error: Exception) -> TraceError:
+def _trace_error(model: nn.Module, example: Example, recorder: Recorder | None, error: Exception) -> TraceError:
     where, frame = "", error.__traceback__
     while frame is not None:
         found, _ = user_frames(frame.tb_frame)
@@ -140,12 +145,25 @@ def _trace_error(model: nn.Module, recorder: Recorder | None, error: Exception) 
         frame = frame.tb_next
     calls = recorder.recording.calls if recorder is not None else []
     last = f" after {calls[-1].operator} in module {calls[-1].site.module!r}" if calls else ""
-    shapes = "" if calls else " (does the example fit the model's forward?)"
+    name, message = type(model).__name__, (str(error).splitlines() or [""])[0].rstrip(".")
     return TraceError(
-        f"{type(model).__name__} could not be run on the example input: {type(error).__name__}: "
-        f"{str(error).splitlines()[0] if str(error) else ''}{shapes}, at {where or 'unknown line'}{last}. "
-        "Pass the arguments that the model's forward takes: trace(model, args, kwargs)."
+        f"{name} could not be run on the example input: {type(error).__name__}: {message}, at {where or 'unknown line'}"
+        f"{last}. It was called as {name}({_shown(example)}). Give the arguments that the model's forward takes: "
+        "trace(model, args, kwargs)."
     )
+
+
+def _shown(example: Example) -> str:
+    """The arguments, each by its type, tensors by shape and dtype."""
+    args, kwargs, _ = example
+    parts = [_described(value) for value in args]
+    return ", ".join([*parts, *(f"{name}={_described(value)}" for name, value in kwargs.items())])
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
 
 
 def _training_runs(model: nn.Module, examples: Sequence[Example]) -> list[tuple[Example, Recording]]:
@@ -155,7 +173,7 @@ def _training_runs(model: nn.Module, examples: Sequence[Example]) -> list[tuple[
         try:
             found.append(((args, kwargs, True), _record(model, (args, kwargs, True))))
         except TraceError:
-            continue  # e.g. batch norm on a single sample; the unreached parameters stay frozen and reported
+            continue  # the unreached parameters stay frozen and reported
     return found
 
 

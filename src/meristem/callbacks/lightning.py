@@ -36,7 +36,7 @@ class PlasticityCallback(Callback):
         events: what was edited so far in this process.
 
     Raises:
-        ConfigError: (from `fit`) there is no example.
+        ConfigError: (from `fit`) there is no example, or the module has no forward and no `module` is named.
         WrappedModelError: (from `fit`) the strategy wraps the module (DDP, FSDP, ...) or it is compiled.
     """
 
@@ -113,6 +113,12 @@ class PlasticityCallback(Callback):
         target: nn.Module = pl_module.get_submodule(self._module)
         if self._plasticity is not None and self._plasticity.model is target:
             return self._plasticity
+        if type(target).forward is LightningModule.forward:
+            parts = ", ".join(repr(name) for name, _ in target.named_children())
+            raise ConfigError(
+                f"{type(target).__name__} has no forward: name the part to edit, PlasticityCallback(example=..., "
+                f"module=...), one of {parts} say"
+            )
         example = pl_module.example_input_array if self._example is None else self._example
         if example is None:
             raise ConfigError("pass PlasticityCallback(example=...), or give the module an `example_input_array`")

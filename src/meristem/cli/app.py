@@ -106,7 +106,8 @@ def prune(
 
     For example: meristem prune weights.pt --model my_nets:build --shape 1,3,32,32 --flops 0.5 --loader my_data:loader
     """
-    from meristem.cli.prune import Data, Given, run_prune
+    from meristem.cli.given import Data, Given
+    from meristem.cli.prune import run_prune
 
     target = {"flops": flops, "parameters": parameters, "memory": memory, "latency": latency}
     settings = {"steps": steps, "rounds": rounds, "keep": tuple(keep or ()), "floor": floor, "multiple": multiple}
@@ -118,7 +119,9 @@ def prune(
 @app.command()
 @explained
 def study(
-    name: Annotated[str | None, typer.Argument(help="Which study; --list names them.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Which study; --list names them. Or the import path of yours: module:name.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the studies, and stop.")] = False,
     scale: Annotated[
         str, typer.Option(help="smoke: seconds; cpu: 45 minutes on two cores; full: as the paper.")
@@ -128,6 +131,9 @@ def study(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/NAME/SCALE.")] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing, write the report anew.")] = False,
+    submission: Annotated[
+        Path | None, typer.Option(help="A file with a method of your own, which runs instead of the study's arms.")
+    ] = None,
 ) -> None:
     """Run a study over its seeds, test its claims, and write report.html and results.json.
 
@@ -138,7 +144,7 @@ def study(
     if list_:
         list_studies()
     else:
-        run_study(name, scale, seeds, data_dir, jobs, out, report_only)
+        run_study(name, scale, seeds, data_dir, jobs, out, report_only, submission)
 
 
 @app.command()

@@ -16,12 +16,13 @@ from meristem.report.picture import write_picture
 def run_inspect(
     path: str, shapes: Sequence[str], kwargs: str, dtype: str, high: int, picture: Path, places: bool
 ) -> None:
-    """Prints the map of a model, with its places if they are wanted, and writes its picture."""
+    """Prints the map of a model, with its places if they are wanted, and writes the picture of both."""
     args, named = make_inputs(shapes, dtype, high)
     axes = meristem.trace(model := load_model(path, kwargs), args, named)
     console = Console()
     console.print(inspection(axes))
-    if places:
-        console.print(meristem.depth.places(axes))
-    write_picture(picture, f"{type(model).__name__} ({path})", axes)
+    found = meristem.depth.places(axes) if places else None
+    if found is not None:
+        console.print(found)
+    write_picture(picture, f"{type(model).__name__} ({path})", axes, found)
     console.print(f"picture: {picture}")

@@ -10,15 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from meristem.errors import ConfigError
+from meristem.train.imported import resolve
 
 try:
     from meristem.report.findings import findings_table
     from meristem.report.study import write_report
     from meristem.report.table import summary_table
-    from meristem.study import Plan
+    from meristem.study import Plan, Study
     from meristem.study.catalogue import find, names
     from meristem.study.execute import Outcome, collect, execute, require_complete
     from meristem.study.summary import summarize
+    from meristem.train.data import load
+    from meristem.train.experiment import finished_run
 except ModuleNotFoundError as error:
     raise ConfigError(f"studies need {error.name}: pip install 'meristem[demo]'") from error
 
@@ -34,13 +37,24 @@ def list_studies() -> None:
 
 
 def run_study(
-    name: str | None, scale: str, seeds: int | None, data_dir: Path, jobs: int, out: Path | None, report_only: bool
+    name: str | None,
+    scale: str,
+    seeds: int | None,
+    data_dir: Path,
+    jobs: int,
+    out: Path | None,
+    report_only: bool,
+    submission: Path | None = None,
 ) -> None:
-    """Runs what is missing of a study (or nothing, for the report only), and writes its report."""
+    """Runs what is missing of a study (or nothing, for the report only), and writes its report.
+
+    With a submission its arms are run instead of those of the study.
+    """
     if name is None:
         raise ConfigError(f"which study? One of {', '.join(names())}; 'meristem study --list' says what they ask")
-    plan = find(name).plan(scale, seeds)
-    folder = out or Path("runs") / name / scale
+    study = find(name) if ":" not in name else _own(name)
+    plan = study.plan(scale, seeds, submission)
+    folder = out or Path("runs") / study.name / (scale if submission is None else f"{scale}-{submission.stem}")
     if report_only:
         _conclude(plan, folder, collect(plan, folder))
     else:
@@ -51,11 +65,25 @@ def carry_out(plan: Plan, folder: Path, data_dir: Path, jobs: int) -> None:
     """Runs what is missing of a plan, prints its tables, writes `results.json` and `report.html`.
 
     Raises:
+        DataError: data that are needed are not there; nothing was run.
         MeristemError: after all that, if runs failed.
     """
+    unfinished = [task.config for task in plan.tasks(folder) if finished_run(task.config, task.folder) is None]
+    for data in {config.data for config in unfinished if config.data is not None}:
+        load(data, data_dir)
     outcome = _execute(plan, folder, data_dir, jobs)
+    if not any(outcome.runs.values()):
+        require_complete(outcome)
     _conclude(plan, folder, outcome)
     require_complete(outcome)
+
+
+def _own(path: str) -> Study:
+    """The study at an import path."""
+    found = resolve(path)
+    if not isinstance(found, Study):
+        raise ConfigError(f"{path} is a {type(found).__name__}; expected a meristem.study.Study")
+    return found
 
 
 def _conclude(plan: Plan, folder: Path, outcome: Outcome) -> None:

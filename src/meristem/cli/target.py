@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meristem.errors import ConfigError
+from meristem.train.imported import resolve
 
 
 def load_model(path: str, kwargs: str) -> nn.Module:
@@ -68,27 +66,6 @@ def make_inputs(shapes: Sequence[str], dtype: str, high: int) -> tuple[tuple[Ten
         else:
             positional.append(tensor)
     return tuple(positional), named
-
-
-def resolve(path: str) -> Any:
-    """What is at an import path `module:name`; modules in the current folder are found too.
-
-    Raises:
-        ConfigError: there is no such module or name.
-    """
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise ConfigError(f"{path!r} is no import path; expected module:name, such as torchvision.models:resnet18")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be imported: {error}") from error
-    return found
 
 
 def _arguments(kwargs: str) -> dict[str, Any]:

@@ -38,6 +38,6 @@ def run_train(path: Path | None, data_dir: Path, out: Path | None) -> None:
     console.print(
         f"test accuracy {run.value('final accuracy'):.2%}, {with_prefix(last.parameters)} parameters, "
         f"{births} births and {deaths} deaths in {len(run.changes)} edits, "
-        f"{with_prefix(last.flops)}FLOP, {last.seconds:.1f} s"
+        f"{with_prefix(last.flops, 'FLOP')}, {last.seconds:.1f} s"
     )
     console.print(f"metrics, history and result: {folder}")

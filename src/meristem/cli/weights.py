@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -53,11 +53,43 @@ def restored(path: Path, model: nn.Module, args: tuple[Any, ...], kwargs: Mappin
     state = _state(path, found)
     for prefix in WRAPPERS:
         consume_prefix_in_state_dict_if_present(state, prefix)
+    _complete(state, model)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit {type(model).__name__}: {error}") from error
+        raise CheckpointError(f"{path} does not fit {type(model).__name__}: {_misfits(state, model, error)}") from error
     return trace(model, args, kwargs)
+
+
+def _complete(state: dict[str, Tensor], model: nn.Module) -> None:
+    """Give tied tensors, which safetensors files hold once, all their names."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    for tied in names.values():
+        held = [name for name in tied if name in state]
+        state.update({name: state[held[0]] for name in tied if held and name not in held})
+
+
+def _misfits(state: Mapping[str, Tensor], model: nn.Module, error: RuntimeError) -> str:
+    """In one line, which tensors do not fit."""
+    own = model.state_dict()
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    groups = {
+        "missing": [name for name in own if name not in state],
+        "not in the model": [name for name in state if name not in own],
+        "of another shape": shapes,
+    }
+    said = [f"{what}: {_few(found)}" for what, found in groups.items() if found]
+    return f"{'; '.join(said) or str(error).splitlines()[-1].strip()}. Is it of the model that --model builds?"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 _EXPECTED = "Expected a state dict, as .safetensors or as torch.save(model.state_dict(), path) writes it"

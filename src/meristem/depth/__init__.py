@@ -5,9 +5,12 @@ from meristem.depth.block_influence import BlockInfluence
 from meristem.depth.branch_taylor import BranchTaylor
 from meristem.depth.branches import Branch
 from meristem.depth.change import Change, Insert, Remove, RemoveBranch
+from meristem.depth.chooser import AtRandom, ByGain, Chooser, Evenly
 from meristem.depth.container import Container
 from meristem.depth.copies import AutoGrow, CopyStart, Plain, Silent
 from meristem.depth.criterion import DepthCriterion, removable_blocks, removable_branches
+from meristem.depth.deepen import Deepen
+from meristem.depth.gain import Cost, cost, predicted_gains
 from meristem.depth.gate import Gate
 from meristem.depth.inserted import Inserted, Spot
 from meristem.depth.insertions import Insertion
@@ -18,19 +21,26 @@ from meristem.depth.places import Places, places
 from meristem.depth.removals import Removal
 from meristem.depth.residual_copy import ResidualCopy
 from meristem.depth.runs import Run
+from meristem.depth.shorten import Shorten
 from meristem.depth.zero_residual import ZeroResidual
 
 __all__ = [
     "AddBranch",
     "Arrange",
+    "AtRandom",
     "AutoGrow",
     "BlockInfluence",
     "Branch",
     "BranchTaylor",
+    "ByGain",
     "Change",
+    "Chooser",
     "Container",
     "CopyStart",
+    "Cost",
+    "Deepen",
     "DepthCriterion",
+    "Evenly",
     "Gate",
     "Insert",
     "Inserted",
@@ -44,12 +54,15 @@ __all__ = [
     "RemoveBranch",
     "ResidualCopy",
     "Run",
+    "Shorten",
     "Silent",
     "Spot",
     "ZeroResidual",
+    "cost",
     "duplicated",
     "interlaced",
     "places",
+    "predicted_gains",
     "removable_blocks",
     "removable_branches",
     "stacked",

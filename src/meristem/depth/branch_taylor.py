@@ -31,8 +31,8 @@ class BranchTaylor(DepthCriterion):
     def scores(self, cuts: Sequence[Cut], closure: Closure | None = None) -> Tensor:
         with watched(cuts) as kept, torch.enable_grad():
             loss = required(closure, "BranchTaylor")()
-        results = [returned for calls in kept for _, returned in calls]
-        gradients = iter(torch.autograd.grad(loss, results, allow_unused=True))
+            results = [returned for calls in kept for _, returned in calls]
+            gradients = iter(torch.autograd.grad(loss, results, allow_unused=True) if results else ())
         found = torch.zeros(len(cuts), dtype=torch.float64)
         for number, (cut, calls) in enumerate(zip(cuts, kept, strict=True)):
             for given, returned in calls:

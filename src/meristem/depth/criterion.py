@@ -76,18 +76,37 @@ def required(closure: Closure | None, name: str) -> Closure:
 
 
 @contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """While the model runs beside its training: buffers and torch's generators are afterwards as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+@contextmanager
 def watched(cuts: Sequence[Cut]) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
     """For each removal, what its module is given and returns in every call while the block runs.
 
     What goes on in the model is a copy of what is returned, so that operators in place do not change what is kept.
+    Buffers and torch's generators are afterwards as they were.
     """
+    if not cuts:
+        yield []
+        return
     kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in cuts]
     handles = []
     for cut, found in zip(cuts, kept, strict=True):
         module = cut.places.model.get_submodule(path_of(cut))
         handles.append(module.register_forward_hook(_keeping(found), with_kwargs=True))
     try:
-        yield kept
+        with undisturbed(cuts[0].places.model):
+            yield kept
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from meristem.depth.criterion import Closure, Cut, DepthCriterion, required
+from meristem.depth.criterion import Closure, Cut, DepthCriterion, required, undisturbed
 from meristem.edit.deepen import deepen
 from meristem.edit.journal import Journal
 from meristem.edit.state import ParentMoments
@@ -50,12 +50,5 @@ class MeasuredLoss(DepthCriterion):
 
 def _loss(model: nn.Module, closure: Closure) -> float:
     """The loss, with nothing changed by the run."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            return float(closure().detach())
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+    with undisturbed(model), torch.no_grad():
+        return float(closure().detach())

@@ -65,44 +65,55 @@ class Places:
             EditError: the map is of another model.
         """
         self.check(axes)
+        return self.flow if self._same_widths() else record_flow(axes.model, axes.examples[0])
+
+    def _same_widths(self) -> bool:
         layouts, sizes = self.axes.layouts, self.axes.sizes
-        same = all(tuple(p.shape) == layouts[name].shape(sizes) for name, p in axes.model.named_parameters())
-        return self.flow if same else record_flow(axes.model, axes.examples[0])
+        return all(tuple(p.shape) == layouts[name].shape(sizes) for name, p in self.axes.model.named_parameters())
+
+    @property
+    def _unchanged(self) -> nn.Module:
+        """The model. Raises `StaleMapError` if it has been edited since it was looked at: rehearsals are compared with
+        what it did then."""
+        model = self.model
+        if not self._same_widths():
+            raise StaleMapError("the model has other widths now; find its places anew, with the map of today")
+        return model
 
     @cached_property
     def containers(self) -> Mapping[str, Container]:
         """By path, the modules whose children are called in a row and may change."""
         found: dict[str, Container] = {}
-        for path, module in self.model.named_modules():
+        for path, module in self._unchanged.named_modules():
             if is_container(module) and _runs_children(path, module, self.flow):
-                container = container_at(self.model, path)
-                found[path] = with_counts(self.model, self.axes.examples, self.flow, container)
+                container = container_at(self._unchanged, path)
+                found[path] = with_counts(self._unchanged, self.axes.examples, self.flow, container)
         return found
 
     @cached_property
     def features(self) -> Mapping[Version, int | None]:
         """By tensor, the dimension that layers produce or read."""
-        return _features(self.model, self.flow)
+        return _features(self._unchanged, self.flow)
 
     @cached_property
     def ways(self) -> tuple[Insertion, ...]:
         """Every way to put a module somewhere; several may lead to the same tensor edge."""
-        return find_insertions(self.model, self.axes.examples, self.flow, self.containers, self.features)
+        return find_insertions(self._unchanged, self.axes.examples, self.flow, self.containers, self.features)
 
     @cached_property
     def removals(self) -> tuple[Removal, ...]:
         """Every module that the identity can replace."""
-        return find_removals(self.model, self.axes.examples, self.flow, self.containers)
+        return find_removals(self._unchanged, self.axes.examples, self.flow, self.containers)
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """Blocks of equal structure in a row."""
-        return find_runs(self.model, self.axes.examples, self.flow, self.containers)
+        return find_runs(self._unchanged, self.axes.examples, self.flow, self.containers)
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """Parallel branches between two calls."""
-        return find_branches(self.model, self.axes.examples, self.flow)
+        return find_branches(self._unchanged, self.axes.examples, self.flow)
 
     @property
     def insertions(self) -> tuple[Insertion, ...]:

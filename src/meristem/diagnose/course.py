@@ -46,6 +46,10 @@ class Course:
         last, earlier = (None if x is None else _gathered(x, gather) for x in (self.last, self.earlier))
         return replace(self, born=born, last=last, earlier=earlier, removed=self.removed + len(deaths)), deaths
 
+    def ended(self, step: int) -> list[Death]:
+        """Everybody dies: the axis is gone."""
+        return [self._death(unit, step) for unit in range(len(self.born))]
+
     def _death(self, unit: int, step: int) -> Death:
         born = None if self.born[unit] == ALWAYS_THERE else self.born[unit]
         if self.last is None or bool(self.last[0, unit].isnan()):

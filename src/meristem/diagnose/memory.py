@@ -12,6 +12,7 @@ from meristem.diagnose.course import Course
 from meristem.diagnose.integration import Integration
 from meristem.diagnose.record import Cohort, Death, Record
 from meristem.edit.record import parsed
+from meristem.edit.succession import Succession
 
 
 @dataclass
@@ -41,9 +42,29 @@ class Memory:
             for entry in record.axes:
                 if entry.axis in self.courses:
                     self.courses[entry.axis], deaths = self.courses[entry.axis].after(entry.gather(), step)
-                    self.fresh.extend(deaths)
-                    self.deaths.extend(deaths)
+                    self._died(deaths)
+            if record.after is not None:
+                self._followed(record.after, step)
         del self.deaths[: -self.keep], self.fresh[: -self.keep]
+
+    def _followed(self, after: Succession, step: int) -> None:
+        """The module tree was edited at a step: courses go by the names of now, those of new layers begin."""
+        courses = after.carried(self.courses, lambda several: several[0])
+        lasting = {id(course) for course in courses.values()}
+        for course in self.courses.values():
+            if id(course) not in lasting:
+                self._died(course.ended(step))
+        self.courses = {name: replace(course, name=name) for name, course in courses.items()}
+        self.courses |= {name: Course(name, (step,) * size) for name, size in after.born.items()}
+        self.integrations = {
+            (name, born): replace(found, axis=name)
+            for (axis, born), found in self.integrations.items()
+            for name in after.names([axis]) or [axis]
+        }
+
+    def _died(self, deaths: Sequence[Death]) -> None:
+        self.fresh.extend(deaths)
+        self.deaths.extend(deaths)
 
     def sampled(self, tables: Mapping[str, Tensor], silent: Mapping[str, str], step: int) -> Record:
         """A step was measured; its record."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import inf, isfinite
+from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import torch
@@ -12,15 +12,14 @@ from torch import Tensor
 from meristem.allocate import Selection, choose
 from meristem.axes.map import AxisMap
 from meristem.diagnose.course import ALWAYS_THERE, Course
+from meristem.diagnose.hearing import Hearing
 from meristem.diagnose.integration import Integration
 from meristem.diagnose.memory import Memory
-from meristem.diagnose.numbers import measured
 from meristem.diagnose.record import MEASURES, Death, Record
 from meristem.diagnose.saved import Saved
-from meristem.errors import CheckpointError, ConfigError, SignalError, StaleMapError
-from meristem.signals import Recorder
+from meristem.diagnose.watched import Watched
+from meristem.errors import ConfigError
 from meristem.signals.activity import StepActivity
-from meristem.signals.weight_gradients import weights_of
 
 Sink = Callable[[Record], object]
 """Is given every new record."""
@@ -69,7 +68,6 @@ class Monitor:
 
     Attributes:
         due: the next optimizer step at which `step` has something to do; inf before `begin`.
-        undefined: by name of axis, why its activity cannot be measured.
         skipped: how many samples were ignored because they were not finite.
 
     Raises:
@@ -91,16 +89,14 @@ class Monitor:
         StepActivity("", threshold)
         self._every, self._selection, self._threshold, self._cohorts, self._keep = every, axes, threshold, cohorts, keep
         self._sinks: list[Sink] = []
-        self._recorder: Recorder | None = None
+        self._hearing: Hearing | None = None
         self._forget()
 
     def _forget(self) -> None:
         self.close()
-        self.undefined: Mapping[str, str] = {}
         self.skipped = 0
-        self._axes: AxisMap | None = None
+        self._watched: Watched | None = None
         self._scale: Callable[[], float] | None = None
-        self._names: tuple[str, ...] = ()
         self._memory = Memory(self._keep, self._cohorts)
         self._step = self._sample = 0
         self._extra: int | None = None
@@ -127,15 +123,15 @@ class Monitor:
             ConfigError: there is no axis whose activity can be measured; the message has the reasons.
         """
         self._forget()
-        self._settle(axes, scale)
+        watched = Watched.of(axes, choose(axes, self._selection))
         self._step, self._sample = step, self._next(step)
-        for name in self._names:
+        for name in watched.names:
             born = torch.full((axes.by_name[name].size,), ALWAYS_THERE)
             age = (ages or {}).get(name)
             if age is not None:
                 born = torch.where(age == torch.iinfo(torch.int64).max, born, step - age)
             self._memory.courses[name] = Course(name, tuple(born.tolist()))
-        self._aim()
+        self._watch(watched, scale)
         return self
 
     def step(self, number: int | None = None) -> Record | None:
@@ -154,7 +150,7 @@ class Monitor:
         self._step = self._step + 1 if number is None else number
         if self._step < self.due:
             return None
-        record = self._take() if self._recorder is not None and self._open else None
+        record = self._take(self._hearing) if self._hearing is not None and self._hearing.open else None
         self._aim()
         return record
 
@@ -167,27 +163,30 @@ class Monitor:
         Raises:
             StaleMapError: the history of the map does not continue that of the map before.
         """
-        if not self._watching or self._axes is None or axes is self._axes:
+        before = self._watched
+        if self._hearing is None or before is None or axes is before.axes:
             return
-        done = len(self._axes.history)
-        if axes.history[:done][-1:] != self._axes.history[-1:] or len(axes.history) < done:
-            raise StaleMapError(
-                "this map is not a later one of the watched model; call monitor.begin(axes) for another"
-            )
-        self._memory.edited(axes.history[done:], self._step)
-        self._axes = axes
-        self._drop()
+        watched = before.after(axes, self._selection)
+        self._memory.edited(before.new_edits(axes), self._step)
+        self._memory.courses = {name: self._memory.courses[name] for name in watched.names}
+        self.close()
         if self._extra is None or self._step - self._extra >= self._every:
             self._extra, self._sample = self._step, self._step + 1
-        self._aim()
+        self._watch(watched, self._scale)
 
     def close(self) -> None:
         """Stop watching: no hooks are left. What was seen is kept."""
-        self._drop()
-        self._watching = False
+        if self._hearing is not None:
+            self._hearing.close()
+        self._hearing = None
         self.due: float = inf
 
     # ------------------------------------------------------------------ what was seen
+
+    @property
+    def undefined(self) -> Mapping[str, str]:
+        """By name of axis, why its activity cannot be measured."""
+        return {} if self._watched is None else self._watched.undefined
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -231,78 +230,40 @@ class Monitor:
         """
         saved = Saved.parse(state)
         self._forget()
-        self._settle(axes, scale)
-        memory = saved.memory(self._keep, self._cohorts)
-        sizes = {name: axes.by_name[name].size for name in self._names}
-        found = {name: len(course.born) for name, course in memory.courses.items()}
-        if found != sizes:
-            raise CheckpointError(
-                f"the state is of another model, or its edits were not replayed: expected the axes {sizes}, got {found}"
-            )
-        self._memory = memory
+        watched = saved.watched(axes, self._selection)
+        self._memory = saved.memory(self._keep, self._cohorts)
         self._step, self._sample, self._extra, self.skipped = saved.step, saved.sample, saved.extra, saved.skipped
-        self._aim()
+        self._watch(watched, scale)
         return self
 
     # ------------------------------------------------------------------ sampling
 
-    def _settle(self, axes: AxisMap, scale: Callable[[], float] | None) -> None:
-        """Choose the axes."""
-        chosen = choose(axes, self._selection)
-        reasons = {axis.name: StepActivity(axis.name).undefined(axes, axis) for axis in chosen}
-        self._axes, self._scale, self._watching = axes, scale, True
-        self.undefined = {name: reason for name, reason in reasons.items() if reason is not None}
-        self._names = tuple(name for name in reasons if name not in self.undefined)
-        if not self._names:
-            raise ConfigError(f"no axis has an activity that can be measured: {self.undefined}")
+    def _watch(self, watched: Watched, scale: Callable[[], float] | None) -> None:
+        self._watched, self._scale = watched, scale
+        self._hearing = Hearing(watched, self._threshold, scale)
+        self._aim()
 
     def _next(self, step: int) -> int:
         return (step // self._every + 1) * self._every
 
     def _aim(self) -> None:
         """Open the hooks if the next step is to be heard; say when there is something to do again."""
-        if self._axes is not None and not self._open and self._step >= self._sample - 1:
-            if self._recorder is None:
-                _require_current(self._axes, self._names)
-                statistics = [StepActivity(name, self._threshold) for name in self._names]
-                self._recorder = Recorder(self._axes, statistics, self._scale)
-            else:
-                self._recorder.restart()
-            self._open = True
-        self.due = self._sample if self._open else self._sample - 1
+        if self._hearing is None or self._watched is None or not self._watched.names:
+            self.due = inf
+            return
+        if self._step >= self._sample - 1:
+            self._hearing.listen()
+        self.due = self._sample if self._hearing.open else self._sample - 1
 
-    def _drop(self) -> None:
-        if self._recorder is not None:
-            self._recorder.cancel()
-        self._recorder, self._open = None, False
-
-    def _take(self) -> Record | None:
+    def _take(self, hearing: Hearing) -> Record | None:
         """The record of the step that was heard."""
-        assert self._recorder is not None
-        assert self._axes is not None
-        self._open = False
-        results, silent = self._recorder.heard()
-        if not results and not self._recorder.overflowed:
-            raise SignalError(next(iter(silent.values())))
-        found = measured(self._axes, {statistic.axis: activity for statistic, activity in results.items()})
-        if self._recorder.overflowed or not all(isfinite(table.sum()) for table in found.values()):
+        found = hearing.taken()
+        if found is None:
             self.skipped += 1
             self._sample = self._step + 1
             return None
         self._sample = self._next(self._step)
-        record = self._memory.sampled(found, silent, self._step)
+        record = self._memory.sampled(*found, self._step)
         for sink in self._sinks:
             sink(record)
         return record
-
-
-def _require_current(axes: AxisMap, names: Sequence[str]) -> None:
-    """Refuse a map that the model no longer has."""
-    for name in names:
-        for weight in weights_of(axes, axes.by_name[name]):
-            shape, expected = tuple(axes.model.get_parameter(weight).shape), axes.layouts[weight].shape(axes.sizes)
-            if shape != expected:
-                raise StaleMapError(
-                    f"{weight} has shape {shape}, its map says {expected}: the model was edited; give the map that the "
-                    "commit returned to monitor.follow(axes)"
-                )

@@ -10,10 +10,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
+from meristem.allocate import Selection, choose
+from meristem.axes.map import AxisMap
 from meristem.diagnose.course import Course
 from meristem.diagnose.integration import Integration
 from meristem.diagnose.memory import Memory
 from meristem.diagnose.record import MEASURES, Death, Record
+from meristem.diagnose.watched import Watched
+from meristem.edit.record import parsed
 from meristem.errors import CheckpointError
 
 Rows: TypeAlias = "tuple[tuple[float | None, ...], ...] | None"
@@ -105,6 +109,25 @@ class Saved(BaseModel):
             deaths=list(self.deaths),
             fresh=list(self.fresh),
         )
+
+    def watched(self, axes: AxisMap, selection: Selection) -> Watched:
+        """The axes that it is of, in a model that holds the edits of the saved run: those that were chosen, or, if the
+        module tree has been edited, those of these names.
+
+        Raises:
+            CheckpointError: the state belongs to another model.
+            ConfigError: there is no axis whose activity can be measured.
+        """
+        found = {course.name: len(course.born) for course in self.courses}
+        deep = any(record.after is not None for record in parsed(axes.history))
+        same = [axes.by_name[name] for name in found if name in axes.by_name]
+        watched = Watched.of(axes, same if deep else choose(axes, selection))
+        sizes = {name: axes.by_name[name].size for name in watched.names}
+        if found != sizes:
+            raise CheckpointError(
+                f"the state is of another model, or its edits were not replayed: expected the axes {sizes}, got {found}"
+            )
+        return watched
 
     @classmethod
     def parse(cls, state: Mapping[str, Any]) -> Saved:

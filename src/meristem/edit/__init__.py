@@ -2,6 +2,7 @@
 
 from meristem.edit.checkpoint import extra_of, load, save
 from meristem.edit.compute import Change
+from meristem.edit.config import fit_config
 from meristem.edit.edit import Commit, Edit, Follower
 from meristem.edit.explicit import Explicit
 from meristem.edit.gather import Gather
@@ -38,6 +39,7 @@ __all__ = [
     "ZeroFanOut",
     "Zeros",
     "extra_of",
+    "fit_config",
     "load",
     "replay",
     "save",

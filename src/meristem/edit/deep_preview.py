@@ -11,6 +11,7 @@ from meristem.edit.commit import Request, prepare
 from meristem.edit.deepen import DepthChange, deepen
 from meristem.edit.journal import Journal
 from meristem.edit.preview import AxisPreview, Preview, drift_of, outputs_of, rows_of
+from meristem.edit.succession import succession
 
 
 def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = None) -> Preview:
@@ -32,6 +33,7 @@ def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = Non
             deepening = deepen(resized, depth, request.optimizers, request.follow, request.state, request.seed)
             journal.apply(deepening.steps())
             after = traced_again(axes, axes.history)
+            successors = succession(resized, after, deepening.moved, deepening.copied)
             size = after.byte_count()
             counts = len(list(model.modules())) - modules
             drift = None if args is None else drift_of(before, outputs_of(model, args))
@@ -47,4 +49,6 @@ def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = Non
         flops=(axes.flops(), after.flops()),
         bytes=(axes.byte_count(), size),
         drift=drift,
+        map=after,
+        succession=successors,
     )

@@ -85,6 +85,8 @@ class Deepening:
         moved: the new name of every parameter and buffer of the model that stays, by its old one.
         gone: the parameters that leave the model, by their names, without keeping them alive.
         former: the modules that leave it, likewise.
+        copied: the names of the new parameters and buffers that are copies of others.
+        inserted, removed: the paths of the outermost modules with parameters that are new, and that leave.
     """
 
     record: TreeRecord
@@ -95,6 +97,9 @@ class Deepening:
     moved: Mapping[str, str]
     gone: Mapping[str, weakref.ref[Any]]
     former: tuple[weakref.ref[nn.Module], ...]
+    copied: tuple[str, ...]
+    inserted: tuple[str, ...]
+    removed: tuple[str, ...]
 
     def steps(self) -> Iterator[Step]:
         """What to do, in order; later steps are worked out when the earlier ones are done."""
@@ -149,6 +154,9 @@ def deepen(
         moved=own.moved,
         gone={name: weakref.ref(t) for name, t in own.gone.items() if isinstance(t, nn.Parameter)},
         former=tuple(weakref.ref(module) for module in model.modules() if id(module) not in stay),
+        copied=own.copied,
+        inserted=own.inserted,
+        removed=own.removed,
     )
 
 

@@ -23,8 +23,9 @@ from meristem.edit.newborns import Newborns, ZeroFanOut
 from meristem.edit.optimizer import OptimizerStateWarning
 from meristem.edit.preview import Preview, preview
 from meristem.edit.record import record_of
-from meristem.edit.stale import Replaced, StaleHolder, StaleParameterWarning, stale_holders
+from meristem.edit.stale import Replaced, StaleHolder, StaleParameterWarning, outside, stale_holders
 from meristem.edit.state import ParentMoments, StatePolicy
+from meristem.edit.succession import succession
 from meristem.errors import EditError, FrozenAxisError
 
 RANDOM = ZeroFanOut()
@@ -42,6 +43,8 @@ class Commit:
             tensor that stands for one that somebody held. What keeps its shape is edited in place and not listed.
         stale: who still holds parameters that were replaced or removed.
         moved: after a depth edit, the new name of every parameter and buffer that stayed, by its old one; else empty.
+        inserted, removed: after a depth edit, the paths of the outermost modules with parameters that are new, as they
+            are called now, and of those that left, as they were called.
     """
 
     axes: AxisMap
@@ -49,6 +52,8 @@ class Commit:
     replaced: Mapping[Tensor, Tensor]
     stale: tuple[StaleHolder, ...]
     moved: Mapping[str, str] = field(default_factory=dict)
+    inserted: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -107,6 +112,11 @@ class Edit:
     def changes(self) -> tuple[Change, ...]:
         """What has been collected, one entry per axis."""
         return tuple(self._changes.values())
+
+    @property
+    def layers(self) -> tuple[DepthChange, ...]:
+        """The changes of the module tree that have been collected."""
+        return tuple(self._depth)
 
     def prune(self, axis: Axis | str, units: Iterable[int] | Tensor) -> Edit:
         """Remove units, given by number or by a mask."""
@@ -209,13 +219,13 @@ class Edit:
         """
         request = self._request()
         done = _swap(request, self._depth, then)
-        self.result = Commit(done.axes, done.record, done.replaced, stale_holders(done.stale()), done.moved)
+        self.result = Commit(done.axes, done.record, done.replaced, stale_holders(done.stale()), *done.layers)
         for follower in self.followers:
             follower.after(self.result)
         for reset in done.resets:
-            warnings.warn(reset, OptimizerStateWarning, stacklevel=2)
+            warnings.warn(reset, OptimizerStateWarning, stacklevel=outside())
         for holder in self.result.stale:
-            warnings.warn(str(holder), StaleParameterWarning, stacklevel=2)
+            warnings.warn(str(holder), StaleParameterWarning, stacklevel=outside())
         return self.result
 
     def _request(self) -> Request:
@@ -254,9 +264,9 @@ class _Done:
     record: Mapping[str, Any]
     replaced: Mapping[Tensor, Tensor]
     old: Mapping[str, weakref.ref[Any]]
-    former: Sequence[weakref.ref[nn.Module]]
     resets: Sequence[str]
-    moved: Mapping[str, str]
+    former: Sequence[weakref.ref[nn.Module]] = ()
+    layers: tuple[Mapping[str, str], tuple[str, ...], tuple[str, ...]] = ({}, (), ())
 
     def stale(self) -> Mapping[str, weakref.ref[Any]]:
         """The parameters of before, but for those of removed modules that somebody keeps."""
@@ -278,19 +288,22 @@ def _swap(request: Request, depth: Sequence[DepthChange], then: Callable[[], Ite
             axes = replace(axes, history=request.axes.history)
             deepening = deepen(axes, depth, request.optimizers, request.follow, request.state, request.seed)
             journal.apply(deepening.steps())
-            record = record_of(request.changes, deepening.record)
         journal.apply(then())
-        history = (*request.axes.history, record)
-        axes = replace(axes, history=history) if deepening is None else traced_again(axes, history)
+        if deepening is not None:
+            before, axes = axes, traced_again(axes, axes.history)
+            after = succession(before, axes, deepening.moved, deepening.copied)
+            record = record_of(request.changes, deepening.record, after)
+        axes = replace(axes, history=(*request.axes.history, record))
     journal.forget()
     old = {
         name: weakref.ref(tensor) for name, (tensor, _) in prepared.replaced.items() if isinstance(tensor, nn.Parameter)
     }
     replaced, resets = Replaced(prepared.replaced.values()), prepared.resets
     if deepening is None:
-        return _Done(axes, record, replaced, old, (), resets, {})
-    old = {**old, **deepening.gone}
-    return _Done(axes, record, replaced, old, deepening.former, (*resets, *deepening.resets), deepening.moved)
+        return _Done(axes, record, replaced, old, resets)
+    layers = deepening.moved, deepening.inserted, deepening.removed
+    old, resets = {**old, **deepening.gone}, [*resets, *deepening.resets]
+    return _Done(axes, record, replaced, old, resets, deepening.former, layers)
 
 
 def _sequence(given: Any, kinds: type | tuple[type, ...], what: str) -> tuple[Any, ...]:

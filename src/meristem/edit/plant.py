@@ -98,6 +98,21 @@ class Planting:
         return {name: t for name, t in reversed([*self.before.items()]) if id(t) not in self._after}
 
     @cached_property
+    def copied(self) -> tuple[str, ...]:
+        """The names of the new tensors that are copies of others."""
+        return tuple(name for name, tensor in self.born.items() if id(tensor) in self.origins)
+
+    @cached_property
+    def inserted(self) -> tuple[str, ...]:
+        """The paths of the outermost modules with parameters that are wholly new."""
+        return tuple(_outermost(self.modules, {id(module) for module in self.model.modules()}))
+
+    @cached_property
+    def removed(self) -> tuple[str, ...]:
+        """The paths of before of the outermost modules with parameters that leave the model wholly."""
+        return tuple(_outermost(dict(self.model.named_modules()), {id(module) for module in self.modules.values()}))
+
+    @cached_property
     def _after(self) -> set[int]:
         return {id(tensor) for tensor in self.tensors.values()}
 
@@ -199,6 +214,18 @@ class _Planter:
             return self.model.get_submodule(path)
         except AttributeError:
             raise EditError(f"the model has no module {path!r}; the record of a depth edit does not fit it") from None
+
+
+def _outermost(modules: Mapping[str, nn.Module], known: set[int]) -> Iterator[str]:
+    """The paths of modules with parameters of which no part is known, without those within others."""
+    last: str | None = None
+    for path, module in modules.items():
+        if last is not None and path.startswith(f"{last}."):
+            continue
+        parts = list(module.modules())
+        if not any(id(part) in known for part in parts) and any(True for _ in module.parameters()):
+            last = path
+            yield path
 
 
 def setting_steps(model: nn.Module, settings: Iterable[Setting]) -> Iterator[Step]:

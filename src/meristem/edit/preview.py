@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from meristem.axes.map import AxisMap
 from meristem.axes.running import untouched
 from meristem.edit.commit import Request, prepare
 from meristem.edit.journal import Journal
+from meristem.edit.succession import Succession
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Preview:
         bytes: memory of parameters and buffers, before and after.
         drift: the largest change of any output entry on the batch, relative to the largest output entry; None if no
             batch was given.
+        map: for an edit of the module tree, the map of the model as it would be; else None.
+        succession: likewise, which axes there would be.
     """
 
     axes: tuple[AxisPreview, ...]
@@ -52,6 +56,8 @@ class Preview:
     flops: tuple[int, int]
     bytes: tuple[int, int]
     drift: float | None
+    map: AxisMap | None = field(default=None, repr=False, compare=False)
+    succession: Succession | None = field(default=None, repr=False, compare=False)
 
     @property
     def exact(self) -> bool:

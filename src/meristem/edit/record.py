@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from meristem.axes.expression import NEWBORN
 from meristem.edit.compute import Change
 from meristem.edit.gather import MAX_UNITS, Gather
+from meristem.edit.succession import Succession
 from meristem.edit.tree import TreeRecord
 from meristem.errors import EditError
 
@@ -54,18 +55,27 @@ class AxisRecord(BaseModel):
 
 
 class EditRecord(BaseModel):
-    """What one edit did: first to axes, then to the module tree."""
+    """What one edit did: first to axes, then to the module tree.
+
+    Attributes:
+        axes: what it did to each axis.
+        depth: what it did to the module tree.
+        after: which axes there are afterwards; None where the module tree stays, and in records of earlier versions.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     axes: list[AxisRecord]
     depth: TreeRecord | None = None
+    after: Succession | None = None
 
 
 _HISTORY = TypeAdapter(list[EditRecord])
 
 
-def record_of(changes: Iterable[Change], depth: TreeRecord | None = None) -> dict[str, Any]:
+def record_of(
+    changes: Iterable[Change], depth: TreeRecord | None = None, after: Succession | None = None
+) -> dict[str, Any]:
     """One edit as a JSON-able dict; the fields are those of `EditRecord`."""
     axes = [
         AxisRecord(
@@ -77,8 +87,8 @@ def record_of(changes: Iterable[Change], depth: TreeRecord | None = None) -> dic
         )
         for change in changes
     ]
-    record = EditRecord(axes=axes, depth=depth)
-    return record.model_dump(mode="json", exclude={"depth"} if depth is None else None)
+    record = EditRecord(axes=axes, depth=depth, after=after)
+    return record.model_dump(mode="json", exclude={"depth", "after"} if depth is None else None)
 
 
 def parsed(history: Sequence[Record]) -> list[EditRecord]:

@@ -19,6 +19,7 @@ from meristem.edit.journal import Journal, Step
 from meristem.edit.newborns import ZeroFanOut
 from meristem.edit.optimizer import OptimizerStateWarning
 from meristem.edit.record import EditRecord, Record, composed, parsed, spans
+from meristem.edit.stale import outside
 from meristem.edit.state import ParentMoments
 from meristem.edit.tree import TreeRecord
 from meristem.errors import EditError, FrozenAxisError
@@ -54,27 +55,56 @@ def replayed(
         TraceError: the model cannot be run with this structure; nothing is touched.
     """
     total = (*axes.history, *history)
-    resets: list[str] = []
     with Journal() as journal:
-        for records, tree in _stages(parsed(history)):
-            gathered = gathers(records, axes)
-            changes = tuple(Change(axes[name], gather, ZeroFanOut()) for name, gather in gathered.items())
-            if changes:
-                request = Request(axes, changes, tuple(optimizers), tuple(follow), 0, ParentMoments())
-                prepared = prepare(request)
-                journal.apply(prepared.steps)
-                resets += prepared.resets
-                axes = axes.resized({change.axis.index: len(change.gather) for change in changes}, {})
-            if tree is not None:
-                deepening = deepen(axes, [Replayed(tree)], optimizers, follow, ParentMoments(), 0)
-                journal.apply(deepening.steps())
-                resets += deepening.resets
-                axes = traced_again(axes, axes.history)
+        axes, resets = _put(journal, history, axes, optimizers, follow)
         journal.apply(then(axes))
     journal.forget()
     for reset in resets:
-        warnings.warn(reset, OptimizerStateWarning, stacklevel=2)
+        warnings.warn(reset, OptimizerStateWarning, stacklevel=outside())
     return replace(axes, history=total)
+
+
+def rehearsed(
+    history: Sequence[Record], axes: AxisMap, optimizers: Sequence[Optimizer] = (), follow: Sequence[nn.Module] = ()
+) -> AxisMap:
+    """The map that `replayed` would return: everything is done, the model traced, and all taken back.
+
+    Raises:
+        EditError, TraceError: as `replayed`.
+    """
+    total = (*axes.history, *history)
+    with Journal() as journal:
+        try:
+            axes, _ = _put(journal, history, axes, optimizers, follow)
+        finally:
+            journal.rollback()
+    return replace(axes, history=total)
+
+
+def _put(
+    journal: Journal,
+    history: Sequence[Record],
+    axes: AxisMap,
+    optimizers: Sequence[Optimizer],
+    follow: Sequence[nn.Module],
+) -> tuple[AxisMap, list[str]]:
+    """Put the structure of a history in place; the map of then, and which optimizer state is lost, in words."""
+    resets: list[str] = []
+    for records, tree in stages(parsed(history)):
+        gathered = gathers(records, axes)
+        changes = tuple(Change(axes[name], gather, ZeroFanOut()) for name, gather in gathered.items())
+        if changes:
+            request = Request(axes, changes, tuple(optimizers), tuple(follow), 0, ParentMoments())
+            prepared = prepare(request)
+            journal.apply(prepared.steps)
+            resets += prepared.resets
+            axes = axes.resized({change.axis.index: len(change.gather) for change in changes}, {})
+        if tree is not None:
+            deepening = deepen(axes, [Replayed(tree)], optimizers, follow, ParentMoments(), 0)
+            journal.apply(deepening.steps())
+            resets += deepening.resets
+            axes = traced_again(axes, axes.history)
+    return axes, resets
 
 
 def gathers(records: Sequence[EditRecord], axes: AxisMap) -> Mapping[str, Gather]:
@@ -94,7 +124,7 @@ def gathers(records: Sequence[EditRecord], axes: AxisMap) -> Mapping[str, Gather
     return {name: gather for name, gather in found.items() if not gather.is_identity(axes[name].size)}
 
 
-def _stages(records: Iterable[EditRecord]) -> Iterator[tuple[list[EditRecord], TreeRecord | None]]:
+def stages(records: Iterable[EditRecord]) -> Iterator[tuple[list[EditRecord], TreeRecord | None]]:
     """The unit-level edits up to each depth edit, with that; at last those after it."""
     waiting: list[EditRecord] = []
     for record in records:

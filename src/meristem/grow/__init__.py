@@ -1,5 +1,6 @@
 """What newborns start from: growth methods, one file each."""
 
+from meristem.grow.aki import AKI
 from meristem.grow.candidates import Candidates
 from meristem.grow.catalogue import METHODS, require_defined
 from meristem.grow.fast_splitting import FastSplitting
@@ -9,6 +10,7 @@ from meristem.grow.gradmax import GradMax
 from meristem.grow.gradmax_opt import GradMaxOpt
 from meristem.grow.hypercloning import HyperCloning
 from meristem.grow.lemon import Lemon
+from meristem.grow.ligo import LiGO
 from meristem.grow.method import Growth, Method
 from meristem.grow.mitosis import Mitosis
 from meristem.grow.net2wider import Net2Wider
@@ -28,6 +30,7 @@ from meristem.grow.zero_extension import ZeroExtension
 from meristem.grow.zero_fan_out import ZeroFanOut
 
 __all__ = [
+    "AKI",
     "METHODS",
     "SENN",
     "SWE",
@@ -41,6 +44,7 @@ __all__ = [
     "Growth",
     "HyperCloning",
     "Lemon",
+    "LiGO",
     "Method",
     "Mitosis",
     "Net2Wider",

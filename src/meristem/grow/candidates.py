@@ -44,6 +44,7 @@ class Candidates(Method):
     """
 
     requires_closure: ClassVar[bool] = True
+    gains_per_rate: ClassVar[bool] = True
 
     base: Method = field(default_factory=ZeroFanOut)
     factor: int = 4

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import EditError
+from meristem.grow.aki import AKI
 from meristem.grow.candidates import Candidates
 from meristem.grow.fast_splitting import FastSplitting
 from meristem.grow.firefly import Firefly
@@ -32,6 +33,7 @@ from meristem.grow.zero_extension import ZeroExtension
 from meristem.grow.zero_fan_out import ZeroFanOut
 
 METHODS: tuple[Method, ...] = (
+    AKI(),
     Candidates(),
     FastSplitting(),
     Firefly(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class GradMax(Method):
     Raises:
         ConfigError: the scale is not positive.
     """
+
+    gains_per_rate: ClassVar[bool] = True
 
     scale: float = 0.5
 

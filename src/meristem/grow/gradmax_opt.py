@@ -50,6 +50,7 @@ class GradMaxOpt(Method):
     """
 
     requires_closure: ClassVar[bool] = True
+    gains_per_rate: ClassVar[bool] = True
 
     base: Method = field(default_factory=ZeroFanOut)
     steps: int = 100

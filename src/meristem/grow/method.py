@@ -53,10 +53,13 @@ class Method(ABC):
         requires_closure: whether it evaluates the loss itself: `plasticity.step(loss, closure)` must be given one.
         one_axis_at_a_time: whether plans for several axes would spoil each other, so that each axis grows in an edit of
             its own, the last one first.
+        gains_per_rate: whether gains are decreases of the loss per unit of learning rate, because newborns change
+            nothing at birth, rather than decreases of the loss.
     """
 
     requires_closure: ClassVar[bool] = False
     one_axis_at_a_time: ClassVar[bool] = False
+    gains_per_rate: ClassVar[bool] = False
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
         """Why this method has no meaning for an axis, or None where it is defined."""

@@ -85,7 +85,8 @@ class Upkeep(Protocol):
         ...
 
     def memory(self) -> Any:
-        """What cannot be derived from births and the model, JSON-able."""
+        """What cannot be derived from births and the model, JSON-able. The keys of a dict that are names of modules,
+        parameters or buffers follow edits of the module tree."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,7 +36,17 @@ class Lineage:
                 source, born = gather.index.clamp(min=0), gather.newborn_mask
                 fresh[entry.axis] = (of_size(fresh, entry.axis, entry.before)[source] & ~born) | (gather.index < 0)
                 new[entry.axis] = of_size(new, entry.axis, entry.before)[source] | born
+            if record.after is not None:
+                fresh, new = (record.after.carried(flags, _any) for flags in (fresh, new))
+                for name, size in record.after.born.items():
+                    fresh[name] = torch.full((size,), name not in record.after.copies)
+                    new[name] = torch.ones(size, dtype=torch.bool)
         return Lineage(len(axes.history), fresh, new)
+
+
+def _any(flags: Sequence[Tensor]) -> Tensor:
+    """Which units are flagged anywhere."""
+    return torch.stack(list(flags)).any(0)
 
 
 def of_size(flags: Mapping[str, Tensor], name: str, size: int) -> Tensor:

@@ -82,11 +82,25 @@ class Helpers:
         self._lineage = Lineage(lineage.known, lineage.fresh)
         self._bind(axes, optimizers, ages, step, resumed=True)
 
-    def follow(self, axes: AxisMap, optimizers: Sequence[Optimizer], ages: Mapping[str, Tensor], step: int) -> None:
-        """Go on after an edit: right after every commit, with the new map and the new ages."""
+    def follow(
+        self,
+        axes: AxisMap,
+        optimizers: Sequence[Optimizer],
+        ages: Mapping[str, Tensor],
+        step: int,
+        names: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Go on after an edit: right after every commit, with the new map and the new ages.
+
+        Args:
+            names: after an edit of the module tree, what every parameter and buffer of before is called now, None where
+                it is gone.
+        """
         if not self.integrators:
             return
         self._lineage = self._lineage.through(axes)
+        if names is not None:
+            self._rename(names)
         self._bind(axes, optimizers, ages, step, resumed=False)
 
     def close(self) -> None:
@@ -124,7 +138,7 @@ class Helpers:
         self, axes: AxisMap, optimizers: Sequence[Optimizer], ages: Mapping[str, Tensor], step: int, *, resumed: bool
     ) -> None:
         """Aim at the units of a map."""
-        remembered = {**self._remembered, **self._upkeep_memory()}
+        self._remembered |= self._upkeep_memory()
         self._settle()
         self.close()
         births = {name: torch.where(age == _OLDEST, -1, step - age) for name, age in ages.items()}
@@ -138,7 +152,7 @@ class Helpers:
         cohorts = Cohorts(axes, births, fresh, new, self._clock, resumed)
         for position, integrator in enumerate(self.integrators):
             key = _key(position, integrator)
-            upkeep = integrator.upkeep(cohorts, remembered.get(key))
+            upkeep = integrator.upkeep(cohorts, self._remembered.get(key))
             if upkeep is not None:
                 self._upkeep[key] = upkeep
         self._remembered = {}
@@ -163,7 +177,10 @@ class Helpers:
                         yield track
 
     def _hook(self, optimizers: Sequence[Optimizer]) -> None:
-        """Hooks where there is something to do, and one that counts steps."""
+        """Hooks where there is something to do, and one that counts steps.
+
+        Those after a step run before all others: what masks do to weights afterwards is no part of the step.
+        """
         if not self._upkeep and not any(self._tracks.values()):
             return
         for optimizer in optimizers:
@@ -172,7 +189,10 @@ class Helpers:
                 self._handles.append(optimizer.register_step_pre_hook(self._before))
             if tracks or optimizer is optimizers[-1]:
                 last = optimizer is optimizers[-1]
-                self._handles.append(optimizer.register_step_post_hook(self._last if last else self._after))
+                handle = optimizer.register_step_post_hook(self._last if last else self._after)
+                hooks = optimizer._optimizer_step_post_hooks
+                hooks.update({key: hooks.pop(key) for key in list(hooks) if key != handle.id})
+                self._handles.append(handle)
 
     @torch.no_grad()
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
@@ -199,6 +219,20 @@ class Helpers:
         if not self._upkeep and not any(self._tracks.values()):
             self.close()
 
+    def _rename(self, names: Mapping[str, str | None]) -> None:
+        """Know everything by the names that modules and their parameters have now."""
+        self._settle()
+        self._tracks = {}
+        self._counts = _renamed(self._counts, names)
+        modules = {
+            old.rpartition(".")[0]: None if new is None else new.rpartition(".")[0] for old, new in names.items()
+        }
+        self._remembered |= self._upkeep_memory()
+        self._upkeep = {}
+        for key, memory in self._remembered.items():
+            if isinstance(memory, Mapping):
+                self._remembered[key] = _renamed(memory, {**modules, **names})
+
     def _settle(self) -> None:
         """Note how many updates every parameter has had since each birth."""
         for tracks in self._tracks.values():
@@ -214,6 +248,12 @@ class Helpers:
 
 def _key(position: int, integrator: Integrator) -> str:
     return f"{position} {type(integrator).__name__}"
+
+
+def _renamed(known: Mapping[str, Any], names: Mapping[str, str | None]) -> dict[str, Any]:
+    """What is known by names of before, by those of now; what is gone is left out, other keys stay."""
+    found = {key: names.get(key, key) for key in known}
+    return {new: known[old] for old, new in found.items() if new is not None}
 
 
 def _numbers(counts: Mapping[str, Any]) -> dict[int, int]:

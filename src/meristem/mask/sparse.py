@@ -117,6 +117,27 @@ class Sparse:
         """
         self._kept.after(commit, self._newborns, self._seed, self._chosen)
 
+    @torch.no_grad()
+    def rewire(self, masks: Mapping[str, Tensor], starts: Mapping[str, Tensor] | None = None) -> None:
+        """Other masks for some parameters, between two steps; their densities are what they are to have from now on.
+
+        Weights that are no longer there become zero, with their optimizer state.
+
+        Args:
+            masks: by parameter name.
+            starts: what is added to weights of these parameters: what born ones start from. Default: zeros.
+
+        Raises:
+            ConfigError: a tensor has another shape than its parameter; nothing is changed.
+        """
+        given = dict(starts or {})
+        for name, start in given.items():
+            if name not in self.masks or start.shape != self.masks[name].shape:
+                raise ConfigError(f"a start of shape {tuple(start.shape)} was given for {name}, which is not masked so")
+        moved = {name: self.masks.parameter(name) + start for name, start in given.items()}
+        self._kept.carry_out(Plan(masks=masks, values=moved))
+        self._kept.apply(state=not self.method.dense_state)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on exactly, JSON-able: masks as bits, packed into text.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from math import inf
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from meristem.axes import AxisMap
 from meristem.axes.expression import Expression, gather_index, leaves, size_of
 from meristem.edit import Gather
+from meristem.edit.succession import Succession
 from meristem.errors import CheckpointError
 from meristem.signals import Average, Running, Statistic, View
 from meristem.signals.direct import Recording
@@ -94,6 +96,29 @@ class Averages:
             }
             for running, kept in self._kept.items()
         }
+
+    def moved(
+        self, axes: AxisMap, asked: Iterable[Running], succession: Succession, names: Mapping[str, str | None]
+    ) -> None:
+        """Go on after an edit of the module tree: what is averaged goes by the names of now, what is new begins.
+
+        Args:
+            axes: the map after it.
+            asked: what is averaged from now on.
+            succession: which axes there are after it.
+            names: what every parameter and buffer of before is called now, None where it is gone.
+        """
+        before = {new: old for old, new in names.items() if new is not None}
+        kept: dict[Running, dict[str, Average]] = {}
+        for running in asked:
+            former = [replace(running, axis=name) for name in succession.before(running.axis)]
+            known = next((self._kept[one] for one in former if one in self._kept), {})
+            kept[running] = {}
+            for name, expression in running.along(axes).items():
+                average, length = known.get(before.get(name, name)), size_of(expression, axes.sizes)
+                fits = average is not None and len(average.total) == length
+                kept[running][name] = average if average is not None and fits else Average.empty(length)
+        self._kept = kept
 
     def keep(self, kept: Kept) -> None:
         """Go on from there."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meristem.axes.map import Axis
 from meristem.edit import Gather
+from meristem.edit.succession import Succession
 
 _ALWAYS_THERE = -1
 _OLDEST = torch.iinfo(torch.int64).max
@@ -29,6 +30,12 @@ class Births:
         born = self.steps.get(axis.name, (_ALWAYS_THERE,) * axis.size)
         now = tuple(step if new else born[source] for source, new in zip(gather.sources, gather.newborn, strict=True))
         return Births({**self.steps, axis.name: now})
+
+    def through(self, succession: Succession, step: int) -> Births:
+        """The record after the module tree was edited at a step: all units of new layers are born then. Where axes have
+        become one, a unit is as young as its youngest part."""
+        carried = succession.carried(self.steps, lambda parts: tuple(map(max, *parts)))
+        return Births({**carried, **{name: (step,) * size for name, size in succession.born.items()}})
 
     def ages(self, step: int) -> dict[str, Tensor]:
         """The ages of all units at a step: int64, shape (axis.size,); the largest int64 where no edit inserted them."""

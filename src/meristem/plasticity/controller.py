@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any, Protocol
 
@@ -13,20 +14,27 @@ from torch import Tensor, nn
 
 from meristem.allocate import Allocator, Proportional, Selection, choose
 from meristem.axes import Axis, AxisMap, trace
+from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Shorten
 from meristem.diagnose import Monitor
-from meristem.edit import Follower, StaleHolder, StatePolicy
-from meristem.errors import ConfigError
+from meristem.edit import Commit, Follower, StatePolicy
+from meristem.edit.succession import Succession
+from meristem.errors import ConfigError, EditError
 from meristem.grow import Method
 from meristem.integrate import Helpers, Integrator
+from meristem.ledger import Exchange
+from meristem.plasticity.choice import Choice
+from meristem.plasticity.done import Done
 from meristem.plasticity.event import Event
+from meristem.plasticity.given import require_axes, require_kinds
+from meristem.plasticity.layers import Layers
 from meristem.plasticity.listening import Listening, Target, earliest
 from meristem.plasticity.pending import Pending
-from meristem.plasticity.planner import Plan, Planner
+from meristem.plasticity.planner import Decision, Planner
 from meristem.plasticity.state import State
 from meristem.plasticity.subject import Subject
-from meristem.prune import Criterion, Removal
+from meristem.prune import Criterion
 from meristem.schedule import Demand, Moment, Schedule
-from meristem.signals import Statistic, View
+from meristem.signals import Running, Statistic, View
 
 log = logging.getLogger("meristem.plasticity")
 
@@ -64,6 +72,10 @@ class Plasticity:
         schedule: when to edit, and how much.
         grow: the growth method; needed if the schedule asks for growth or replacement.
         prune: the criterion; needed if the schedule asks for pruning or replacement.
+        exchange: what trades structure of all levels, `meristem.ledger.Exchange`; needed if the schedule asks for it.
+        deepen: what is inserted where, if the schedule asks for it: a `meristem.depth.Deepen`, or only what (a start of
+            copies or a kind of module), anywhere.
+        shorten: who goes, if the schedule asks for it: a `meristem.depth.Shorten`, or only the criterion for blocks.
         allocate: how an amount is divided over axes, and the limits of their sizes. Default: in proportion to size.
         integrate: what helps newborns, one integrator or several: optimizer state to start from, a learning rate of
             their own, ... Default: state is zero, but that of copies, which take over that of what they copy.
@@ -71,7 +83,8 @@ class Plasticity:
         follow: copies of the model (EMA, `AveragedModel`) to which every edit is applied as well, and whatever else
             must hear of edits (`meristem.mask.Sparse`).
         axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None). The choice is
-            made once, here.
+            made once, here; axes of layers that are inserted join if they are meant too, and what was given can edit
+            them.
         listen: over how many optimizer steps before an edit statistics are added up, for methods that need some.
         scaler: the `GradScaler` by which losses are multiplied, so that statistics are those of the loss itself.
         seed: all randomness of an edit derives from it and from the step; torch's global generator is left alone.
@@ -80,9 +93,11 @@ class Plasticity:
         model: the model.
 
     Raises:
-        ConfigError: the schedule asks for growth or pruning without a method or criterion; or integrators contradict
-            each other, or cannot help what the optimizer trains.
-        EditError: the method or criterion is not defined for a chosen axis; the message names those that are.
+        ConfigError: an argument is not what it should be; the schedule asks for something without what does it, or for
+            edits of units where no axis may be edited; or integrators contradict each other, or cannot help what the
+            optimizer trains.
+        EditError: the method or criterion is not defined for a chosen axis; the message names those that are. Or there
+            is no place for what is to be inserted.
         UnknownAxisError, FrozenAxisError: `axes` matches nothing that may be edited.
         TraceError, WrappedModelError: as `meristem.trace`.
     """
@@ -96,6 +111,9 @@ class Plasticity:
         schedule: Schedule,
         grow: Method | None = None,
         prune: Criterion | None = None,
+        exchange: Exchange | None = None,
+        deepen: Deepen | CopyStart | Inserted | None = None,
+        shorten: Shorten | DepthCriterion | None = None,
         allocate: Allocator | None = None,
         integrate: Integrator | StatePolicy | Sequence[Integrator | StatePolicy] | None = None,
         monitor: Monitor | None = None,
@@ -107,17 +125,31 @@ class Plasticity:
     ) -> None:
         if listen < 1:
             raise ConfigError(f"listen= must be at least 1 step, got {listen!r}")
+        require_kinds(
+            schedule=schedule,
+            grow=grow,
+            prune=prune,
+            exchange=exchange,
+            deepen=deepen,
+            shorten=shorten,
+            allocate=allocate,
+        )
         self.model = model
         found = example if isinstance(example, AxisMap) else trace(model, example)
         chosen = choose(found, axes)
         optimizers, helpers = _several(optimizer), Helpers(integrate)
         self._schedule = schedule
-        self._planner = Planner(grow, prune, Proportional() if allocate is None else allocate)
+        layers = Layers(
+            Deepen(deepen) if isinstance(deepen, (CopyStart, Inserted)) else deepen,
+            Shorten(shorten) if isinstance(shorten, DepthCriterion) else shorten,
+        )
+        self._planner = Planner(grow, prune, Proportional() if allocate is None else allocate, exchange, layers)
         self._planner.require(schedule, found, chosen)
+        require_axes(schedule, found, chosen)
         schedule.needs(found, chosen)
         helpers.require(found, chosen, optimizers)
         self._helpers = helpers
-        self._names = tuple(axis.name for axis in chosen)
+        self._choice = Choice(tuple(axis.name for axis in chosen), axes, self._unable)
         self._seed = seed
         self._step = 0
         self._memory = schedule.initial()
@@ -208,7 +240,7 @@ class Plasticity:
         return State(
             step=self._step,
             seed=self._seed,
-            axes=self._names,
+            axes=self._choice.names,
             schedule=self._memory,
             pending=self._pending,
             owed=self._owed,
@@ -233,17 +265,28 @@ class Plasticity:
             CheckpointError: the state is malformed, the saved history does not begin with the edits that the model
                 already holds, or it was written under another kind of schedule.
         """
-        saved = State.parse(state, self.axes, self._schedule.initial())
-        running = self._planner.running(self.axes, [self.axes.by_name[name] for name in saved.axes])
+        saved = State.parse(state, self._schedule.initial())
+        after = saved.foreseen(self.axes)
+        choice = replace(self._choice, names=saved.axes)
+        running = self._planner.running(after, choice.axes(after))
         self._listening.cancel()
-        self._subject.resume(saved, running)
-        self._step, self._seed, self._names = saved.step, saved.seed, saved.axes
+        self._subject.resume(saved, after, running)
+        self._step, self._seed, self._choice = saved.step, saved.seed, choice
         self._memory, self._owed, self._pending = dict(saved.schedule), saved.owed, saved.pending
         self._due = self._schedule.next(self._step)
         self._wake = self._prepare()
 
     def _chosen(self) -> list[Axis]:
-        return [self.axes.by_name[name] for name in self._names]
+        return self._choice.axes(self.axes)
+
+    def _unable(self, axes: AxisMap, axis: Axis) -> str | None:
+        """Why an axis of a new layer cannot be edited by what was given, or None if it can."""
+        try:
+            self._schedule.needs(axes, [axis])
+            self._helpers.require(axes, [axis], self.optimizers)
+        except EditError as error:
+            return str(error)
+        return self._planner.unable(axes, axis)
 
     def _act(self, loss: Tensor | float | None, closure: Callable[[], Tensor] | None) -> Event | None:
         """Carry out what is due at this step and can be: what lacks statistics waits for them."""
@@ -264,10 +307,8 @@ class Plasticity:
     def _perform(
         self, demands: Sequence[Demand], signals: Mapping[Statistic, Any], closure: Callable[[], Tensor] | None
     ) -> Event | None:
-        """Carry out the demands of one step, one transaction each. Statistics do not outlive an edit."""
-        before = self.axes
-        done: list[Plan] = []
-        stale: list[StaleHolder] = []
+        """Carry out the demands of one step, one after another. Statistics do not outlive an edit."""
+        before, done = self.axes, Done()
         parts = (part for whole in demands for part in self._planner.parts(self.axes, self._chosen(), whole))
         for number, demand in enumerate(parts):
             needed = self._planner.needs(self.axes, self._chosen(), (demand,))
@@ -275,21 +316,36 @@ class Plasticity:
                 self._pending = self._pending.and_then(demand, self._step + self._listen)
                 continue
             view = self._view(number, {**signals, **self._subject.averages.results}, closure)
-            plans, owed = self._planner.plan(view, self._chosen(), demand, self._owed)
-            births = [plan for plan in plans if isinstance(plan, Removal) or plan.births]
-            if births:
+            decision = self._planner.plan(view, self._choice, demand, self._owed)
+            if decision.edits or decision.rewirings or decision.changes:
                 self._listening.cancel()
-                stale.extend(self._subject.commit(births, self._step, self._random(number)))
                 signals = {}
-            self._owed = owed
-            done.extend(plans)
+            self._owed = decision.owed
+            done.add(decision, self._carry_out(decision, self._random(number)))
         if not done:
             if not self._pending.demands:
                 log.info("step %d: nothing to edit within limits and budget (%s)", self._step, demands)
             return None
-        event = Event.of(self._step, before, self.axes, done, stale)
+        event = Event.of(self._step, before, self.axes, done)
         log.info("%s", event)
         return event
+
+    def _carry_out(self, decision: Decision, seed: int) -> list[Commit]:
+        """Units, then single weights, then layers; the edits that were made."""
+        commits = [self._subject.commit(decision.edits, self._step, seed)] if decision.edits else []
+        for rewiring in decision.rewirings:
+            rewiring.after(commits[0] if commits else None)
+        if decision.changes:
+            commits.append(self._subject.rebuild(decision.changes, self._step, seed, self._succeed))
+        return commits
+
+    def _succeed(self, axes: AxisMap, after: Succession) -> Sequence[Running]:
+        """Know all axes by the names that they have after an edit of the module tree; what is averaged from now on."""
+        self._choice = self._choice.after(axes, after)
+        self._owed = after.carried(self._owed, sum)
+        self._pending = self._pending.moved(after)
+        self._memory = self._schedule.moved(self._memory, after)
+        return self._planner.running(axes, self._choice.axes(axes))
 
     def _prepare(self) -> float:
         """Aim the recorder at the next edit or look that is known to come; the step at which to wake."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from meristem.allocate import (
@@ -17,9 +18,13 @@ from meristem.allocate import (
     replaceable,
 )
 from meristem.axes import Axis, AxisMap
-from meristem.errors import ConfigError
+from meristem.edit.deepen import DepthChange
+from meristem.errors import ConfigError, EditError
 from meristem.grow import Growth, Method, require_gains
 from meristem.grow import require_defined as require_growth
+from meristem.ledger import Entry, Exchange, Rewiring
+from meristem.plasticity.choice import Choice
+from meristem.plasticity.layers import Layers
 from meristem.prune import Criterion, Removal
 from meristem.prune import require_defined as require_criterion
 from meristem.schedule import Action, Below, Demand, Rate, Schedule
@@ -27,23 +32,74 @@ from meristem.signals import Running, Statistic, View
 
 Plan: TypeAlias = Growth | Removal | Turnover
 
-PARTS: Mapping[Action, tuple[str, ...]] = {"grow": ("grow",), "prune": ("prune",), "replace": ("grow", "prune")}
+PARTS: Mapping[Action, tuple[str, ...]] = {
+    "grow": ("grow",),
+    "prune": ("prune",),
+    "replace": ("grow", "prune"),
+    "exchange": ("exchange",),
+    "deepen": ("deepen",),
+    "shorten": ("shorten",),
+}
 """By which arguments of a controller each action is carried out."""
 
 
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What a demand comes to; carried out in this order.
+
+    Attributes:
+        plans: for axes, one transaction.
+        rewirings: of single weights.
+        changes: of the module tree, one transaction.
+        entries: what was bought and sold, if it was an exchange; else None.
+        owed: by axis name, the part of a unit by which replacement at a rate is behind afterwards.
+        notes: why it is less than what was asked for.
+    """
+
+    plans: Sequence[Plan] = ()
+    rewirings: Sequence[Rewiring] = ()
+    changes: Sequence[DepthChange] = ()
+    entries: tuple[Entry, ...] | None = None
+    owed: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def edits(self) -> list[Plan]:
+        """The plans that change anything."""
+        return [plan for plan in self.plans if isinstance(plan, Removal) or plan.births]
+
+
 class Planner:
-    """How demands are carried out: by a growth method, a criterion and an allocator.
+    """How demands are carried out: by a growth method, a criterion and an allocator; by an exchange; or with layers.
 
     Args:
         method: makes newborns, or None.
         criterion: says who dies, or None.
         allocator: divides amounts over axes.
+        exchange: trades structure of all levels, or None.
+        layers: inserts and removes layers.
     """
 
-    def __init__(self, method: Method | None, criterion: Criterion | None, allocator: Allocator) -> None:
+    def __init__(
+        self,
+        method: Method | None,
+        criterion: Criterion | None,
+        allocator: Allocator,
+        exchange: Exchange | None,
+        layers: Layers,
+    ) -> None:
         self._method = method
         self._criterion = criterion
         self._allocator = allocator
+        self._exchange = exchange
+        self._layers = layers
+        self._given = {
+            "grow": method,
+            "prune": criterion,
+            "exchange": exchange,
+            "deepen": layers.deepen,
+            "shorten": layers.shorten,
+        }
         self._known: list[tuple[AxisMap, Demand, tuple[Statistic, ...]]] = []
 
     def require(self, schedule: Schedule, axes: AxisMap, chosen: Sequence[Axis]) -> None:
@@ -51,33 +107,43 @@ class Planner:
 
         Raises:
             ConfigError: the schedule asks for something without a method or criterion, or without gains.
-            EditError: the method or criterion is not defined for a chosen axis.
+            EditError: the method or criterion is not defined for a chosen axis; there is no layer to insert or remove.
         """
-        given = {"grow": self._method, "prune": self._criterion}
         for action in sorted(schedule.actions):
-            missing = [part for part in PARTS[action] if given[part] is None]
+            missing = [part for part in PARTS[action] if self._given[part] is None]
             if missing:
                 raise ConfigError(f"the schedule asks to {action}, but Plasticity(..., {missing[0]}=...) was not given")
+        self._require_defined(axes, chosen)
         if self._method is not None:
-            require_growth(self._method, axes, chosen)
             if "grow" in schedule.actions and self._allocator.for_action("grow").wants_gains:
                 require_gains(self._method, type(self._allocator).__name__)
             if "replace" in schedule.actions and self._method.one_axis_at_a_time:
                 raise ConfigError(
                     f"{type(self._method).__name__} makes newborns for one axis at a time, so it cannot replace units"
                 )
-        if self._criterion is not None:
-            require_criterion(self._criterion, axes, chosen)
+        self._layers.require(axes)
 
-    def running(self, axes: AxisMap, chosen: Iterable[Axis]) -> tuple[Running, ...]:
+    def unable(self, axes: AxisMap, axis: Axis) -> str | None:
+        """Why an axis cannot be edited by what was given, or None if it can."""
+        try:
+            self._require_defined(axes, [axis])
+        except EditError as error:
+            return str(error)
+        return None
+
+    def running(self, axes: AxisMap, chosen: Sequence[Axis]) -> tuple[Running, ...]:
         """What has to be averaged all along, so that units can be scored at any time."""
-        if self._criterion is None:
-            return ()
-        asked = (needed for axis in chosen for needed in self._criterion.needs(axes, axis))
-        return tuple(dict.fromkeys(needed for needed in asked if isinstance(needed, Running)))
+        found: list[Statistic] = []
+        if self._criterion is not None:
+            found += (needed for axis in chosen for needed in self._criterion.needs(axes, axis))
+        if self._exchange is not None:
+            found += self._exchange.running(axes, chosen)
+        return tuple(dict.fromkeys(needed for needed in found if isinstance(needed, Running)))
 
     def parts(self, axes: AxisMap, chosen: Sequence[Axis], demand: Demand) -> Sequence[Demand]:
-        """A demand as several, one after another, if the method wants one axis at a time."""
+        """A demand as several, one after another: layers one by one, axes if the method wants one at a time."""
+        if demand.action in ("deepen", "shorten") and isinstance(demand.amount, int):
+            return (replace(demand, amount=1),) * demand.amount
         if demand.action == "grow" and self._method is not None and self._method.one_axis_at_a_time:
             return axis_by_axis(axes, chosen, demand, self._allocator)
         return (demand,)
@@ -89,33 +155,42 @@ class Planner:
             found.update(dict.fromkeys(self._needed(axes, chosen, demand)))
         return tuple(found)
 
-    def plan(
-        self, view: View, chosen: Sequence[Axis], demand: Demand, owed: Mapping[str, float]
-    ) -> tuple[Sequence[Plan], Mapping[str, float]]:
+    def plan(self, view: View, choice: Choice, demand: Demand, owed: Mapping[str, float]) -> Decision:
         """What a demand comes to.
 
         Args:
             view: the model today, with what the demand needs.
-            chosen: the axes that may be edited.
+            choice: the axes that may be edited.
             demand: what is asked for.
             owed: by axis name, the part of a unit that earlier demands for a `Rate` have left.
-
-        Returns:
-            the plans, and what is owed afterwards.
 
         Raises:
             ConfigError: the loss must be evaluated, and no closure was given.
         """
-        method, criterion, allocator = self._method, self._criterion, self._allocator
+        method, criterion, allocator, chosen = self._method, self._criterion, self._allocator, choice.axes(view.axes)
         for part in PARTS[demand.action]:
-            _require_closure(method if part == "grow" else criterion, view)
+            _require_closure(self._given[part], view)
         if demand.action == "grow" and method is not None:
-            return plan_growth(view, chosen, demand, method, allocator), owed
+            return Decision(plan_growth(view, chosen, demand, method, allocator), owed=owed)
         if demand.action == "prune" and criterion is not None:
-            return plan_pruning(view, chosen, demand, criterion, allocator), owed
+            removals = plan_pruning(view, chosen, demand, criterion, allocator)
+            return Decision(removals, owed=owed, notes=_fewer(demand, sum(len(plan.units) for plan in removals)))
         if demand.action == "replace" and method is not None and criterion is not None:
-            return plan_turnover(view, chosen, demand, method, criterion, allocator, owed)
-        raise ConfigError(f"the schedule asks to {demand.action}, but Plasticity has nothing that could")
+            plans, owed = plan_turnover(view, chosen, demand, method, criterion, allocator, owed)
+            return Decision(plans, owed=owed)
+        if demand.action == "exchange" and self._exchange is not None:
+            trade = self._exchange.trade(view, chosen, demand)
+            return Decision(trade.plans, trade.rewirings, trade.changes, trade.entries, owed)
+        changes = self._layers.plan(view, demand, choice)
+        return Decision(changes=changes, owed=owed, notes=_fewer(demand, len(changes)))
+
+    def _require_defined(self, axes: AxisMap, chosen: Sequence[Axis]) -> None:
+        if self._method is not None:
+            require_growth(self._method, axes, chosen)
+        if self._criterion is not None:
+            require_criterion(self._criterion, axes, chosen)
+        if self._exchange is not None:
+            self._exchange.require(axes, chosen)
 
     def _needed(self, axes: AxisMap, chosen: Sequence[Axis], demand: Demand) -> tuple[Statistic, ...]:
         self._known = [known for known in self._known if known[0] is axes]
@@ -123,10 +198,12 @@ class Planner:
             if known == demand:
                 return needed
         found: dict[Statistic, None] = {}
-        if self._method is not None and demand.action != "prune":
+        if self._exchange is not None and demand.action == "exchange":
+            found.update(dict.fromkeys(self._exchange.needs(axes, chosen, demand)))
+        if self._method is not None and demand.action in ("grow", "replace"):
             for axis, most in self._most(axes, chosen, demand).items():
                 found.update(dict.fromkeys(self._method.needs(axes, axis, most)))
-        if self._criterion is not None and demand.action != "grow":
+        if self._criterion is not None and demand.action in ("prune", "replace"):
             scored = chosen if isinstance(demand.amount, (Below, Rate)) else by_axis(demand.amount, chosen)
             for axis in scored:
                 found.update(dict.fromkeys(self._criterion.needs(axes, axis)))
@@ -141,8 +218,17 @@ class Planner:
         return at_most(axes, chosen, demand, self._allocator)
 
 
-def _require_closure(part: Method | Criterion | None, view: View) -> None:
-    if part is not None and part.requires_closure and view.closure is None:
+def _fewer(demand: Demand, given: int) -> tuple[str, ...]:
+    """Why less was done than a number that was asked for; pruning that has met its budget is done."""
+    met = demand.action == "prune" and demand.budget is not None
+    if met or not isinstance(demand.amount, int) or given >= demand.amount:
+        return ()
+    what = "layers" if demand.action in ("deepen", "shorten") else "units"
+    return (f"{demand.action}: {given} of {demand.amount} {what}, more do not go within limits and budget",)
+
+
+def _require_closure(part: object, view: View) -> None:
+    if getattr(part, "requires_closure", False) and view.closure is None:
         raise ConfigError(
             f"{type(part).__name__} evaluates the training loss itself: call plasticity.step(loss, closure) with a "
             "function that computes it"

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meristem.axes import AxisMap
-from meristem.edit import Follower
-from meristem.edit.history import replaying
+from meristem.edit import Edit, Follower
+from meristem.edit.deepen import Replayed
 from meristem.edit.record import parsed, spans
+from meristem.edit.stages import gathers, has_depth, rehearsed, stages
 from meristem.errors import CheckpointError
 from meristem.plasticity.pending import Pending
 
@@ -55,24 +56,20 @@ class State(BaseModel):
         return _plain({name: getattr(self, name) for name in type(self).model_fields})
 
     @classmethod
-    def parse(cls, saved: Mapping[str, Any], axes: AxisMap, schedule: Mapping[str, Any]) -> State:
+    def parse(cls, saved: Mapping[str, Any], schedule: Mapping[str, Any]) -> State:
         """The state from what `plain` gave.
 
         Args:
             saved: the nested dicts.
-            axes: the map of the model that is to go on with it.
             schedule: what the schedule that is to go on with it remembers.
 
         Raises:
-            CheckpointError: an entry is missing or malformed, or belongs to another model or schedule.
+            CheckpointError: an entry is missing or malformed, or belongs to another schedule.
         """
         try:
             state = cls.model_validate(dict(saved))
         except (ValidationError, TypeError, ValueError) as error:
-            raise CheckpointError(f"this is no state of a Plasticity: {error}") from error
-        unknown = [name for name in (*state.axes, *state.births) if name not in axes.by_name]
-        if unknown:
-            raise CheckpointError(f"the state is of another model; this one has no axis {unknown[0]!r}")
+            raise CheckpointError(f"this is no state of a Plasticity: {_reasons(error)}") from error
         if not _fits(state.schedule, schedule):
             raise CheckpointError(
                 f"the state was saved under another schedule: it remembers {dict(state.schedule)}, this one begins "
@@ -83,15 +80,27 @@ class State(BaseModel):
             update={name: _numbers(getattr(state, name)) for name in ("schedule", "running", "helpers", "monitor")}
         )
 
+    def foreseen(self, axes: AxisMap) -> AxisMap:
+        """The map of a model as it will be when it holds the history; afterwards it is as it was.
 
-def foreseen(axes: AxisMap, history: Sequence[Mapping[str, Any]]) -> AxisMap:
-    """The map of a model as it will be when it holds a history; nothing is touched.
+        Args:
+            axes: the map of the model as it is.
 
-    Raises:
-        EditError: the history is malformed.
-    """
-    after = {name: size for name, (_, size) in spans(parsed(history)).items()}
-    return axes.resized({axis.index: after.get(axis.name, axis.size) for axis in axes}, {})
+        Raises:
+            CheckpointError: the state is of another model, or its history does not begin with the edits that the model
+                already holds.
+            EditError, TraceError: the history is malformed or does not fit the model.
+        """
+        rest = _continued(axes, self.history)
+        if has_depth(rest):
+            after = rehearsed(rest, axes)
+        else:
+            sizes = {name: size for name, (_, size) in spans(parsed(rest)).items()}
+            after = axes.resized({axis.index: sizes.get(axis.name, axis.size) for axis in axes}, {})
+        unknown = [name for name in (*self.axes, *self.births) if name not in after.by_name]
+        if unknown:
+            raise CheckpointError(f"the state is of another model; this one has no axis {unknown[0]!r}")
+        return after
 
 
 def resumed(
@@ -100,7 +109,9 @@ def resumed(
     optimizers: Sequence[Optimizer],
     follow: Sequence[nn.Module | Follower],
 ) -> AxisMap:
-    """Give a model, its optimizers and its copies the structure of a saved history, as one edit.
+    """Give a model, its optimizers and its copies the structure of a saved history.
+
+    Edits of units between two edits of the module tree are made as one. `State.foreseen` has tried it.
 
     Args:
         axes: the map of the model, which holds a beginning of the history; usually nothing of it.
@@ -113,17 +124,35 @@ def resumed(
 
     Raises:
         CheckpointError: the history does not begin with the edits that the model already holds.
-        EditError: the history is malformed or does not fit the model; nothing is touched.
+        EditError: an optimizer or a copy is not of the model.
     """
+    for records, tree in stages(parsed(_continued(axes, history))):
+        edit = Edit(axes, optimizers, follow)
+        for name, gather in gathers(records, axes).items():
+            edit.gather(name, gather)
+        axes = edit.commit().axes if edit.changes else axes
+        if tree is not None:
+            axes = Edit(axes, optimizers, follow).depth(Replayed(tree)).commit().axes
+    return replace(axes, history=tuple(history))
+
+
+def _continued(axes: AxisMap, history: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """What a saved history has beyond the edits that a model already holds."""
     done = len(axes.history)
     if list(history[:done]) != list(axes.history):
         raise CheckpointError(
             f"the model already holds {done} edits, with which the saved history does not begin; load the state into a "
             "freshly built model"
         )
-    edit = replaying(history[done:], axes, optimizers, follow)
-    after = edit.commit().axes if edit.changes else axes
-    return replace(after, history=tuple(history))
+    return history[done:]
+
+
+def _reasons(error: Exception) -> str:
+    """What is wrong, in one line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)]
+    return "; ".join(found[:8]) + (f"; and {len(found) - 8} more" if len(found) > 8 else "")
 
 
 def _plain(value: Any) -> Any:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from meristem.axes import AxisMap
 from meristem.diagnose import Monitor
-from meristem.edit import Edit, Follower, StaleHolder
+from meristem.edit import Commit, Edit, Follower
+from meristem.edit.deepen import DepthChange
+from meristem.edit.record import parsed
+from meristem.edit.succession import Succession
 from meristem.integrate import Helpers
 from meristem.plasticity.averages import Averages
 from meristem.plasticity.births import Births
 from meristem.plasticity.planner import Plan
-from meristem.plasticity.state import State, foreseen, resumed
+from meristem.plasticity.state import State, resumed
 from meristem.signals import Running
+
+Succeed: TypeAlias = "Callable[[AxisMap, Succession], Sequence[Running]]"
 
 
 class Subject:
@@ -70,13 +75,9 @@ class Subject:
         self.optimizers = optimizers
         self._helpers.begin(self.axes, optimizers, self.ages(step), step)
 
-    def commit(self, plans: Sequence[Plan], step: int, seed: int) -> tuple[StaleHolder, ...]:
-        """Carry out plans as one transaction; nothing of the old parameters is kept.
-
-        Returns:
-            who still holds replaced parameters.
-        """
-        edit = Edit(self.axes, self.optimizers, self._follow, seed=seed, state=self._helpers.state)
+    def commit(self, plans: Sequence[Plan], step: int, seed: int) -> Commit:
+        """Carry out plans as one transaction; nothing of the old parameters is kept."""
+        edit = self._edit(seed)
         births = self._births
         for plan in plans:
             given = () if plan.start is None else (plan.start,)
@@ -90,7 +91,35 @@ class Subject:
         self._helpers.follow(self.axes, self.optimizers, self.ages(step), step)
         if self._monitor is not None:
             self._monitor.follow(self.axes)
-        return commit.stale
+        return commit
+
+    def rebuild(self, changes: Sequence[DepthChange], step: int, seed: int, succeed: Succeed) -> Commit:
+        """Carry out changes of the module tree as one transaction.
+
+        Args:
+            changes: what changes.
+            step: number of optimizer steps so far.
+            seed: of everything random.
+            succeed: told which axes there are after it, says what is averaged from then on.
+        """
+        edit = self._edit(seed)
+        for change in changes:
+            edit.depth(change)
+        self.averages.cancel()
+        tensors = tuple(self.axes.layouts)
+        commit = edit.commit()
+        after = parsed([commit.record])[0].after
+        assert after is not None, "an edit of the module tree says which axes there are"
+        names = {name: commit.moved.get(name) for name in tensors}
+        self.axes, self._births = commit.axes, self._births.through(after, step)
+        self.averages.moved(self.axes, succeed(self.axes, after), after, names)
+        self._helpers.follow(self.axes, self.optimizers, self.ages(step), step, names)
+        if self._monitor is not None:
+            self._monitor.follow(self.axes)
+        return commit
+
+    def _edit(self, seed: int) -> Edit:
+        return Edit(self.axes, self.optimizers, self._follow, seed=seed, state=self._helpers.state)
 
     def memory(self) -> Mapping[str, Any]:
         """What has to be saved of it: entries of `State`."""
@@ -102,19 +131,19 @@ class Subject:
             "monitor": None if self._monitor is None else self._monitor.state_dict(),
         }
 
-    def resume(self, saved: State, running: Sequence[Running]) -> None:
+    def resume(self, saved: State, after: AxisMap, running: Sequence[Running]) -> None:
         """Take on the structure and the memory of a saved run.
 
         Args:
             saved: its state.
+            after: the map of the model as it will be, see `foreseen`.
             running: what is averaged from now on.
 
         Raises:
-            CheckpointError: the memory is malformed or of another model, or the model holds other edits. Unless it is
-                the monitor's memory, nothing has been edited then.
+            CheckpointError: the memory is malformed or of another model. Unless it is the monitor's memory, nothing has
+                been edited then.
             EditError: as `resumed`.
         """
-        after = foreseen(self.axes, saved.history)
         averages = Averages(after, running, self._scale)
         averages.keep(averages.parsed(saved.running, after))
         self._helpers.recall(saved.helpers)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from meristem.allocate import Selection
+from meristem.errors import ConfigError
 from meristem.grow import Fresh
 from meristem.plasticity import Plasticity
 from meristem.prune import ContributionUtility, MeanKept, Protect
@@ -65,6 +66,8 @@ def continual_backprop(
     Raises:
         ConfigError, EditError, UnknownAxisError, FrozenAxisError, TraceError: as `Plasticity`.
     """
+    if maturity < 0:
+        raise ConfigError(f"continual_backprop: maturity is a number of steps of at least 0, got {maturity!r}")
     remembered = decay**every
     utility = ContributionUtility(remembered, every)
     criterion = MeanKept(utility, decay=remembered, every=every) if keep_mean else utility

@@ -10,7 +10,7 @@ from torch import nn
 
 from meristem.allocate import Selection, choose
 from meristem.axes import Axis, AxisMap, trace
-from meristem.errors import ConfigError
+from meristem.errors import ConfigError, UnknownAxisError
 from meristem.grow import Method, Mitosis
 from meristem.plasticity import Plasticity
 from meristem.schedule import Every
@@ -73,7 +73,8 @@ def early_growth(
 
     Args:
         model, optimizer, example: as for `Plasticity`.
-        factor: the final size of every axis over its size today, at least 1; or by axis name (the others keep theirs).
+        factor: the final size of every axis over its size today, at least 1; or by axis name (the others keep theirs;
+            each name must be one of `axes`).
         steps: optimizer steps of the whole training.
         share: of the steps in which the axes grow, above 0 and at most 1. Default 0.3.
         every: optimizer steps between edits. Default: 1 % of all steps.
@@ -100,6 +101,11 @@ def early_growth(
         return not axis.couplings and method.undefined(found, axis) is None
 
     chosen = choose(found, free if axes is None else axes)
+    if isinstance(factor, Mapping) and (unknown := factor.keys() - {axis.name for axis in chosen}):
+        raise UnknownAxisError(
+            f"early_growth: factor= names {', '.join(sorted(unknown))}, which cannot grow here; those that can are "
+            f"{', '.join(axis.name for axis in chosen)}"
+        )
     course = Course({axis.name: (axis.size, _final(axis, factor)) for axis in chosen}, every, last, power)
     return Plasticity(
         model,

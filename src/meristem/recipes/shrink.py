@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from glob import escape
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from meristem.allocate import Allocator, Limits, Ranked, Selection, choose
 from meristem.axes import Axis, AxisMap, trace
 from meristem.edit import Edit, ZeroFanOut
-from meristem.errors import ConfigError
+from meristem.errors import ConfigError, UnknownAxisError
 from meristem.prune import Criterion, GroupNorm, Removal, Taylor, measured, require_defined
 from meristem.recipes.evidence import Loss, evaluating, evidence, supervised, taken
 from meristem.recipes.goal import PER, CompensatedWherePossible, Goal, seconds, sizes_after
@@ -74,7 +74,7 @@ def shrink(
         allocate: how the amount is divided over axes, with limits of its own instead of `floor` and `multiple`.
             Default: `Ranked`, per cost of the target where the criterion predicts the loss.
         axes: which axes may shrink. Default: all editable ones for which the criterion is defined.
-        keep: glob patterns of the names of axes that lose nothing.
+        keep: glob patterns of the names of axes that lose nothing; each must match one.
         floor: the share of its units that every axis keeps at least.
         multiple: new sizes are multiples of this.
         compensate: whether, given batches, what units gave on average goes to the biases of their readers, on every
@@ -102,6 +102,7 @@ def shrink(
         raise ConfigError(
             f"shrink: expected rounds >= 1, steps >= 1 and 0 <= floor < 1; got {rounds!r}, {steps!r} and {floor!r}"
         )
+    _check(criterion, batches, loss, rounds)
     first = today = example if isinstance(example, AxisMap) else trace(model, example)
     criterion = criterion or (GroupNorm() if batches is None else Taylor())
     chosen, left = _chosen(first, criterion, axes, keep)
@@ -128,16 +129,40 @@ def shrink(
     return Shrunk(today, difference(first, today.sizes), (before, seconds(today)), left, done=True)
 
 
+def _check(criterion: Any, batches: Any, loss: Any, rounds: int) -> None:
+    """Raise `ConfigError` for what is easily mistaken for something else."""
+    if criterion is not None and not isinstance(criterion, Criterion):
+        got = f"the class {criterion.__name__}: call it" if isinstance(criterion, type) else repr(criterion)
+        raise ConfigError(f"criterion= must be a criterion, such as meristem.prune.Magnitude(); got {got}")
+    if isinstance(loss, nn.Module):
+        raise ConfigError(
+            f"loss= must be a function of the model and a batch, such as lambda model, batch: "
+            f"criterion(model(batch[0]), batch[1]); got the module {type(loss).__name__}"
+        )
+    if rounds > 1 and isinstance(batches, Iterator):
+        raise ConfigError(
+            f"batches= is a {type(batches).__name__}, which can be read once, but is read in each of {rounds} rounds: "
+            "give a DataLoader or a list"
+        )
+
+
 def _chosen(
     axes: AxisMap, criterion: Criterion, selection: Selection, keep: Sequence[str]
 ) -> tuple[list[Axis], dict[str, str]]:
     """The axes that may shrink, and why the other editable ones may not."""
     reasons: dict[str, str] = {}
+    kept = (keep,) if isinstance(keep, str) else tuple(keep)
+    for pattern in kept:
+        if not any(fnmatchcase(axis.name, pattern) for axis in axes):
+            raise UnknownAxisError(
+                f"keep={pattern!r} matches no axis: give glob patterns of axis names, such as "
+                f"{', '.join(repr(axis.name) for axis in axes.editable[:3])}"
+            )
     wanted = choose(axes, selection)
     for axis in axes.editable:
         if axis not in wanted:
             reasons[axis.name] = "not among `axes`"
-        elif any(fnmatchcase(axis.name, pattern) for pattern in keep):
+        elif any(fnmatchcase(axis.name, pattern) for pattern in kept):
             reasons[axis.name] = "among `keep`"
         elif selection is None and (why := criterion.undefined(axes, axis)) is not None:
             reasons[axis.name] = why

@@ -1,7 +1,7 @@
 """The picture of a map: modules in the order of the forward pass from top to bottom, every editable axis a line.
 
 An axis runs from the first module it occurs in to the last. A filled mark produces its units, an open one reads them,
-a bar carries them along.
+a bar carries them along. Beside the names stand the places of depth, if they are wanted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from pathlib import Path
 from meristem.axes import Axis, AxisMap
 from meristem.axes.expression import leaves
 from meristem.axes.map import Role, TensorLayout
+from meristem.depth import Places
 from meristem.report.colours import colour
+from meristem.report.gutter import Gutter, gutter
+from meristem.report.lanes import lanes_of
 from meristem.report.page import templates, write_page
 from meristem.report.summary import COLUMNS, editable_rows, frozen_groups, totals
 
@@ -83,17 +86,18 @@ class Picture:
 
     lines: tuple[Line, ...]
     rows: tuple[Row, ...]
+    places: Gutter
     names_x: int
     shapes_x: int
     width: int
     height: int
 
 
-def draw(axes: AxisMap) -> Picture:
-    """Lays out the picture of a map."""
+def draw(axes: AxisMap, places: Places | None = None) -> Picture:
+    """Lays out the picture of a map, with the places at which layers may be inserted and removed if they are given."""
     modules = _modules(axes)
     spans = {axis.index: _span(axis, modules) for axis in axes.editable}
-    lanes = _lanes([(axis, first, last) for axis, (first, last) in spans.items()])
+    lanes = lanes_of([(axis, first, last) for axis, (first, last) in spans.items()])
     x = {axis: MARGIN + LANE * lane for axis, lane in lanes.items()}
     y = [MARGIN + ROW * row for row in range(len(modules))]
     lines = tuple(
@@ -104,21 +108,23 @@ def draw(axes: AxisMap) -> Picture:
         Row(y[number], name, _shape(layouts, axes), _marks(layouts, axes, x, y[number]))
         for number, (name, layouts) in enumerate(modules)
     )
-    names_x = MARGIN + LANE * (max(lanes.values(), default=0) + 1)
+    beside = MARGIN + LANE * (max(lanes.values(), default=0) + 1)
+    found = gutter(places, [name for name, _ in modules], beside, MARGIN, ROW)
+    names_x = beside + found.width
     shapes_x = names_x + 8 * max((len(name) for name, _ in modules), default=0) + 2 * MARGIN
     width = shapes_x + 9 * max((sum(len(n.text) + 3 for n in row.shape) for row in rows), default=0)
-    return Picture(lines, rows, names_x, shapes_x, width, 2 * MARGIN + ROW * max(len(modules) - 1, 0))
+    return Picture(lines, rows, found, names_x, shapes_x, width, 2 * MARGIN + ROW * max(len(modules) - 1, 0))
 
 
-def write_picture(path: Path, title: str, axes: AxisMap) -> None:
-    """Writes the picture and the tables of a map as one self-contained HTML page."""
+def write_picture(path: Path, title: str, axes: AxisMap, places: Places | None = None) -> None:
+    """Writes the picture and the tables of a map as one self-contained HTML page; with places, these too."""
     page = (
         templates()
         .get_template("picture.html")
         .render(
             title=title,
             totals=totals(axes),
-            picture=draw(axes),
+            picture=draw(axes, places),
             columns=COLUMNS,
             editable=list(editable_rows(axes)),
             frozen=frozen_groups(axes),
@@ -147,20 +153,6 @@ def _span(axis: Axis, modules: Sequence[tuple[str, list[TensorLayout]]]) -> tupl
     """First and last row in which an axis occurs."""
     rows = [row for row, (_, layouts) in enumerate(modules) if any(axis.index in _occurring(each) for each in layouts)]
     return rows[0], rows[-1]
-
-
-def _lanes(spans: Sequence[tuple[int, int, int]]) -> dict[int, int]:
-    """Gives each axis the leftmost lane that is free all along it; long axes choose first."""
-    taken: list[list[tuple[int, int]]] = []
-    lanes: dict[int, int] = {}
-    for axis, first, last in sorted(spans, key=lambda span: (span[1] - span[2], span[1])):
-        free = (n for n, lane in enumerate(taken) if all(last < a or first > b for a, b in lane))
-        lane = next(free, len(taken))
-        if lane == len(taken):
-            taken.append([])
-        taken[lane].append((first, last))
-        lanes[axis] = lane
-    return lanes
 
 
 def _occurring(layout: TensorLayout) -> set[int]:

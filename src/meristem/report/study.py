@@ -15,6 +15,7 @@ from meristem.report.findings import correction, rows, tally
 from meristem.report.newborns import newborns_over_age
 from meristem.report.page import templates, write_page
 from meristem.report.table import cells, columns, cost_cells, cost_columns
+from meristem.study.catalogue import names
 from meristem.study.summary import Summary
 
 
@@ -96,4 +97,5 @@ def _newborns(summary: Summary) -> Plot:
 def _command(summary: Summary) -> str:
     if summary.study == "demo":
         return f"meristem demo --seeds {summary.settings['seeds']} --epochs {summary.settings['epochs']}"
-    return f"meristem study {summary.study} --scale {summary.scale}"
+    name = summary.study if summary.study in names() else "MODULE:STUDY"  # one of a user's own, wherever it is
+    return f"meristem study {name} --scale {summary.scale}"

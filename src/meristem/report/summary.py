@@ -63,5 +63,5 @@ def totals(axes: AxisMap) -> str:
     return (
         f"{len(axes.editable)} editable axes; {with_prefix(axes.parameter_count())} parameters, "
         f"{editable_share(axes):.1%} of them in tensors that can be resized; "
-        f"{with_prefix(axes.flops())}FLOP forward on the example"
+        f"{with_prefix(axes.flops(), 'FLOP')} forward on the example"
     )

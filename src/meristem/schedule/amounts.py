@@ -10,8 +10,10 @@ from meristem.errors import ConfigError
 from meristem.schedule.demand import Action, Amount, Below, Demand, Fixed, Rate
 from meristem.schedule.schedule import Schedule
 
-ORDER: tuple[Action, ...] = ("prune", "replace", "grow")
-"""In which actions of one step are carried out."""
+ORDER: tuple[Action, ...] = ("prune", "replace", "exchange", "grow", "shorten", "deepen")
+"""In which actions of one step are carried out: layers last, since they give axes other names."""
+
+_LAYERS = ("shorten", "deepen")
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,24 @@ class Asking(Schedule):
     Attributes:
         grow: how many units to insert, see `Amount`, or None.
         prune: how many units to remove, or None.
-        replace: how many units newborns take the places of, or None. Where several are asked for at one step, units are
-            removed first, then replaced, then inserted.
+        replace: how many units newborns take the places of, or None.
+        exchange: how many floating-point operations change hands at most (int), or which share of today's (float).
+        shorten: how many layers to remove, or None.
+        deepen: how many layers to insert, or None. Where several are asked for at one step, units are removed first,
+            then replaced, exchanged, inserted; then layers are removed and inserted.
     """
 
     grow: Amount | None = field(default=None, kw_only=True)
     prune: Amount | None = field(default=None, kw_only=True)
     replace: Amount | None = field(default=None, kw_only=True)
+    exchange: Amount | None = field(default=None, kw_only=True)
+    shorten: Amount | None = field(default=None, kw_only=True)
+    deepen: Amount | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.actions:
-            raise ConfigError(f"{type(self).__name__} asks for nothing; give grow=, prune= or replace=")
+            arguments = ", ".join(f"{action}=" for action in ORDER)
+            raise ConfigError(f"{type(self).__name__} asks for nothing; give one of {arguments}")
         for action in self.actions:
             amount = getattr(self, action)
             if not callable(amount):
@@ -58,6 +67,8 @@ def amount_at(step: int, action: Action, amount: Amount) -> Fixed:
 
 def checked(action: Action, amount: Fixed) -> Fixed:
     """An amount that makes sense; raises `ConfigError` otherwise."""
+    if action in _LAYERS or action == "exchange":
+        return _plain(action, amount)
     if isinstance(amount, (Below, Rate)):
         return _scored(action, amount)
     if isinstance(amount, Mapping):
@@ -85,4 +96,17 @@ def _scored(action: Action, amount: Below | Rate) -> Fixed:
             raise ConfigError(f"Below(threshold) is an amount to prune or replace, got {action}={amount!r}")
     elif action != "replace" or not 0 < amount.share <= 1:
         raise ConfigError(f"Rate(share) is an amount to replace, with 0 < share <= 1; got {action}={amount!r}")
+    return amount
+
+
+def _plain(action: Action, amount: Fixed) -> Fixed:
+    """A number of layers, or the extent of an exchange."""
+    number = isinstance(amount, (int, float)) and not isinstance(amount, bool) and math.isfinite(amount) and amount >= 0
+    if action in _LAYERS and not (number and isinstance(amount, int)):
+        raise ConfigError(f"{action}= must be a number of layers (int >= 0), got {amount!r}")
+    if not number or (isinstance(amount, float) and amount > 1):
+        raise ConfigError(
+            f"exchange= must be a share of today's floating-point operations (float, at most 1.0) or a number of them "
+            f"(int >= 0), got {amount!r}"
+        )
     return amount

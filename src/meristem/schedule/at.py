@@ -21,7 +21,7 @@ class At(Asking):
     Attributes:
         times: when; the first optimizer step is 1.
         steps_per_epoch: optimizer steps in one unit of `times` (default 1: times are steps).
-        grow, prune, replace: how much, see `Amount`.
+        grow, prune, replace, exchange, shorten, deepen: how much, see `Amount`.
     """
 
     times: float | Sequence[float]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from math import inf
+from typing import TypeAlias
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import ConfigError
@@ -62,6 +63,37 @@ class Budget:
             and (self.units is None or sum(sizes[axis.index] for axis in chosen) <= self.units)
             and (self.bytes is None or axes.byte_count(sizes) <= self.bytes)
         )
+
+
+Bound: TypeAlias = "float | Callable[[int], float] | None"
+"""A number, a callable that gives it for an optimizer step, or None for no bound."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds of a budget, some of which may move with the optimizer step.
+
+    Attributes:
+        parameters, flops, units, bytes: as in `Budget`.
+    """
+
+    parameters: Bound = None
+    flops: Bound = None
+    units: Bound = None
+    bytes: Bound = None
+
+    @property
+    def budget(self) -> Budget | Callable[[int], Budget]:
+        """The budget, or a callable that gives it for a step if a bound moves. Raises `ConfigError` as `Budget`."""
+        return self.at if any(callable(getattr(self, field.name)) for field in fields(self)) else self.at(0)
+
+    def at(self, step: int) -> Budget:
+        """The budget of a step. Raises `ConfigError` if a bound is not a positive number then."""
+        return Budget(*(_at(bound, step) for bound in (self.parameters, self.flops, self.units, self.bytes)))
+
+
+def _at(bound: Bound, step: int) -> float | None:
+    return bound(step) if callable(bound) else bound
 
 
 def _lower(a: float | None, b: float | None) -> float | None:

@@ -32,7 +32,7 @@ class OnConvergence(Asking):
         threshold: the gain that counts, in the unit of the metric.
         metric: gives the metric at a check; larger is better, and a value that is not finite counts as no gain. Must
             give the same on all ranks. Default: the negative mean loss of the steps since the last check.
-        grow, prune, replace: how much, see `Amount`.
+        grow, prune, replace, exchange, shorten, deepen: how much, see `Amount`.
 
     Raises:
         ConfigError: nothing else is watched, and `plasticity.step` was not given a loss for a whole interval.

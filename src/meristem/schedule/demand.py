@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from meristem.schedule.budget import Budget
 
-Action: TypeAlias = Literal["grow", "prune", "replace"]
+Action: TypeAlias = Literal["grow", "prune", "replace", "exchange", "shorten", "deepen"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ class Rate:
 
 Fixed: TypeAlias = int | float | Mapping[str, int] | Below | Rate
 """How many units: an int counts units in all, a float is a fraction of all units of the chosen axes, a mapping gives
-units by axis name, `Below` and `Rate` ask the criterion."""
+units by axis name, `Below` and `Rate` ask the criterion. Of an exchange: how many floating-point operations of a
+forward pass change hands at most (int), or which share of today's (float). To deepen or shorten: how many layers."""
 
 Amount: TypeAlias = Fixed | Callable[[int], Fixed]
-"""How many units, or a callable that gives them for an optimizer step."""
+"""How much, or a callable that gives it for an optimizer step."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,13 @@ class Demand:
     """What a schedule asks for at one step.
 
     Attributes:
-        action: "grow", "prune" or "replace": units die and as many newborns take their places, in the same tensors.
+        action: "grow", "prune" or "replace": units die and as many newborns take their places, in the same tensors;
+            "exchange": structure of any level is sold and other structure bought; "deepen", "shorten": layers are
+            inserted or removed.
         amount: units in all (int), a fraction of the units of the chosen axes (float), or units by axis name (mapping,
-            `Below`, `Rate`): then nothing is left for an allocator to divide, but its limits hold.
-        budget: where to stop, or None. Replacement changes no size and has none.
+            `Below`, `Rate`): then nothing is left for an allocator to divide, but its limits hold. For an exchange
+            operations (int) or a share of today's (float), for layers their number (int).
+        budget: where to stop, or None. Replacement changes no size and has none; an exchange is to end there.
     """
 
     action: Action

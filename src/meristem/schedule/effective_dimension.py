@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
+from meristem.edit.succession import Succession
 from meristem.errors import ConfigError, EditError
 from meristem.schedule.looking import Looking
 from meristem.schedule.schedule import State
@@ -77,6 +78,10 @@ class OnEffectiveDimension(Looking):
 
     def initial(self) -> State:
         return {"expected": []}  # pairs of axis name and dimension per unit
+
+    def moved(self, state: State, succession: Succession) -> State:
+        found = succession.carried(dict(state["expected"]), max)
+        return {"expected": [[name, value] for name, value in found.items()]}
 
     def needs(self, axes: AxisMap, chosen: Sequence[Axis]) -> tuple[Statistic, ...]:
         statistics = [(axis, Activations(axis.name)) for axis in chosen]

@@ -26,7 +26,7 @@ class Every(Asking):
         start: first time.
         end: last time (included), or None for no end.
         steps_per_epoch: optimizer steps in one unit of the three times above (default 1: times are steps).
-        grow, prune, replace: how much, see `Amount`.
+        grow, prune, replace, exchange, shorten, deepen: how much, see `Amount`.
     """
 
     interval: float

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
+from meristem.edit.succession import Succession
 from meristem.errors import ConfigError
-from meristem.schedule.budget import Budget
+from meristem.schedule.budget import Bound, Bounds, Budget
 from meristem.schedule.demand import Action, Demand
 from meristem.signals import Statistic, View
 
@@ -81,6 +82,10 @@ class Schedule(ABC):
         """The state before the first step."""
         return {}
 
+    def moved(self, state: State, succession: Succession) -> State:
+        """The state after an edit of the module tree, which gives axes other names. Default: the same."""
+        return state
+
     def after(self, *, steps: int) -> After:
         """This schedule, beginning when so many optimizer steps have been taken."""
         return After(self, steps)
@@ -88,14 +93,17 @@ class Schedule(ABC):
     def until(
         self,
         *,
-        parameters: float | None = None,
-        flops: float | None = None,
-        units: float | None = None,
-        bytes: float | None = None,
+        parameters: Bound = None,
+        flops: Bound = None,
+        units: Bound = None,
+        bytes: Bound = None,
         steps: int | None = None,
     ) -> Until:
-        """This schedule, ending at a size (see `Budget`), or with the edit after that optimizer step."""
-        return Until(self, Budget(parameters, flops, units, bytes), steps)
+        """This schedule, ending at a size (see `Budget`), or with the edit after that optimizer step.
+
+        A bound may be a callable that gives it for an optimizer step: then every edit keeps to the bound of its step.
+        """
+        return Until(self, Bounds(parameters, flops, units, bytes).budget, steps)
 
     def __or__(self, other: Schedule) -> Together:
         return Together((self, other))
@@ -128,6 +136,10 @@ class Together(Schedule):
 
     def initial(self) -> State:
         return {"parts": [schedule.initial() for schedule in self.schedules]}
+
+    def moved(self, state: State, succession: Succession) -> State:
+        pairs = zip(self.schedules, state["parts"], strict=True)
+        return {"parts": [schedule.moved(part, succession) for schedule, part in pairs]}
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
         answers = [schedule.due(moment, part) for schedule, part in zip(self.schedules, state["parts"], strict=True)]
@@ -171,6 +183,9 @@ class _Part(Schedule):
     def initial(self) -> State:
         return self.schedule.initial()
 
+    def moved(self, state: State, succession: Succession) -> State:
+        return self.schedule.moved(state, succession)
+
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
         return self.schedule.due(moment, state) if self._first <= moment.step <= self._last else ((), state)
 
@@ -211,11 +226,11 @@ class Until(_Part):
 
     Attributes:
         schedule: the other schedule.
-        budget: the size at which to end.
+        budget: the size at which to end, or a callable that gives it for an optimizer step.
         steps: the last optimizer step (included) after which it may be due, or None.
     """
 
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget | Callable[[int], Budget] = field(default_factory=Budget)
     steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -230,14 +245,18 @@ class Until(_Part):
 
     def due(self, moment: Moment, state: State) -> tuple[tuple[Demand, ...], State]:
         demands, state = super().due(moment, state)
-        return self._bounded(demands), state
+        return self._bounded(demands, moment.step), state
 
     def foreseen(self, step: int) -> tuple[Demand, ...]:
-        return self._bounded(super().foreseen(step))
+        return self._bounded(super().foreseen(step), step)
 
-    def _bounded(self, demands: Sequence[Demand]) -> tuple[Demand, ...]:
-        return tuple(replace(demand, budget=self._joint(demand.budget)) for demand in demands)
+    def _bounded(self, demands: Sequence[Demand], step: int) -> tuple[Demand, ...]:
+        if not demands:
+            return ()
+        own = self.budget(step) if callable(self.budget) else self.budget
+        return tuple(replace(demand, budget=_joint(own, demand.budget)) for demand in demands)
 
-    def _joint(self, other: Budget | None) -> Budget | None:
-        joint = self.budget if other is None else self.budget & other
-        return joint if joint else None
+
+def _joint(own: Budget, other: Budget | None) -> Budget | None:
+    joint = own if other is None else own & other
+    return joint if joint else None

@@ -15,7 +15,7 @@ from meristem.errors import ConfigError
 from meristem.signals.ear import Channels, Sensed, Sensor
 from meristem.signals.precision import wide
 from meristem.signals.sites import obstacle
-from meristem.signals.weight_gradients import slice_norms
+from meristem.signals.weight_gradients import slice_norms, slice_squares
 
 
 def activation_frequency(h: Tensor, threshold: float = 0.05) -> Tensor:
@@ -70,6 +70,24 @@ class Activity:
     fan_out_gradient: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class ActivitySums:
+    """The result of `StepActivity`: that of `UnitActivity` before anything is divided or a root is taken.
+
+    Attributes:
+        rows: how many samples and positions there were.
+        sums: shape (2, units): `|h| > threshold` and `|h|`, summed over them.
+        gradient: as in `Activity`.
+        fan_in_squares, fan_out_squares: of the norms of gradients, in float32 or better.
+    """
+
+    rows: float
+    sums: Tensor
+    gradient: Tensor
+    fan_in_squares: Tensor
+    fan_out_squares: Tensor
+
+
 @dataclass(frozen=True)
 class UnitActivity(Sensed):
     """How often and how strongly units are active, and how much gradient reaches them and their weights.
@@ -104,7 +122,8 @@ class StepActivity(UnitActivity):
 
     Gradients of weights are read where backward passes leave them, in `.grad`: what has been accumulated when the last
     pass of the step is over, before it is clipped. What was in `.grad` before the step counts too, if it was not
-    zeroed. Over several steps or ranks it means nothing.
+    zeroed. Over several steps or ranks it means nothing. Its result are `ActivitySums`, so that who has many axes can
+    divide them all at once.
     """
 
     def sensor(self, axes: AxisMap) -> Sensor:
@@ -112,26 +131,17 @@ class StepActivity(UnitActivity):
 
 
 @dataclass(eq=False)
-class _Accumulator(Sensor):
+class _Heard(Sensor):
+    """What both have in common."""
+
     threshold: float = 0.0
-    active: Tensor | None = None
+    sums: Tensor | None = None
     """Shape (2, units): `|h| > threshold`, `|h|`, summed over rows."""
     gradient: Tensor | None = None
     """`|dL/dz|`, averaged over rows, summed over passes."""
     rows: float = 0.0
-    counts: Tensor | None = None
-    """Rows and ranks, of all ranks."""
     closed: bool = False
     """Whether there is a finite pass in the closing step."""
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-    """By weight, summed over passes."""
-
-    def learn(self, weight: str, gradient: Tensor) -> None:
-        held = self.gradients.get(weight)
-        if held is None or not _finite(held):
-            self.gradients[weight] = gradient
-        elif _finite(gradient):  # of passes that overflowed nothing is kept
-            self.gradients[weight] = held + gradient
 
     def reads(self, x: Tensor, dim: int, channels: Channels) -> tuple[Tensor, int]:
         rows = x.numel() // x.shape[dim] * channels.each
@@ -143,7 +153,7 @@ class _Accumulator(Sensor):
 
     def heard(self, closing: bool) -> bool:
         self._add_up()
-        return self.closed if closing else self.active is not None
+        return self.closed if closing else self.sums is not None
 
     def _add_up(self) -> None:
         """Take in what the passes so far gave, but for those that overflowed."""
@@ -151,57 +161,77 @@ class _Accumulator(Sensor):
         for found in passes:
             if found.read is None:  # no reader of the axis was called
                 continue
-            active, rows = found.read
-            given = active.new_zeros(active.shape[1]) if found.given is None else found.given / found.called
+            sums, rows = found.read
+            given = sums.new_zeros(sums.shape[1]) if found.given is None else found.given
+            given = given / found.called if found.called > 1 else given
             if not _finite(given):
                 self.overflowed = True
                 continue
             self.closed |= found.closing
             self.rows += rows
-            if self.active is None or self.gradient is None:
-                self.active, self.gradient = active, given
+            if self.sums is None or self.gradient is None:
+                self.sums, self.gradient = sums, given
             else:
-                self.active, self.gradient = self.active + active, self.gradient + given
-
-    def parts(self) -> Sequence[Tensor]:
-        self._add_up()
-        if self.active is None or self.gradient is None:
-            return ()
-        self.counts = torch.tensor([self.rows, 1.0], dtype=torch.float64, device=self.active.device)
-        self.gradients = {name: gradient.clone() for name, gradient in sorted(self.gradients.items())}
-        return (self.active, self.gradient, self.counts, *self.gradients.values())
-
-    def result(self) -> Activity:
-        self._add_up()
-        assert self.active is not None
-        assert self.gradient is not None
-        rows, ranks = (self.rows, 1.0) if self.counts is None else self.counts.tolist()
-        frequency, size = self.active / rows
-        into, out = (self._norms(role).to(frequency.device) for role in (Role.PRODUCES, Role.READS))
-        return Activity(frequency, size, self.gradient / ranks, into, out)
-
-    def _norms(self, role: Role) -> Tensor:
-        """Of the gradients of the weights with that role towards each unit."""
-        return slice_norms(self.gradients, *self.site, role)
+                self.sums, self.gradient = self.sums + sums, self.gradient + given
 
 
 @dataclass(eq=False)
-class _OfStep(_Accumulator):
+class _Accumulator(_Heard):
+    counts: Tensor | None = None
+    """Rows and ranks, of all ranks."""
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """By weight, summed over passes."""
+
+    def learn(self, weight: str, gradient: Tensor) -> None:
+        held = self.gradients.get(weight)
+        if held is None or not _finite(held):
+            self.gradients[weight] = gradient
+        elif _finite(gradient):  # of passes that overflowed nothing is kept
+            self.gradients[weight] = held + gradient
+
+    def parts(self) -> Sequence[Tensor]:
+        self._add_up()
+        if self.sums is None or self.gradient is None:
+            return ()
+        self.counts = torch.tensor([self.rows, 1.0], dtype=torch.float64, device=self.sums.device)
+        self.gradients = {name: gradient.clone() for name, gradient in sorted(self.gradients.items())}
+        return (self.sums, self.gradient, self.counts, *self.gradients.values())
+
+    def result(self) -> Activity:
+        self._add_up()
+        assert self.sums is not None
+        assert self.gradient is not None
+        rows, ranks = (self.rows, 1.0) if self.counts is None else self.counts.tolist()
+        frequency, size = self.sums / rows
+        into, out = (slice_norms(self.gradients, *self.site, role) for role in (Role.PRODUCES, Role.READS))
+        return Activity(frequency, size, self.gradient / ranks, into.to(size.device), out.to(size.device))
+
+
+@dataclass(eq=False)
+class _OfStep(_Heard):
     late: ClassVar[bool] = True
 
-    norms: dict[tuple[str, Role], Tensor] = field(default_factory=dict)
+    squares: dict[tuple[str, Role], Tensor] = field(default_factory=dict)
 
     def learn(self, weight: str, gradient: Tensor) -> None:
         axes, axis = self.site
         roles = [role for place in axes.places[axis.index] if place.layout.name == weight for role in place.roles]
         for role in dict.fromkeys(roles):
-            self.norms[weight, role] = slice_norms({weight: gradient}, axes, axis, role)
+            self.squares[weight, role] = slice_squares({weight: gradient}, axes, axis, role)
 
-    def _norms(self, role: Role) -> Tensor:
-        found = [norms for (_, of), norms in self.norms.items() if of is role]
+    def result(self) -> ActivitySums:
+        self._add_up()
+        assert self.sums is not None
+        assert self.gradient is not None
+        return ActivitySums(
+            self.rows, self.sums, self.gradient, self._squares(Role.PRODUCES), self._squares(Role.READS)
+        )
+
+    def _squares(self, role: Role) -> Tensor:
+        found = [squares for (_, of), squares in self.squares.items() if of is role]
         if len(found) < 2:
             return found[0] if found else torch.zeros(self.site[1].size)
-        return torch.stack(found).square().sum(0).sqrt()
+        return torch.stack(found).sum(0, dtype=torch.float64)
 
 
 def _sums(h: Tensor, threshold: float, dim: int) -> Tensor:
@@ -217,7 +247,8 @@ def _total(x: Tensor, dim: int) -> Tensor:
 
 
 def _sum(x: Tensor, dim: int) -> Tensor:
-    return x.sum([other for other in range(x.dim()) if other != dim], dtype=wide(x))
+    others = [other for other in range(x.dim()) if other != dim]
+    return x.sum(others) if x.dtype is torch.float32 else x.sum(others, dtype=wide(x))
 
 
 def _finite(x: Tensor) -> bool:

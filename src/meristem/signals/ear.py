@@ -281,7 +281,8 @@ class Ear:
                     found.arrived = True
                     sensor.passes.append(found)
                 if channels is not None:
-                    here = sensor.gives(delta, delta.dim() - before, channels) / by
+                    here = sensor.gives(delta, delta.dim() - before, channels)
+                    here = here if by == 1 else here / by
                     found.given = here if found.given is None else found.given + here
 
         whole(result).register_hook(arrived)

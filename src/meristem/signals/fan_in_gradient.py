@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.signals.direct import Direct, Sums, Tap
-from meristem.signals.weight_gradients import Learner, hear_weights, slice_norms, weights_of
+from meristem.signals.weight_gradients import Learner, hear_weights, slice_squares, weights_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Sums(Sums, Learner):
         return weights_of(axes, axis)
 
     def learn(self, weight: str, gradient: Tensor) -> None:
-        here = slice_norms({weight: gradient}, self.axes, self.axis, Role.PRODUCES).square()
+        here = slice_squares({weight: gradient}, self.axes, self.axis, Role.PRODUCES).double()
         if not bool(here.isfinite().all()):
             self.overflow()
             return

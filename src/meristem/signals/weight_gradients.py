@@ -90,23 +90,31 @@ def slice_norms(tensors: Mapping[str, Tensor], axes: AxisMap, axis: Axis, role: 
     Returns:
         float64, shape (axis.size,).
     """
+    return slice_squares(tensors, axes, axis, role).double().sqrt()
+
+
+def slice_squares(tensors: Mapping[str, Tensor], axes: AxisMap, axis: Axis, role: Role) -> Tensor:
+    """The squares of `slice_norms`, in float32 or better."""
     squares: Tensor | None = None
     for place in axes.places[axis.index]:
         tensor = tensors.get(place.layout.name)
         if tensor is not None and role in place.roles:
-            here = _squares(tensor, place.dim).double()
+            here = _squares(tensor, place.dim)
             if not isinstance(place.layout.dims[place.dim], Leaf):
-                here = sum_by_unit(here, axes, axis, place)
-            squares = here if squares is None else squares + here
-    return torch.zeros(axis.size, dtype=torch.float64) if squares is None else squares.sqrt()
+                here = sum_by_unit(here.double(), axes, axis, place)
+            squares = here if squares is None else squares.double() + here
+    return torch.zeros(axis.size) if squares is None else squares
 
 
 def _squares(tensor: Tensor, dim: int) -> Tensor:
-    """Sums of squares over all dimensions but one."""
-    if tensor.numel() > _SMALL:
+    """Sums of squares over all dimensions but one, in as few calls and as little memory as there is a way to."""
+    others = [other for other in range(tensor.dim()) if other != dim]
+    if dim == 0 and others:
+        return torch.linalg.vector_norm(tensor, 2, others, dtype=wide(tensor)).square()
+    if tensor.numel() > _SMALL or not others:
         return index_norms(tensor, dim, 2)
-    return tensor.to(wide(tensor)).square().sum([other for other in range(tensor.dim()) if other != dim])
+    return tensor.to(wide(tensor)).square().sum(others)
 
 
 _SMALL = 2**18
-"""Up to how many entries a tensor is squared at once, in the fewest calls."""
+"""Up to how many entries a tensor is squared at once."""

@@ -99,6 +99,8 @@ class Study(Generic[Size]):
         measures: the columns of the table, in this order.
         course: what figures show over training: a value of evaluations.
         notes: what a reader should know: deviations from the paper, limits.
+        submitted: further arms from a file that somebody submits, and those that they are compared with; None: the
+            study takes no submissions. Raises `ConfigError` if the file holds none.
 
     Raises:
         ConfigError: the name is no word.
@@ -114,31 +116,39 @@ class Study(Generic[Size]):
     measures: Sequence[Measure] = ()
     course: Measure = field(default=Measure("accuracy", "test accuracy", percent=True))
     notes: str = ""
+    submitted: Callable[[Size, Path], Sequence[Arm]] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", self.name):
             raise ConfigError(f"a study's name should be a lower-case word, found {self.name!r}")
 
-    def plan(self, scale: str, seeds: int | None = None) -> Plan:
+    def plan(self, scale: str, seeds: int | None = None, submission: Path | None = None) -> Plan:
         """What is done at a scale.
 
         Args:
             scale: one of `scales`.
             seeds: runs of every arm, instead of those of the scale and of the arms.
+            submission: a file; its arms are run instead of those of the study, and no claims are tested.
 
         Raises:
-            ConfigError: there is no such scale, or two arms have the same folder.
+            ConfigError: there is no such scale, two arms have the same folder, or the study takes no such file.
         """
         if scale not in self.scales:
             raise ConfigError(f"{self.name} has no scale {scale!r}; expected one of {', '.join(self.scales)}")
         size = self.scales[scale]
-        arms = tuple(self.arms(size))
+        arms = tuple(self.arms(size) if submission is None else self._submitted(size, submission))
         folders = [arm.folder for arm in arms]
         twice = sorted({name for name in folders if folders.count(name) > 1})
         if twice:
             raise ConfigError(f"{self.name}: several arms would share the folder {', '.join(twice)}; rename them")
         counts = {arm.name: seeds if seeds is not None else arm.seeds or size.seeds for arm in arms}
-        return Plan(self, scale, arms, tuple(self.claims(size)), counts)
+        claims = () if submission is not None else tuple(self.claims(size))
+        return Plan(self, scale, arms, claims, counts)
+
+    def _submitted(self, size: Size, path: Path) -> Sequence[Arm]:
+        if self.submitted is None:
+            raise ConfigError(f"{self.name} takes no submissions; 'meristem study grid --submission FILE' does")
+        return self.submitted(size, path)
 
 
 @dataclass(frozen=True)

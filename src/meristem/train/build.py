@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -12,14 +15,17 @@ from meristem.axes import AxisMap
 from meristem.errors import ConfigError
 from meristem.grow import METHODS, Method
 from meristem.plasticity import Plasticity
-from meristem.prune import Criterion, Magnitude, Random
+from meristem.prune import CRITERIA, Criterion
 from meristem.schedule import Every, Schedule, Together
-from meristem.train.config import EditConfig, GrowConfig, OptimizerConfig, TrainConfig
+from meristem.train.config import EditConfig, GrowConfig, OptimizerConfig, PruneConfig, TrainConfig
 from meristem.train.data import DataSet
+from meristem.train.imported import resolve
 from meristem.train.models import FACTORIES
 
+Made = TypeVar("Made", Method, Criterion)
+
 GROWTH: dict[str, type[Method]] = {type(method).__name__: type(method) for method in METHODS}
-CRITERIA: dict[str, type[Criterion]] = {"magnitude": Magnitude, "random": Random}
+DEATH: dict[str, type[Criterion]] = {type(criterion).__name__.lower(): type(criterion) for criterion in CRITERIA}
 ALLOCATORS: dict[str, type[Allocator]] = {"uniform": Uniform, "proportional": Proportional}
 
 
@@ -63,7 +69,7 @@ def build_plasticity(
         axes,
         schedule=Together(tuple(schedules)),
         grow=build_method(config.grow) if config.grow else None,
-        prune=CRITERIA[config.prune.criterion]() if config.prune else None,
+        prune=build_criterion(config.prune) if config.prune else None,
         allocate=ALLOCATORS[config.allocate](),
         axes=config.axes,
         seed=config.seed,
@@ -71,11 +77,25 @@ def build_plasticity(
 
 
 def build_method(config: GrowConfig) -> Method:
-    """The growth method. Raises `ConfigError` if it refuses its options."""
+    """The growth method. Raises `ConfigError` if there is none at its path, or it refuses its options."""
+    kind = resolve(config.method) if ":" in config.method else GROWTH[config.method]
+    return _made("grow", config.method, kind, config.options, Method)
+
+
+def build_criterion(config: PruneConfig) -> Criterion:
+    """The criterion. Raises `ConfigError` if there is none at its path, or it refuses its options."""
+    kind = resolve(config.criterion) if ":" in config.criterion else DEATH[config.criterion.lower()]
+    return _made("prune", config.criterion, kind, config.options, Criterion)
+
+
+def _made(part: str, name: str, kind: Any, options: Mapping[str, Any], expected: type[Made]) -> Made:
     try:
-        return GROWTH[config.method](**config.options)
+        made = kind(**options)
     except TypeError as error:
-        raise ConfigError(f"grow.options does not fit {config.method}: {error}") from error
+        raise ConfigError(f"{part}.options does not fit {name}: {error}") from error
+    if not isinstance(made, expected):
+        raise ConfigError(f"{part}: {name} makes a {type(made).__name__}; expected a {expected.__name__}")
+    return made
 
 
 def _schedule(edit: EditConfig, action: str, steps_per_epoch: int) -> Schedule:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from meristem.errors import ConfigError
 from meristem.grow import METHODS
+from meristem.prune import CRITERIA
 from meristem.train.experiment import Experiment, Progress, Strict
 from meristem.train.record import Run, RunFolder
 
@@ -54,7 +55,7 @@ class EditConfig(Strict):
 
 
 class GrowConfig(EditConfig):
-    """Births by a growth method, named as its class in `meristem.grow`, with its settings."""
+    """Births by a growth method with its settings: a class of `meristem.grow`, or one of your own as `module:name`."""
 
     method: str = "ZeroFanOut"
     options: dict[str, Any] = Field(default={})
@@ -67,19 +68,29 @@ class GrowConfig(EditConfig):
     @classmethod
     def _known(cls, method: str) -> str:
         names = [type(known).__name__ for known in METHODS]
-        if method not in names:
-            raise ValueError(f"no such growth method; expected one of {', '.join(names)}")
+        if ":" not in method and method not in names:
+            raise ValueError(f"no such growth method; expected one of {', '.join(names)}, or yours as module:name")
         return method
 
 
 class PruneConfig(EditConfig):
-    """Deaths: units with the smallest `magnitude`, or `random` ones."""
+    """Deaths by a criterion with its settings: a class of `meristem.prune`, in capitals or not, or one of your own as
+    `module:name`."""
 
-    criterion: Literal["magnitude", "random"] = "magnitude"
+    criterion: str = "magnitude"
+    options: dict[str, Any] = Field(default={})
     amount: int | float = Field(default=0.1, gt=0)
     start: float = Field(default=11.0, ge=0)
     stop: float = Field(default=15.0, gt=0)
     every: float = Field(default=1.0, gt=0)
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, criterion: str) -> str:
+        names = [type(known).__name__ for known in CRITERIA]
+        if ":" not in criterion and criterion.lower() not in map(str.lower, names):
+            raise ValueError(f"no such criterion; expected one of {', '.join(names)}, or yours as module:name")
+        return criterion
 
     @model_validator(mode="after")
     def _below_one(self) -> PruneConfig:
@@ -92,7 +103,11 @@ class TrainConfig(Experiment):
     """One training run of an image classifier. `grow: null` or `prune: null` leaves that part out."""
 
     name: str = Field(default="digits", pattern=r"^[\w][\w.+-]*$")
-    data: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "digits"
+    data: str = Field(
+        default="digits",
+        pattern=r"^[\w][\w.+-]*$",
+        description="digits, mnist, fashion_mnist, cifar10, cifar100, or the name of an .npz file of yours",
+    )
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=20, ge=1)
@@ -106,7 +121,7 @@ class TrainConfig(Experiment):
     )
 
     def run(self, data: Any, place: RunFolder, progress: Progress) -> Run:
-        """Trains by the reference loop. Raises `ConfigError`: the model refuses its options, or the data is small."""
+        """Trains by the reference loop. Raises `ConfigError`: an option is refused, or the data does not fit."""
         from meristem.train.loop import train  # which takes the settings of this file
 
         return train(self, data, place, progress)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from meristem.errors import ConfigError
 from meristem.train.record import Run, RunFolder
 
 Progress = Callable[[int, int], None]
@@ -75,5 +76,30 @@ def carry_out(experiment: Experiment, data: Any, folder: Path | str, progress: P
 
 
 def finished_run(experiment: Experiment, folder: Path | str) -> Run | None:
-    """The run of these settings, if the folder holds it in full. Raises `ConfigError` if it holds another one."""
-    return RunFolder(folder).finished(experiment.model_dump(mode="json"))
+    """The run of these settings, if the folder holds it in full.
+
+    Settings that a folder written earlier does not have yet count as having their defaults.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings; the message names some.
+    """
+    place = RunFolder(folder)
+    found = place.config
+    if found is not None and found != (wanted := experiment.model_dump(mode="json")):
+        known = _as_today(type(experiment), found)
+        other = [name for name in wanted if name not in known or known[name] != wanted[name]]
+        if other or known.keys() - wanted.keys():
+            named = "; ".join(f"{name} was {known.get(name)!r}, is {wanted[name]!r}" for name in other[:3])
+            raise ConfigError(
+                f"{place.path} holds a run with another configuration{f' ({named})' if named else ''}; choose another "
+                "folder or remove it"
+            )
+    return place.finished
+
+
+def _as_today(kind: type[Experiment], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Stored settings with defaults for what they lack; as they are if they are not of this kind."""
+    try:
+        return kind.model_validate(found).model_dump(mode="json")
+    except ValidationError:
+        return found

@@ -107,7 +107,7 @@ class Log:
             step=step,
             values=measured,
             parameters=axes.parameter_count() if axes else parameters,
-            flops=self._flops,
+            flops=self.flops,
             seconds=self._seconds,
             sizes={axis.name: axis.size for axis in axes.editable} if axes else dict(sizes or {}),
         )
@@ -116,7 +116,8 @@ class Log:
             self._place.append(evaluation)
 
     @property
-    def _flops(self) -> float:
+    def flops(self) -> float:
+        """Floating-point operations so far, those of edits included."""
         return self._meter.total + self._edit_flops
 
     def finish(
@@ -129,7 +130,7 @@ class Log:
         """The whole run. The history of a map goes to `history.json`."""
         if axes is not None and self._place is not None:
             self._place.history(axes.history)
-        costs = Costs(self._flops, self._edit_flops, self._seconds, self._edit_seconds, self._memory.peak())
+        costs = Costs(self.flops, self._edit_flops, self._seconds, self._edit_seconds, self._memory.peak())
         return Run(seed, dict(metrics), tuple(self._evaluations), tuple(self._changes), costs, tuple(records))
 
     def mean(self, name: str) -> float:

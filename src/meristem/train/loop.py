@@ -29,8 +29,12 @@ def train(config: TrainConfig, data: DataSet, place: RunFolder, progress: Progre
         progress: called after every step with the number of steps done and the number of all steps.
 
     Raises:
-        ConfigError: the model refuses its options, or a batch is larger than the data.
+        ConfigError: the model refuses its options, the data are no images, or a batch is larger than the data.
     """
+    if not isinstance(data, DataSet):
+        raise ConfigError(
+            f"data: {config.data!r} are no images, but a {type(data).__name__}: only images are trained on"
+        )
     torch.manual_seed(config.seed)
     inputs = Standardized(*data.channel_statistics())
     per_epoch = _steps_per_epoch(config, data)

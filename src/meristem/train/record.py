@@ -107,15 +107,15 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
-    def finished(self, config: Mapping[str, Any]) -> Run | None:
-        """The run, if this folder holds it in full, else None.
-
-        Raises:
-            ConfigError: the folder holds a run with another configuration.
-        """
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The configuration of the run that this folder holds, in full or not; None without one."""
         known = self.path / "config.json"
-        if known.is_file() and json.loads(known.read_text()) != config:
-            raise ConfigError(f"{self.path} holds a run with another configuration; choose another folder or remove it")
+        return json.loads(known.read_text()) if known.is_file() else None
+
+    @property
+    def finished(self) -> Run | None:
+        """The run, if this folder holds it in full, else None."""
         result = self.path / "result.json"
         return load_run(result) if result.is_file() else None
 

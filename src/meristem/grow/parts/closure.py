@@ -33,7 +33,15 @@ def gradients(view: View, parameters: Sequence[Tensor], *, create_graph: bool = 
     kernels = _twice_differentiable() if create_graph else nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), kernels:
         loss = _loss(view)
-        found = torch.autograd.grad(loss, live, create_graph=create_graph, allow_unused=True) if live else ()
+        try:
+            found = torch.autograd.grad(loss, live, create_graph=create_graph, allow_unused=True) if live else ()
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            raise SignalError(
+                "the closure must return the loss without a backward pass; the graph of the loss that it returned was "
+                "used up by one"
+            ) from error
     by_id = {id(p): g for p, g in zip(live, found, strict=True) if g is not None}
     return [by_id.get(id(p), torch.zeros_like(p)) for p in parameters]
 
@@ -76,6 +84,11 @@ def seed_of(view: View, axis: Axis) -> int:
 
 def require_closure(view: View) -> None:
     """Raise `ConfigError` if the loss cannot be evaluated."""
+    if view.closure is not None and not callable(view.closure):
+        raise ConfigError(
+            f"the closure of plasticity.step(loss, closure) must be a function that computes the loss and returns it, "
+            f"got {type(view.closure).__name__}"
+        )
     if view.closure is None:
         raise ConfigError(
             "this growth method evaluates the loss itself: call plasticity.step(loss, closure) with a function that "

@@ -25,9 +25,14 @@ def best_amplitude(view: View, axis: Axis, gather: Gather, start: Callable[[floa
     """
     if view.closure is None:
         return most
-    best, lowest = most, _loss(view, [Change(axis, gather, start(most))])
+    return lowest_along(lambda amplitude: _loss(view, [Change(axis, gather, start(amplitude))]), most)
+
+
+def lowest_along(loss: Callable[[float], float], most: float) -> float:
+    """The amplitude with the lowest loss among `most`, `most / 4`, ..., up to the first that is no better."""
+    best, lowest = most, loss(most)
     for _ in range(MOST):
-        tried = _loss(view, [Change(axis, gather, start(best / FACTOR))])
+        tried = loss(best / FACTOR)
         if not tried < lowest:
             break
         best, lowest = best / FACTOR, tried

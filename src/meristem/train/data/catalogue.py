@@ -53,7 +53,7 @@ def load(name: str, data_dir: Path | str = "data") -> Any:
     """A data set by name; `digits` comes with scikit-learn, the others are read from a data folder.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`; or that of an .npz file with images in the data folder, without the ending.
         data_dir: the folder with `.npz` and `.txt` files or with the folders that torchvision writes. Not used by
             `digits`.
 
@@ -64,9 +64,20 @@ def load(name: str, data_dir: Path | str = "data") -> Any:
         DataError: the name is unknown, or the files are missing (the message says where they were sought and how to
             get them) or malformed.
     """
-    if name not in NAMES:
-        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
-    return NAMES[name](Path(data_dir))
+    return NAMES[name](Path(data_dir)) if name in NAMES else _own(name, Path(data_dir))
+
+
+def _own(name: str, data_dir: Path) -> DataSet:
+    """Images in an .npz file that is none of the catalogue's."""
+    path = data_dir / f"{name}.npz"
+    parts = npz.read(path)
+    if parts is None:
+        raise DataError(
+            f"unknown data set {name!r}; expected one of {', '.join(NAMES)}, or one of your own in "
+            f"{path.absolute()}, which is not there: an .npz file with {', '.join(npz.KEYS)} (uint8 images, integer "
+            "labels)"
+        )
+    return from_arrays(name, path, *parts)
 
 
 def _digits(_: Path) -> DataSet:

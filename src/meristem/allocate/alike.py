@@ -1,0 +1,72 @@
+"""Alike: axes of the same form keep the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from meristem.allocate.allocator import Allocator, Offer, settle
+from meristem.allocate.limits import LimitsByName
+from meristem.allocate.uniform import Uniform
+from meristem.prune.isomorphic import form
+from meristem.schedule.demand import Action
+
+
+@dataclass(frozen=True)
+class Alike(Allocator):
+    """Another allocator's division, but axes of the same form and size gain or lose the same number of units, as layers
+    of a transformer have to whose configuration has one width for all (`meristem.edit.fit_config`).
+
+    Forms are those of `meristem.prune.Isomorphic`. What the other allocator gives to all axes of a form is divided
+    evenly among them; the amount is met as nearly as that allows. What a growth method cannot give to one of them, none
+    of them gets.
+
+    Attributes:
+        among: divides the amount over forms; its limits hold. Default: `Uniform()`.
+
+    Fails: a layer that needs its units more than others of its form do is not spared.
+    """
+
+    limits: LimitsByName = field(init=False, repr=False, default_factory=dict)
+    among: Allocator = field(default_factory=Uniform)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limits", self.among.limits)
+
+    @property
+    def wants_gains(self) -> bool:
+        return self.among.wants_gains
+
+    def for_action(self, action: Action) -> Allocator:
+        return Alike(self.among.for_action(action))
+
+    def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
+        return self.among.shares(total, offers)
+
+    def counts(self, total: int, offers: Sequence[Offer]) -> tuple[int, ...]:
+        if not offers or not total:
+            return (0,) * len(offers)
+        shares, groups = self.shares(total, offers), _groups(offers)
+        wanted = [sum(shares[number] for number in group) for group in groups]
+        settled = settle(total, wanted, [_together([offers[number] for number in group]) for group in groups])
+        found = [0] * len(offers)
+        for group, count in zip(groups, settled, strict=True):
+            for number in group:
+                found[number] = count // len(group)
+        return tuple(found)
+
+
+def _groups(offers: Sequence[Offer]) -> list[list[int]]:
+    """The numbers of the offers for axes of one form and size, within the same limits."""
+    found: dict[object, list[int]] = {}
+    for number, offer in enumerate(offers):
+        key = form(offer.axes, offer.axis), offer.axis.size, offer.counts.start, offer.counts.step
+        found.setdefault(key, []).append(number)
+    return list(found.values())
+
+
+def _together(offers: Sequence[Offer]) -> Offer:
+    """The offers of a group as one: what all of them allow, so many times."""
+    times, one = len(offers), offers[0].counts
+    most = min(offer.most for offer in offers)
+    return replace(offers[0], counts=range(one.start * times, most * times + 1, one.step * times))

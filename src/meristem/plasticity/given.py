@@ -1,0 +1,57 @@
+"""Whether a controller was given what it needs, and not something that is only called alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from meristem.allocate import Allocator
+from meristem.axes import Axis, AxisMap
+from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Shorten
+from meristem.errors import ConfigError
+from meristem.grow import Method
+from meristem.ledger import Exchange
+from meristem.prune import Criterion
+from meristem.schedule import Schedule
+
+KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "schedule": ((Schedule,), "a schedule such as meristem.schedule.Every(100, grow=0.1)"),
+    "grow": ((Method,), "a growth method such as meristem.grow.ZeroFanOut()"),
+    "prune": ((Criterion,), "a criterion such as meristem.prune.Magnitude()"),
+    "exchange": ((Exchange,), "a meristem.ledger.Exchange([...])"),
+    "deepen": ((Deepen, CopyStart, Inserted), "what is inserted, such as meristem.depth.Silent(), or a Deepen(...)"),
+    "shorten": (
+        (Shorten, DepthCriterion),
+        "a criterion of depth such as meristem.depth.BranchTaylor(), or a Shorten(...)",
+    ),
+    "allocate": ((Allocator,), "an allocator such as meristem.allocate.Uniform()"),
+}
+"""By argument of a controller what it may be, and how to say so."""
+
+
+def require_kinds(**given: object) -> None:
+    """Raise `ConfigError` if an argument is neither None nor what it should be."""
+    for name, value in given.items():
+        kinds, what = KINDS[name]
+        if value is None and name != "schedule":
+            continue
+        if not isinstance(value, kinds):
+            raise ConfigError(f"{name}= expects {what}; got {_described(value, kinds)}")
+
+
+def _described(value: object, kinds: tuple[type, ...]) -> str:
+    if isinstance(value, type):
+        right = issubclass(value, kinds)
+        return f"the class {value.__name__}{f': call it, {value.__name__}(...)' if right else ''}"
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def require_axes(schedule: Schedule, axes: AxisMap, chosen: Sequence[Axis]) -> None:
+    """Raise `ConfigError` if a schedule asks for edits of units and no axis may be edited."""
+    asked = [action for action in ("grow", "prune", "replace") if action in schedule.actions]
+    if asked and not chosen:
+        frozen = [f"{axis.name} ({axis.frozen})" for axis in axes if axis.frozen is not None]
+        more = f" and {len(frozen) - 5} more" if len(frozen) > 5 else ""
+        raise ConfigError(
+            f"the schedule asks to {' and '.join(asked)}, but no axis of this model may be edited: "
+            f"{'; '.join(frozen[:5])}{more}"
+        )

@@ -1,0 +1,60 @@
+"""Where the exchange wins and where it loses, as tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from meristem.study.claim import Claim
+from meristem.study.comparisons import Below, Greater
+from meristem.study.studies.exchange.arms import WAYS, Bench, Size, named
+
+POINT = 0.005
+"""Half a point of accuracy: the smallest difference that matters here."""
+
+RIVALS = ("Small", "Prune", "Grow", "Grow, then prune", "Turnover")
+
+
+def claims(size: Size) -> Sequence[Claim]:
+    """All of a scale."""
+    return [claim for bench in size.benches for claim in _claims(bench)]
+
+
+def _claims(bench: Bench) -> Iterator[Claim]:
+    def better(winner: str, loser: str) -> Greater:
+        return Greater("final accuracy", named(bench, winner), named(bench, loser), POINT)
+
+    for rival in RIVALS:
+        yield Claim(
+            f"{bench.name}: the exchange at constant operations is better than {rival.lower()}.",
+            [better("Exchange", rival)],
+        )
+    yield Claim(
+        f"{bench.name}: the exchange is better than a net of twice the operations that is trained half as long.",
+        [better("Exchange", "Large")],
+    )
+    yield Claim(
+        f"{bench.name}: under a falling budget the exchange is better than pruning alone.",
+        [better("Exchange, shrinking", "Prune")],
+    )
+    yield Claim(
+        f"{bench.name}: under a rising budget the exchange is better than growth alone.",
+        [better("Exchange, growing", "Grow")],
+    )
+    yield Claim(
+        f"{bench.name}: the exchange repairs ill proportions; turnover within layers cannot.",
+        [better("Odd, exchange", "Odd"), better("Odd, exchange", "Odd, turnover")],
+    )
+    yield Claim(
+        f"{bench.name}: with weights in the ledger the exchange is better than sparse training of constant or rewired "
+        "masks.",
+        [better("Exchange, weights too", "Sparse"), better("Exchange, weights too", "RigL")],
+    )
+    yield Claim(
+        f"{bench.name}: all end within the budget, and cost at most 5 % more than the fixed net to train.",
+        [
+            Below(metric, named(bench, name), level)
+            for name, _, _ in WAYS
+            for metric, level in (("final operations", 1.001), ("training operations", 1.05))
+            if name != "Large" or metric == "training operations"
+        ],
+    )

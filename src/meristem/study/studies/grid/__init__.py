@@ -1,0 +1,58 @@
+"""The grid of the Darmstadt project, and the field's common benchmark: VGG-11 that grows, shrinks or keeps its size."""
+
+from __future__ import annotations
+
+from meristem.study.studies.grid.arms import arms, submitted
+from meristem.study.studies.grid.claims import claims
+from meristem.study.studies.grid.contender import Contender, Controlled, Setting
+from meristem.study.studies.grid.settings import PROTOCOL, SCALES, Size
+from meristem.study.studies.grid.submission import Submission
+from meristem.study.study import Measure, Study
+
+__all__ = ["PROTOCOL", "STUDY", "Contender", "Controlled", "Setting", "Submission"]
+
+STUDY: Study[Size] = Study(
+    name="grid",
+    title="Growing and pruning VGG-11: the grid, and a common benchmark",
+    question=(
+        "Methods that grow and prune, alone and together, at four levels of structure, with and without batch "
+        "normalization: what do their edits do to the loss, at once and in the long run, and where do nets end?"
+    ),
+    paper=(
+        "Frels, StructureAdaptionFramework (2023), and the grid of the project at TU Darmstadt that it comes from; "
+        "Evci et al., GradMax, arXiv 2201.05125; Wu et al., Firefly, arXiv 2102.08574"
+    ),
+    scales=SCALES,
+    arms=arms,
+    claims=claims,
+    submitted=submitted,
+    measures=(
+        Measure("final accuracy", percent=True),
+        Measure("mean accuracy", "accuracy over training", percent=True),
+        Measure("jump", "loss jumps at edits, sum"),
+        Measure("evaluation jump", "the same in eval mode"),
+        Measure("damage", "lasting damage"),
+        Measure("final loss", "training loss in the end"),
+        Measure("size", "size"),
+        Measure("forward flops", "FLOPs of one image"),
+    ),
+    notes=(
+        f"Protocol {PROTOCOL}. Loss jumps: how the loss on 128 training images changes by edits alone, in train mode, "
+        "and in eval mode with running statistics. Lasting damage: by how much the training loss is higher, a tenth of "
+        "the training after an edit, than that of a twin: a copy of net and optimizer that was not edited then and "
+        "learnt from the same batches; every other edit of the fixed schedule has a twin, and whatever is edited in "
+        "between counts. Size: parameters that are there in the end, as a share of those with which the contest ends. "
+        "Fixed schedule: edits after 20, 30, 40 and 50 % of the training; channels go from half to full width, back, "
+        "or stay; where channels both die and are born, an eighth of them more does. Layers: the four convolutions "
+        "that keep the number of channels; cells: a second convolution beside each of them; weights: from a quarter "
+        "to all of them. 'BN' without 'safe': newborns as published, as if there were no batch normalization. 'safe': "
+        "nothing reads newborns at first, GradMax from the other side (fan-in along the right singular vectors), "
+        "running statistics from newborns' own batches; for Firefly a gate that opens. Mitosis copies, so both are "
+        "one. Own schedules: GradMax's of its code; two rounds for Firefly; one removal and fine-tuning for L1 and "
+        "polarization; early growth for Mitosis. Not there, because not defined: polarization without batch "
+        "normalization, for branches and for single weights; GradMax, GradMax-Opt and Firefly for layers and cells. "
+        "The project's own numbers, its schedule and its unstructured and cell-level code were not found: schedule, "
+        "sizes and turnover are ours, and L1 is that of filters (arXiv 1608.08710). GradMax-Opt and Firefly evaluate "
+        "the loss fewer times than published at the scale `cpu`."
+    ),
+)

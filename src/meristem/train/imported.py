@@ -1,0 +1,31 @@
+"""What lies at an import path: models, methods and studies of a user's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from meristem.errors import ConfigError
+
+
+def resolve(path: str) -> Any:
+    """What is at an import path `module:name`; modules in the current folder are found too.
+
+    Raises:
+        ConfigError: there is no such module or name.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"{path!r} is no import path; expected module:name, such as torchvision.models:resnet18")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be imported: {error}") from error
+    return found

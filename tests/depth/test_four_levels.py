@@ -1,0 +1,114 @@
+"""Fifty random edits of weights, units, layers and cells: always runnable, replayable, bit-exact round trips."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from meristem import AxisMap, Edit, depth, load, replay, save, trace
+from meristem.edit import extra_of
+from meristem.errors import EditError
+from meristem.mask import SET, Sparse
+
+from ..edit.snapshot import same, values
+from .models import net
+from .test_random import some_change
+
+EDITS = 50
+
+
+def trained(model: nn.Module, x: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step, with which single weights die and others are born."""
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+class Sequence:
+    """A net that is edited at random at all four levels."""
+
+    def __init__(self, name: str) -> None:
+        self.dice = random.Random(name)
+        self.model, self.x = net(name).model(), net(name).x()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.sparse = Sparse(self.model, self.optimizer, SET(density=0.7, interval=1))
+        self.axes: AxisMap = trace(self.model, self.x)
+        self.done: Counter[str] = Counter()
+
+    def one_edit(self) -> None:
+        kind = self.dice.choice(("weights", "units", "units", "layers", "layers"))
+        if kind == "weights":
+            before = {name: mask.clone() for name, mask in self.sparse.masks.items()}
+            trained(self.model, self.x, self.optimizer)
+            changed = any(not torch.equal(mask, self.sparse.masks[name]) for name, mask in before.items())
+            self.done["weights"] += changed
+        elif kind == "units":
+            self._units()
+        else:
+            self._layers()
+
+    def _units(self) -> None:
+        axis = self.dice.choice(self.axes.editable)
+        edit = Edit(self.axes, self.optimizer, [self.sparse], seed=self.dice.randrange(9))
+        smaller = axis.size > max(axis.minimum, 2) and (axis.size > 9 or self.dice.random() < 0.5)
+        edit = edit.prune(axis, [self.dice.randrange(axis.size)]) if smaller else edit.grow(axis, 1)
+        self.axes = edit.commit().axes
+        self.done["units"] += 1
+
+    def _layers(self) -> None:
+        change = some_change(depth.places(self.axes), self.dice)
+        if change is None:
+            return
+        try:
+            edit = Edit(self.axes, self.optimizer, [self.sparse], seed=self.dice.randrange(9))
+            commit = edit.depth(change).commit()
+        except EditError:
+            return
+        self.axes = commit.axes
+        self.done[
+            "cells" if isinstance(change, (depth.Arrange, depth.RemoveBranch, depth.AddBranch)) else "layers"
+        ] += 1
+
+    def check(self) -> None:
+        held = [id(p) for group in self.optimizer.param_groups for p in group["params"]]
+        assert sorted(held) == sorted(id(p) for p in self.model.parameters())
+        assert bool(torch.isfinite(self.model(self.x)).all())
+        own = dict(self.model.named_parameters())
+        assert all(not bool(own[name][~mask].any()) for name, mask in self.sparse.masks.items())
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["residual", "transformer"])
+def test_fifty_edits_at_four_levels(name: str, tmp_path: Any) -> None:
+    one = Sequence(name)
+    while sum(one.done.values()) < EDITS:
+        one.one_edit()
+        one.check()
+    assert min(one.done[level] for level in ("weights", "units", "layers", "cells")) >= 3, one.done
+    fresh = net(name).model()
+    again = replay(json.loads(json.dumps(list(one.axes.history))), fresh, one.x)
+    assert [(axis.name, axis.size) for axis in again] == [(axis.name, axis.size) for axis in one.axes]
+    assert again.history == one.axes.history
+    path = tmp_path / "checkpoint.safetensors"
+    save(path, one.axes, one.optimizer, extra=one.sparse.state_dict())
+    loaded = net(name).model()
+    other = torch.optim.Adam(loaded.parameters(), lr=1e-3)
+    load(path, loaded, one.x, optimizers=other)
+    assert same(values(loaded)[0], values(one.model)[0])
+    assert same(values(other), values(one.optimizer))
+    sparse = Sparse(loaded, other, SET(density=0.7, interval=1))  # which chooses other masks, and silences by them
+    sparse.load_state_dict(extra_of(path))
+    loaded.load_state_dict(one.model.state_dict())
+    other.load_state_dict(copy.deepcopy(one.optimizer.state_dict()))
+    for model, optimizer in ((one.model, one.optimizer), (loaded, other)):
+        trained(model, one.x, optimizer)
+    assert same(values(loaded)[0], values(one.model)[0])
+    assert same(values(other), values(one.optimizer))
+    assert sparse.state_dict() == one.sparse.state_dict()
