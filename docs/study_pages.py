@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from math import isnan
 from pathlib import Path
 
 from drawing import draw
@@ -59,14 +60,20 @@ def claims(findings: Sequence[Finding]) -> Iterator[str]:
     yield "What a claim is, and when it counts as reproduced, is said in [](../studies.md#claims-and-verdicts).\n"
     rows = []
     for finding in findings:
-        rows.append((f"**{finding.claim.sentence}** ({finding.claim.source})", "", "", f"**{finding.verdict}**"))
-        rows += [(o.what, estimate(o), f"{o.effect:.2g} ({o.effect_name})", verdict(o)) for o in finding.outcomes]
+        source = f" ({finding.claim.source})" if finding.claim.source else ""
+        rows.append((f"**{finding.claim.sentence}**{source}", "", "", f"**{finding.verdict}**"))
+        rows += [(o.what, estimate(o), effect(o), verdict(o)) for o in finding.outcomes]
     yield table(("claim and its tests", "estimate, 95 % interval", "effect size", "verdict"), rows)
 
 
 def estimate(outcome: Outcome) -> str:
     """The number with its interval."""
     return f"{outcome.estimate:.3g} [{outcome.low:.3g}, {outcome.high:.3g}]"
+
+
+def effect(outcome: Outcome) -> str:
+    """The size of the effect; there is none where all seeds give the same."""
+    return "" if isnan(outcome.effect) else f"{outcome.effect:.2g} ({outcome.effect_name})"
 
 
 def verdict(outcome: Outcome) -> str:

@@ -11,9 +11,9 @@ from torch import nn
 
 import meristem
 from meristem import depth
-from meristem.allocate import Uniform
+from meristem.allocate import Limits, Uniform
 from meristem.edit import StaleParameterWarning
-from meristem.errors import CheckpointError, ConfigError
+from meristem.errors import CheckpointError, ConfigError, UnknownAxisError
 from meristem.grow import ZeroFanOut
 from meristem.ledger import Entry, Exchange, Trade
 from meristem.prune import Magnitude, Removal
@@ -128,3 +128,12 @@ def test_a_trade_of_units_and_layers_is_carried_out_and_told() -> None:
     assert re.search(r"layer\s*│ birth\s*│ after 2\s*│\s*1 │\s*0.5 │\s*16 │\s*0.0312", capture.get())
     with pytest.raises(ConfigError, match=r"exchange=\.\.\.\) was not given"):
         controller(net(), schedule=At(2, exchange=0.1))
+
+
+def test_limits_for_axes_that_there_are_not_are_refused():
+    limits = {"0": Limits(minimum=2), "hiden*": Limits(maximum=9)}
+    settings = {"schedule": At(1, grow=1), "grow": ZeroFanOut(), "allocate": Uniform(limits=limits)}
+    with pytest.raises(
+        UnknownAxisError, match=r"limits are given for 'hiden\*', which matches no axis; there are 0, 2"
+    ):
+        controller(net(), **settings)

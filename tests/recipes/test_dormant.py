@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from meristem.errors import ConfigError
 from meristem.recipes import redo, regrama
 from tests.recipes.runs import Run, convolutional, mlp, replaced
 
@@ -102,3 +103,10 @@ def test_nothing_happens_between_periods_or_without_dormant_units(recipe):
     run = Run(recipe, mlp(), every=5, tau=1e-9).steps(11)
     assert not run.events
     assert run.model._forward_hooks == {}
+
+
+@pytest.mark.parametrize("recipe", [redo, regrama])
+def test_a_threshold_that_no_score_can_reach_is_refused(recipe):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    with pytest.raises(ConfigError, match=r"tau=.* at least 0; got -1"):
+        recipe(model, torch.optim.SGD(model.parameters(), 0.1), torch.ones(1, 4), tau=-1)

@@ -5,7 +5,7 @@ from meristem.allocate.allocator import Allocator, Offer, Per
 from meristem.allocate.bottleneck import Bottleneck
 from meristem.allocate.custom import Custom
 from meristem.allocate.division import at_most, axis_by_axis, by_axis, replaceable
-from meristem.allocate.limits import Limits
+from meristem.allocate.limits import Limits, require_known
 from meristem.allocate.planning import plan_growth, plan_pruning
 from meristem.allocate.proportional import Proportional
 from meristem.allocate.ranked import Ranked
@@ -37,5 +37,6 @@ __all__ = [
     "plan_pruning",
     "plan_turnover",
     "replaceable",
+    "require_known",
     "takes_places",
 ]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
-from meristem.axes.map import Axis
-from meristem.errors import ConfigError
+from meristem.axes.map import Axis, AxisMap
+from meristem.errors import ConfigError, UnknownAxisError
 from meristem.schedule.demand import Action
 
 
@@ -45,6 +45,14 @@ class Limits:
 
 LimitsByName: TypeAlias = "Limits | Mapping[str, Limits]"
 """Limits for all axes, or by glob pattern of axis names: the first pattern that matches holds, no match means none."""
+
+
+def require_known(limits: LimitsByName, axes: AxisMap) -> None:
+    """Raise `UnknownAxisError` if a pattern matches no axis of a model: it limits nothing."""
+    unknown = [] if isinstance(limits, Limits) else [p for p in limits if not any(fnmatchcase(a.name, p) for a in axes)]
+    if unknown:
+        names = ", ".join(axis.name for axis in axes.editable[:5])
+        raise UnknownAxisError(f"limits are given for {unknown[0]!r}, which matches no axis; there are {names}, ...")
 
 
 def limits_of(limits: LimitsByName, axis: Axis) -> Limits:

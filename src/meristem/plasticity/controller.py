@@ -98,7 +98,7 @@ class Plasticity:
             optimizer trains.
         EditError: the method or criterion is not defined for a chosen axis; the message names those that are. Or there
             is no place for what is to be inserted.
-        UnknownAxisError, FrozenAxisError: `axes` matches nothing that may be edited.
+        UnknownAxisError, FrozenAxisError: `axes` matches nothing that may be edited, or a limit no axis.
         TraceError, WrappedModelError: as `meristem.trace`.
     """
 

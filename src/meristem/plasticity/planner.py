@@ -16,6 +16,7 @@ from meristem.allocate import (
     plan_pruning,
     plan_turnover,
     replaceable,
+    require_known,
 )
 from meristem.axes import Axis, AxisMap
 from meristem.edit.deepen import DepthChange
@@ -108,12 +109,15 @@ class Planner:
         Raises:
             ConfigError: the schedule asks for something without a method or criterion, or without gains.
             EditError: the method or criterion is not defined for a chosen axis; there is no layer to insert or remove.
+            UnknownAxisError: there are limits for axes that there are not.
         """
         for action in sorted(schedule.actions):
             missing = [part for part in PARTS[action] if self._given[part] is None]
             if missing:
                 raise ConfigError(f"the schedule asks to {action}, but Plasticity(..., {missing[0]}=...) was not given")
         self._require_defined(axes, chosen)
+        for action in sorted(schedule.actions):
+            require_known(self._allocator.for_action(action).limits, axes)
         if self._method is not None:
             if "grow" in schedule.actions and self._allocator.for_action("grow").wants_gains:
                 require_gains(self._method, type(self._allocator).__name__)

@@ -12,8 +12,8 @@ from meristem.allocate import Selection
 from meristem.grow import Fresh
 from meristem.plasticity import Plasticity
 from meristem.prune import GradientDormancy
-from meristem.recipes.turnover import turnover
-from meristem.schedule import Below, Every
+from meristem.recipes.turnover import at_most, turnover
+from meristem.schedule import Every
 
 
 def regrama(
@@ -45,13 +45,14 @@ def regrama(
         settings: everything else that `Plasticity` takes.
 
     Raises:
-        ConfigError, EditError, UnknownAxisError, FrozenAxisError, TraceError: as `Plasticity`.
+        ConfigError: `tau` is below 0; or as `Plasticity`.
+        EditError, UnknownAxisError, FrozenAxisError, TraceError: as `Plasticity`.
     """
     return turnover(
         model,
         optimizer,
         example,
-        schedule=Every(every, replace=Below(tau)),
+        schedule=Every(every, replace=at_most("regrama", tau)),
         grow=Fresh(gain),
         prune=GradientDormancy(),
         axes=axes,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from meristem.allocate import Allocator, Limits, Ranked, Selection, choose
+from meristem.allocate import Allocator, Limits, Ranked, Selection, choose, require_known
 from meristem.axes import Axis, AxisMap, trace
 from meristem.edit import Edit, ZeroFanOut
 from meristem.errors import ConfigError, UnknownAxisError
@@ -110,6 +110,7 @@ def shrink(
     if allocate is None:
         limits = {escape(a.name): Limits(minimum=max(1, math.ceil(floor * a.size)), multiple=multiple) for a in first}
         allocate = Ranked(limits=limits, per=PER[goal.cost] if criterion.predicts_loss else "unit")
+    require_known(allocate.for_action("prune").limits, first)
     if compensate and batches is not None:
         criterion = CompensatedWherePossible(criterion)
     before = seconds(first)

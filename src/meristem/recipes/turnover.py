@@ -9,11 +9,19 @@ from torch import nn
 
 from meristem.allocate import Selection
 from meristem.axes import Axis, AxisMap, trace
+from meristem.errors import ConfigError
 from meristem.grow import Method
 from meristem.integrate import StepCounts
 from meristem.plasticity import Plasticity
 from meristem.prune import Criterion
-from meristem.schedule import Schedule
+from meristem.schedule import Below, Schedule
+
+
+def at_most(recipe: str, tau: float) -> Below:
+    """All units that score at most a threshold. Raises `ConfigError` if no score can be so low."""
+    if not tau >= 0:
+        raise ConfigError(f"{recipe}(tau=...) is a share of the mean of an axis, at least 0; got {tau!r}")
+    return Below(tau)
 
 
 def turnover(
