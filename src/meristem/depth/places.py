@@ -234,6 +234,8 @@ def _only(path: str, found: list[Run], everything: tuple[Run, ...], what: str) -
 
 def _shown(place: Removal | Run | Branch) -> str:
     if isinstance(place, Run):
-        return f"{len(place)} blocks" + (f" of {place.period}" if place.period > 1 else "")
+        return f"{len(place)} block{'s' if len(place) > 1 else ''}" + (
+            f" of {place.period}" if place.period > 1 else ""
+        )
     how = "" if isinstance(place, Branch) else "" if place.inside is not None else ", replaced by the identity"
     return f"{place.parameters:,} parameters{how}"

@@ -52,7 +52,7 @@ def rehearse(model: nn.Module, examples: Iterable[Example], record: TreeRecord) 
             return Rehearsal(planting, tuple(record_flow(model, example) for example in examples))
     except Exception as error:  # whatever it is, the edit would fail so
         text = str(error).strip()
-        return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+        return f"the model cannot be run then: {text.splitlines()[0] if text else type(error).__name__}"
     finally:
         journal.rollback()
         for _, copied in planting.copies:
