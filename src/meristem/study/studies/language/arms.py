@@ -50,7 +50,7 @@ def arms(size: Size) -> Sequence[Arm]:
 
     def arm(name: str, description: str, start: Shape, seeds: int | None = None, **grown: Any) -> Arm:
         settings = {"steps": size.steps, "target": size.target, **size.settings}
-        stage = {"at": size.at, "shape": final, "rate": RATE, "options": {"noise": NOISE}, **grown}
+        stage = {"at": size.at, "shape": final, "options": {"noise": NOISE}, **grown}
         stages = () if name in (SCRATCH, SMALL) else (Stage(**stage),)
         config = Learn(data=size.data, start=start, final=final, stages=stages, **settings)
         return Arm(name, description, config, seeds=seeds)
@@ -69,9 +69,6 @@ def arms(size: Size) -> Sequence[Arm]:
         arm(COLD, "as ours, but the learning rate does not rise again", small, copies="silent", warm_up=False),
     ]
 
-
-RATE = 0.5
-"""The learning rate after growth, in units of the one before."""
 
 NOISE = 1.0
 """Of HyperCloning, in units of the weights that it is added to: with less, copies stay alike for long."""
