@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ GUIDE = (Path(__file__).parents[2] / "docs/shrink.md").read_text(encoding="utf-8
 MODULE = re.findall(r"^```py\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)[0]
 COMMANDS = re.findall(r"^meristem (prune .*)$", GUIDE, re.MULTILINE)
 BASE = ("--model", "my_nets:build", "--shape", "1,20")
-HERE = importlib.util.find_spec("onnxscript") is not None and importlib.util.find_spec("onnxruntime") is not None
 
 
 def run(*words: object, answer: str | None = None):
@@ -122,7 +120,6 @@ def test_without_the_exporter_that_is_said(folder, monkeypatch):
     assert not (folder / "other").exists()
 
 
-@pytest.mark.skipif(not HERE, reason="onnx, onnxscript and onnxruntime are not installed")
 def test_the_onnx_file_gives_the_same_outputs(folder):
     done = run("prune", "weights.pt", *BASE, "--flops", 0.5, "--yes", "--onnx")
     assert done.exit_code == 0, done.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import pytest
@@ -12,11 +11,8 @@ from meristem.cli.exported import export
 
 from .models import net
 
-HERE = all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxscript", "onnxruntime"))
-
 
 @pytest.mark.heavy
-@pytest.mark.skipif(not HERE, reason="needs onnx, onnxscript and onnxruntime")
 @pytest.mark.parametrize("name", ["residual", "transformer"])
 def test_edited_models_become_onnx_files_that_compute_the_same(name: str, tmp_path: Any) -> None:
     model, x = net(name).model().float(), net(name).x()
