@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from meristem.axes.attributes import read, write
@@ -21,7 +20,9 @@ from meristem.axes.map import Example
 from meristem.depth.container import Container, Held, attributes_of_length
 from meristem.depth.rehearsal import rehearse, skeleton
 from meristem.depth.removals import keeps_shape
+from meristem.edit.config import built_from
 from meristem.edit.tree import Built, Copied, Node
+from meristem.errors import EditError
 
 
 def with_counts(model: nn.Module, examples: Sequence[Example], flow: Flow, container: Container) -> Container:
@@ -110,12 +111,8 @@ def _configurations(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _children(model: nn.Module, settings: Any, path: str) -> int | None:
-    """How many children a container has in a model that is built from a configuration; None if none can be built.
-
-    Built without memory for its tensors.
-    """
+    """How many children a container has in a model that is built from a configuration; None if none can be built."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return len(type(model)(settings).get_submodule(path)._modules)
-    except Exception:  # the class is built from something else, or refuses these settings: no evidence
+        return len(built_from(settings, type(model)).get_submodule(path)._modules)
+    except (EditError, AttributeError):  # built from something else, refused, or without that container: no evidence
         return None

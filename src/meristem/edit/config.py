@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from meristem.axes import AxisMap, trace
+from meristem.axes.attributes import Path, read, write
 from meristem.errors import EditError, TraceError
 
 Sizes = Mapping[str, tuple[int, ...]]
 """Sizes by parameter, or one size by axis."""
 
-Change = tuple[str, int]
+Change = tuple[Path, int]
 """A number of a configuration, by path, and its new value."""
 
 
@@ -53,10 +54,10 @@ def fit_config(axes: AxisMap, build: Callable[[Any], nn.Module] | None = None) -
     plan, trial = _Plan(axes, type(model) if build is None else build), copy.deepcopy(config)
     for sizes in (plan.shapes, plan.axes):
         trial = _fitted(config, trial, sizes)
-    changed = {path: (old, _read(trial, path)) for path, old in _entries(config) if _read(trial, path) != old}
+    changed = {path: (old, read(trial, path)) for path, old in _entries(config) if read(trial, path) != old}
     for path, (_, new) in changed.items():
-        _write(config, path, new)
-    return changed
+        write(config, path, new)
+    return {".".join(map(str, path)): values for path, values in changed.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,11 @@ class _Plan:
         Raises:
             EditError: there is no such model, or it cannot be run.
         """
-        found = self.edited if config is None else self._traced(self._built(config))
+        found = self.edited
+        if config is not None:
+            if self.shapes(config) != self.shapes(None):  # cheap to see, and a trace is not
+                raise EditError("a model of this configuration has other shapes")
+            found = self._traced(self._built(config))
         return {axis.name: (axis.size,) for axis in found}
 
     def _traced(self, model: nn.Module) -> AxisMap:
@@ -99,11 +104,21 @@ class _Plan:
     def _built(self, config: Any) -> nn.Module:
         """A model of this configuration on the meta device, of the edited model's type."""
         types = {p.dtype for p in self.edited.model.parameters() if p.is_floating_point()}
-        try:
-            with torch.device("meta"):
-                return self.build(copy.deepcopy(config)).to(types.pop() if len(types) == 1 else None)
-        except Exception as error:  # whatever a builder refuses a configuration with
-            raise EditError(f"no model can be built from this configuration: {error}") from error
+        found = built_from(config, self.build)
+        return found.to(next(iter(types))) if len(types) == 1 else found
+
+
+def built_from(config: Any, build: Callable[[Any], nn.Module]) -> nn.Module:
+    """A model of a configuration on the meta device, without memory for its tensors; no random number is drawn.
+
+    Raises:
+        EditError: there is no such model.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return build(copy.deepcopy(config))
+    except Exception as error:  # whatever a builder refuses a configuration with
+        raise EditError(f"no model can be built from this configuration: {error}") from error
 
 
 def _fitted(config: Any, trial: Any, sizes: Callable[[Any | None], Sizes]) -> Any:
@@ -141,9 +156,9 @@ def _changed(config: Any, changes: Sequence[Change]) -> Any:
     changed = copy.deepcopy(config)
     for path, new in changes:
         try:
-            _write(changed, path, new)
+            write(changed, path, new)
         except Exception as error:  # configurations check what they are given, each in its own way
-            raise EditError(f"{type(config).__name__} does not take {path} = {new}: {error}") from error
+            raise EditError(f"{type(config).__name__} does not take {new} at {path}: {error}") from error
     return changed
 
 
@@ -184,36 +199,21 @@ def _counted(shapes: Sizes, kind: str) -> int:
     return sum(_kind(name) == kind for name in shapes)
 
 
-def _entries(config: Any, prefix: str = "") -> Iterator[tuple[str, int | None]]:
+def _entries(config: Any, prefix: Path = ()) -> Iterator[tuple[Path, int | None]]:
     """All whole numbers above 0 and all entries that say nothing, in a configuration and in the configurations and
     lists in it, by path."""
     inside = enumerate(config) if isinstance(config, (list, tuple)) else vars(config).items()
     for name, value in list(inside):
-        path = f"{prefix}{name}"
+        path = (*prefix, name)
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
             yield path, value
         elif isinstance(value, (list, tuple)) or _related(value, config):
-            yield from _entries(value, f"{path}.")
+            yield from _entries(value, path)
 
 
 def _related(value: Any, config: Any) -> bool:
     """Whether two objects are of one family of classes: a configuration inside of another one."""
     return bool(set(type(value).__mro__) & set(type(config).__mro__) - {object})
-
-
-def _read(config: Any, path: str) -> Any:
-    for name in path.split("."):
-        config = config[int(name)] if isinstance(config, (list, tuple)) else getattr(config, name)
-    return config
-
-
-def _write(config: Any, path: str, value: Any) -> None:
-    outer, _, last = path.rpartition(".")
-    holder = _read(config, outer) if outer else config
-    if isinstance(holder, (list, tuple)):
-        _write(config, outer, type(holder)([*holder[: int(last)], value, *holder[int(last) + 1 :]]))
-    else:
-        setattr(holder, last, value)
 
 
 def _inexpressible(config: Any, wanted: Sizes, found: Sizes) -> str:
