@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from meristem.axes.map import AxisMap
 from meristem.mask.inputs import energy
-from meristem.signals.contraction import Call, read_call
+from meristem.signals.contraction import read_call
 from meristem.signals.direct import Direct, Sums, Tap
+from meristem.signals.forward import Calls
 from meristem.signals.weight_gradients import Learner, hear_weights
 
 
@@ -86,8 +86,6 @@ class _Tap(Tap):
     """Hooks on parameters, and a look at every call of a forward pass that contracts something with one of them."""
 
     def __init__(self, axes: AxisMap, asked: Sequence[WeightMoves], scale: Callable[[], float]) -> None:
-        self._mode: _Mode | None = None
-        self._depth = 0
         weights = {s.axis: axes.model.get_parameter(s.axis) for s in asked}
         self._by_weight = {id(weight): name for name, weight in weights.items()}
         self._found = {
@@ -99,11 +97,8 @@ class _Tap(Tap):
             for name, w in weights.items()
         }
         self.sums: Mapping[Any, _Sums] = {s: self._found[s.axis] for s in asked}
-        self._handles = [
-            *hear_weights(axes.model, {name: [one] for name, one in self._found.items()}, scale),
-            axes.model.register_forward_pre_hook(self._enter, prepend=True),
-            axes.model.register_forward_hook(self._leave, always_call=True),
-        ]
+        self._handles = hear_weights(axes.model, {name: [one] for name, one in self._found.items()}, scale)
+        self._calls = Calls(axes.model, lambda: self.hear)
 
     def problem(self) -> str | None:
         silent = sorted(name for name, one in self._found.items() if not bool(one.counts.all()))
@@ -116,45 +111,18 @@ class _Tap(Tap):
         )
 
     def close(self) -> None:
+        self._calls.close()
         for handle in self._handles:
             handle.remove()
-        if self._mode is not None:  # a forward pass was interrupted
-            self._mode.__exit__(None, None, None)
-            self._mode = None
 
-    def hear(self, call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """One call that contracts."""
-        name = self._by_weight.get(id(call.weight))
-        if name is not None:
+    def hear(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """One call of the model's code."""
+        call = read_call(function, args, kwargs)
+        name = None if call is None else self._by_weight.get(id(call.weight))
+        if call is not None and name is not None:
             spatial = len(call.contraction.kernel)
             batched = call.input.dim() > spatial + 1
             self._found[name].drive(energy(call, function, args, kwargs), len(call.input) if batched else 1)
 
     def _overflow(self) -> None:
         self.overflowed = True
-
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        self._depth += 1
-        if self._depth == 1 and torch.is_grad_enabled():
-            self._mode = _Mode(self)
-            self._mode.__enter__()
-
-    def _leave(self, module: nn.Module, args: Any, result: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._mode is not None:
-            mode, self._mode = self._mode, None
-            mode.__exit__(None, None, None)
-
-
-class _Mode(TorchFunctionMode):
-    """Shows a tap every call of one forward pass."""
-
-    def __init__(self, tap: _Tap) -> None:
-        super().__init__()
-        self._tap = tap
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = read_call(func, args, kwargs)
-        if call is not None:
-            self._tap.hear(call, func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))

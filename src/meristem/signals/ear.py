@@ -10,11 +10,11 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from meristem.axes.expression import Leaf, units_along
@@ -23,6 +23,7 @@ from meristem.axes.path import End
 from meristem.errors import SignalError
 from meristem.signals.batch import Batch
 from meristem.signals.contraction import read_call
+from meristem.signals.forward import Calls, Hear
 from meristem.signals.listener import whole
 from meristem.signals.statistic import Statistic
 from meristem.signals.weight_gradients import Learner, shown, weights_of
@@ -170,14 +171,13 @@ class Ear:
         self._weights = {name: weakref.ref(parameters[name]) for name in weights}
         self._session: object | None = None
         self._handles: list[RemovableHandle] = []
-        self._mode: _Mode | None = None
+        self._calls: Calls | None = None
 
     def open(self, sensors: Iterable[Sensor]) -> None:
         """Listen for these sensors."""
         self.close()
         self._wanted = tuple(sensors)
         self._session = object()
-        self._depth = 0
         self._called: set[str] = set()
         self._learnt: set[str] = set()
         learners: dict[tuple[str, bool], list[Learner]] = {}
@@ -187,10 +187,7 @@ class Ear:
         model = self._axes.model
         weights = {name: _alive(reference, model, name) for name, reference in self._weights.items()}
         self._names = {id(weight): name for name, weight in weights.items()}
-        self._handles = [
-            model.register_forward_pre_hook(self._enter, prepend=True),
-            model.register_forward_hook(self._leave, always_call=True),
-        ]
+        self._calls, self._handles = Calls(model, self._enter), []
         for (name, late), found in learners.items():
             weight, show = weights[name], shown(name, found, self._factor, self._learnt.add)
             if weight.requires_grad and late:
@@ -204,9 +201,9 @@ class Ear:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._mode is not None:  # a forward pass was interrupted
-            self._mode.__exit__(None, None, None)
-            self._mode = None
+        if self._calls is not None:
+            self._calls.close()
+            self._calls = None
 
     def wants(self, name: str) -> bool:
         """Whether it listens to that axis."""
@@ -216,17 +213,8 @@ class Ear:
         """The weights of an axis that got gradients although no call of them was ever heard."""
         return (self._ends[name] - self._called) & self._learnt
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        self._depth += 1
-        if self._depth == 1 and torch.is_grad_enabled():  # a model that calls itself was traced as one pass
-            self._mode = _Mode(self, _Current(self._session))
-            self._mode.__enter__()
-
-    def _leave(self, module: nn.Module, args: Any, result: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._mode is not None:
-            mode, self._mode = self._mode, None
-            mode.__exit__(None, None, None)
+    def _enter(self) -> Hear:
+        return partial(self.hear, _Current(self._session))
 
     def hear(self, current: _Current, function: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """One call of the model's code."""
@@ -286,19 +274,6 @@ class Ear:
                     found.given = here if found.given is None else found.given + here
 
         whole(result).register_hook(arrived)
-
-
-class _Mode(TorchFunctionMode):
-    """Shows an ear every call of one forward pass."""
-
-    def __init__(self, ear: Ear, current: _Current) -> None:
-        super().__init__()
-        self._ear, self._current = ear, current
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._ear.hear(self._current, func, args, kwargs or {}, result)
-        return result
 
 
 def _channels(axes: AxisMap, weight: str, axis: Axis, role: Role) -> Channels:

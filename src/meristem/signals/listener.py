@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from meristem.axes.expression import units_along
@@ -22,6 +22,7 @@ from meristem.axes.path import End, Path
 from meristem.errors import SignalError
 from meristem.signals.batch import Arrival, Batch, Block
 from meristem.signals.contraction import Contraction, flattened, read_call, rows
+from meristem.signals.forward import Calls, Hear
 from meristem.signals.precision import precise, wide
 
 Receive = Callable[[str, Batch], None]
@@ -89,26 +90,22 @@ class Listener:
                 self._followers.setdefault(end, []).append(name)
         ends = {end for paths in self._paths.values() for path in paths for end in (path.producer, path.consumer)}
         self._ends = {(end.weight, end.call): end for end in ends}
-        self._mode: _Mode | None = None
-        self._depth = 0
         self._open = True
+        self._current = _Pass()
         self._called: set[str] = set()
         self._hooked: set[str] = set()
         self._learnt: set[str] = set()
         self._handles = [
-            axes.model.register_forward_pre_hook(self._enter, prepend=True),
-            axes.model.register_forward_hook(self._leave, always_call=True),
-            *(self._watch(name, parameters[name]) for name, _ in self._ends if parameters[name].requires_grad),
+            self._watch(name, parameters[name]) for name, _ in self._ends if parameters[name].requires_grad
         ]
+        self._calls = Calls(axes.model, self._enter, self._leave)
 
     def close(self) -> None:
         """Stop listening; the model is as if nobody ever had. Backward passes that are still to come are not heard."""
         self._open = False
+        self._calls.close()
         for handle in self._handles:
             handle.remove()
-        if self._mode is not None:  # a forward pass was interrupted
-            self._mode.__exit__(None, None, None)
-            self._mode = None
 
     def wants(self, name: str) -> bool:
         """Whether it listens to that axis."""
@@ -125,18 +122,12 @@ class Listener:
 
     # ------------------------------------------------------------------ forward
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        self._depth += 1
-        if self._depth == 1 and torch.is_grad_enabled():  # a model that calls itself was traced as one pass
-            self._mode = _Mode(self)
-            self._mode.__enter__()
+    def _enter(self) -> Hear:
+        self._current = _Pass()
+        return partial(self.hear, self._current)
 
-    def _leave(self, module: nn.Module, args: Any, result: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._mode is not None:
-            mode, self._mode = self._mode, None
-            mode.__exit__(None, None, None)
-            self._await(mode.current)
+    def _leave(self) -> None:
+        self._await(self._current)
 
     def hear(self, current: _Pass, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         """One call of the model's code."""
@@ -236,20 +227,6 @@ class Listener:
     def _dim(self, weight: str, axis: Axis, role: Role) -> int:
         roles = self._axes.layouts[weight].roles
         return next(dim for dim, found in enumerate(roles) if role in found.get(axis.index, ()))
-
-
-class _Mode(TorchFunctionMode):
-    """Shows a listener every call of one forward pass."""
-
-    def __init__(self, listener: Listener) -> None:
-        super().__init__()
-        self.current = _Pass()
-        self._listener = listener
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._listener.hear(self.current, func, args, kwargs or {}, result)
-        return result
 
 
 def _arrival(path: Path, heard: Mapping[End, _Heard], deltas: Mapping[End, Tensor], columns: Tensor) -> Arrival:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from meristem.axes.expression import units_along
 from meristem.axes.map import Axis, AxisMap, Place, Role
-from meristem.signals.contraction import Call, read_call, rows
+from meristem.signals.contraction import read_call, rows
 from meristem.signals.direct import Direct, Sums, Tap
+from meristem.signals.forward import Calls
 from meristem.signals.precision import precise
 
 
@@ -117,7 +117,7 @@ class _Tap(Tap):
 
     def __init__(self, axes: AxisMap, asked: Sequence[Reads], scale: Callable[[], float]) -> None:
         self._scale = scale
-        self._depth, self._mode, self._open = 0, None, True
+        self._open = True
         self._heard: dict[str, _Heard] = {}
         self.sums: dict[Any, _Sums] = {}
         wanted: set[str] = set()
@@ -126,10 +126,7 @@ class _Tap(Tap):
             self.sums[s] = _Sums(names, self._heard, tuple(name for name in names if name not in wanted))
             wanted.update(names)
         self._names = {id(axes.model.get_parameter(name)): name for name in wanted}
-        self._handles = [
-            axes.model.register_forward_pre_hook(self._enter, prepend=True),
-            axes.model.register_forward_hook(self._leave, always_call=True),
-        ]
+        self._calls = Calls(axes.model, lambda: self.hear)
 
     def problem(self) -> str | None:
         silent = sorted({name for one in self.sums.values() for name in one.weights} - self._heard.keys())
@@ -143,28 +140,13 @@ class _Tap(Tap):
 
     def close(self) -> None:
         self._open = False
-        for handle in self._handles:
-            handle.remove()
-        if self._mode is not None:  # a forward pass was interrupted
-            self._mode.__exit__(None, None, None)
-            self._mode = None
+        self._calls.close()
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        self._depth += 1
-        if self._depth == 1 and torch.is_grad_enabled():
-            self._mode = _Mode(self)
-            self._mode.__enter__()
-
-    def _leave(self, module: nn.Module, args: Any, result: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._mode is not None:
-            mode, self._mode = self._mode, None
-            mode.__exit__(None, None, None)
-
-    def hear(self, call: Call) -> None:
-        """One call that contracts."""
-        name = self._names.get(id(call.weight))
-        if name is None:
+    def hear(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """One call of the model's code."""
+        call = read_call(function, args, kwargs)
+        name = None if call is None else self._names.get(id(call.weight))
+        if call is None or name is None:
             return
         contraction, x = call.contraction, call.input
         with precise(x.device):
@@ -187,17 +169,3 @@ class _Tap(Tap):
             known.totals[4] += found
         else:
             self.overflowed = True
-
-
-class _Mode(TorchFunctionMode):
-    """Shows a tap every call of one forward pass."""
-
-    def __init__(self, tap: _Tap) -> None:
-        super().__init__()
-        self._tap = tap
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = read_call(func, args, kwargs)
-        if call is not None:
-            self._tap.hear(call)
-        return func(*args, **(kwargs or {}))
