@@ -59,6 +59,16 @@ def test_growth_and_pruning_follow_the_schedule():
     assert plasticity.steps == 8
 
 
+def test_printed_it_says_where_it_stands():
+    model, optimizer, x, plasticity = setup("attention", grow=ZeroFanOut(), schedule=At(1, grow=9), axes=["stem", "up"])
+    train(model, optimizer, x, plasticity, 2)
+    parameters, flops = sum(p.numel() for p in model.parameters()), trace(model, x).flops()
+    assert repr(plasticity) == (
+        f"Plasticity of {type(model).__name__}: step 2, 1 edits, 2 axes to edit, {parameters:,} parameters, "
+        f"{flops:,} FLOPs"
+    )
+
+
 def test_an_event_reports_what_really_changed(caplog):
     model, optimizer, x, plasticity = setup("attention", grow=ZeroFanOut(), schedule=At(1, grow=9), axes=["stem", "up"])
     parameters = sum(p.numel() for p in model.parameters())

@@ -163,6 +163,11 @@ class Plasticity:
         self._due = schedule.next(0)
         self._wake = self._prepare()
 
+    def __repr__(self) -> str:
+        name, axes = type(self.model).__name__, self.axes
+        size = f"{len(self._chosen())} axes to edit, {axes.parameter_count():,} parameters, {axes.flops():,} FLOPs"
+        return f"Plasticity of {name}: step {self._step}, {len(self.history)} edits, {size}"
+
     @property
     def axes(self) -> AxisMap:
         """Today's map of the model."""
