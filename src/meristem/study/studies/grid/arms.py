@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from meristem.study.studies.grid.contender import Course, Level
-from meristem.study.studies.grid.entries import ENDS, FORMS, NAIVE, Entry, contest, fixed_nets, form_of
+from meristem.study.studies.grid.entries import ENDS, FORMS, Entry, contest, fixed_nets, form_of
 from meristem.study.studies.grid.insertion import Growing, Insertion
 from meristem.study.studies.grid.layers import Cells, Layer, Layers
 from meristem.study.studies.grid.neurons import Neurons, Pruning
@@ -94,18 +94,10 @@ def _forms(
     for form, (norm, insertion) in FORMS.items():
         if (prune == "polarization" and not norm) or (insertion == "safe" and grow in (None, "Mitosis")):
             continue
-        if form == NAIVE and grow not in (None, "Mitosis") and not _told(grow, prune, schedule):
-            continue
         way = Neurons(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
         tested = _tested(course, grow, prune, insertion, schedule)
         words = _words("channels", grow, prune, schedule)
         yield Entry("neuron", course, norm, way, _called(_what(grow, prune), form, schedule), words, tested)
-
-
-def _told(grow: str | None, prune: str | None, schedule: str) -> bool:
-    """Whether what is published is run behind batch normalization, too: where it tells what growth alone does, and with
-    pruning for the methods of which the claims say most."""
-    return schedule == "fixed" and (prune is None or grow in SHOWN)
 
 
 def _tested(course: Course, grow: str | None, prune: str | None, insertion: Insertion, schedule: str) -> bool:
