@@ -36,6 +36,28 @@ def test_in_place_activations_leave_their_argument_alone() -> None:
     assert torch.equal(z, torch.tensor([[-1.0, 2.0]]))
 
 
+IN_PLACE = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.SiLU,
+    nn.Mish,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        *(kind(inplace=inplace) for kind in IN_PLACE for inplace in (False, True)),
+        nn.GELU(), nn.Softplus(), nn.Softshrink(), nn.Hardshrink(), nn.Sigmoid(), nn.Tanh(),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_activation_is_known_and_followed(activation: nn.Module) -> None:
+    (path,) = paths_of(nn.Sequential(nn.Linear(3, 5), activation, nn.Linear(5, 2)), torch.randn(4, 3), "0")
+    z = torch.linspace(-4, 4, 17)[:, None]
+    assert path.obstacle is None
+    assert not path.mixes_positions
+    assert torch.allclose(path.activation(z), activation(z.clone()))
+
+
 def test_pooling_norm_and_flattening() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3),

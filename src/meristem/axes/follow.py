@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
 from meristem.axes.map import Role, TensorLayout
+from meristem.axes.operators import elementwise
 from meristem.axes.path import BatchNorm, End, Path, Slot, Step
 from meristem.axes.recorder import Call, Recording, Ref
 from meristem.axes.solution import Solution
@@ -183,7 +182,7 @@ class _Search:
             return replace(partial, steps=(*partial.steps, self._batch_norm(call)))
         if any(word in call.name for word in _POOLING) or call.name == "aten.mean":
             return self._pooled(call, source, out, axis, partial, where)
-        if torch.Tag.pointwise not in call.operator.tags and call.name != "aten.softplus":
+        if not elementwise(call.operator):
             return replace(partial, obstacle=f"{where} is not applied unit by unit")
         if not others:
             step = Step(call.operator, *_with_slot(call, source))

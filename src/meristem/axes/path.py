@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from meristem.axes.operators import elementwise
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -86,7 +88,7 @@ class Path:
     @property
     def mixes_positions(self) -> bool:
         """Whether something on the way, a pooling, is not elementwise."""
-        return any(isinstance(step, Step) and torch.Tag.pointwise not in step.operator.tags for step in self.steps)
+        return any(isinstance(step, Step) and not elementwise(step.operator) for step in self.steps)
 
     @property
     def homogeneous(self) -> bool:
@@ -99,7 +101,7 @@ class Path:
     def activation(self, z: Tensor) -> Tensor:
         """What the elementwise operators on the way make of a number; any shape."""
         for step in self.steps:
-            if isinstance(step, Step) and torch.Tag.pointwise in step.operator.tags:
+            if isinstance(step, Step) and elementwise(step.operator):
                 z = step(z)
         return z
 

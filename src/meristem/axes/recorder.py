@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meristem.axes.map import Cache
+from meristem.axes.operators import short_name
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _HERE = os.path.dirname(__file__) + os.sep
@@ -113,12 +114,6 @@ def references(call: Call) -> Iterator[int]:
                 yield from visit(inner)
 
     yield from visit((*call.args, *call.kwargs.values()))
-
-
-@cache
-def short_name(operator: OpOverload) -> str:
-    """`aten.add_.Tensor` -> `aten.add`."""
-    return str(operator.overloadpacket).rstrip("_")
 
 
 @cache

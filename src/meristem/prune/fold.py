@@ -7,6 +7,7 @@ from torch import Tensor
 
 from meristem.axes.expression import units_along
 from meristem.axes.map import Axis, AxisMap
+from meristem.axes.operators import elementwise
 from meristem.axes.path import BatchNorm, Path, Step
 from meristem.errors import ConfigError
 from meristem.prune.criterion import Removal
@@ -72,7 +73,7 @@ def _constant(view: View, axis: Axis, path: Path, threshold: float) -> tuple[Ten
     assert isinstance(norm, BatchNorm)
     scale, value = (_by_unit(view, axis, name) for name in (norm.weight, norm.bias))
     for step in path.steps[last + 1 :]:
-        if isinstance(step, Step) and torch.Tag.pointwise in step.operator.tags:
+        if isinstance(step, Step) and elementwise(step.operator):
             value = step(value)
     constant = torch.zeros(axis.size, dtype=torch.bool) if norm.weight is None else scale.abs() <= threshold
     return constant, value

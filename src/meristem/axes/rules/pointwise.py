@@ -19,7 +19,7 @@ _KEEP_ZERO = _SCALES | _SHIFTS | {
 _LINEAR = _SHIFTS | {"aten.neg", "aten.positive", "aten._to_copy"}
 
 
-@rule("pointwise", "hardswish", "rrelu", "polar", "normal")
+@rule("pointwise", "rrelu", "polar", "normal")
 def pointwise(c: Context) -> list[Value]:
     """Any elementwise operator: static operands are carried along by what they meet."""
     values = c.tensors()
@@ -72,13 +72,12 @@ def _zero_stays_zero(c: Context, values: list[Value]) -> bool:
 @rule(
     "dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout",
     "to", "_to_copy", "type_as", "float", "half", "cpu", "cuda",
-    "resolve_conj", "resolve_neg", "bernoulli", "softplus", "fill", "zero", "uniform", "random", "exponential",
+    "resolve_conj", "resolve_neg", "bernoulli", "fill", "zero", "uniform", "random", "exponential",
 )  # fmt: skip
 def same_shape(c: Context) -> list[Value]:
     """The first argument, perhaps with some entries changed; further outputs (masks) look like it."""
     x = c.value(c.call.args[0])
-    keeps = x.keeps_zero and c.call.name != "aten.softplus"
-    return [replace(x, keeps_zero=keeps) for _ in c.call.outputs]
+    return [x for _ in c.call.outputs]
 
 
 @rule("copy", "set_")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch._ops import OpOverload
 
 from meristem.axes.context import Rule
-from meristem.axes.recorder import short_name
+from meristem.axes.operators import elementwise, short_name
 
 RULES: dict[str, Rule] = {}
 """Rules by operator name without overload and in-place underscore, e.g. `aten.add`."""
@@ -26,9 +25,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def find(operator: OpOverload) -> Rule | None:
-    """The rule of an operator; elementwise operators are recognized by their tag."""
+    """The rule of an operator; elementwise operators need none of their own."""
     found = RULES.get(short_name(operator))
-    if found is None and torch.Tag.pointwise in operator.tags:
+    if found is None and elementwise(operator):
         return RULES["aten.pointwise"]
     return found
 

@@ -1,0 +1,26 @@
+"""What operators are called, and which of them work entry by entry."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch._ops import OpOverload
+
+_UNTAGGED = {"aten._conj_physical", "aten.hardswish", "aten.ldexp", "aten.leaky_relu"}
+"""Those that some releases of torch since 2.6 do not tag as elementwise."""
+
+
+def short_name(operator: OpOverload) -> str:
+    """`aten.add_.Tensor` -> `aten.add`."""
+    return str(operator.overloadpacket).rstrip("_")
+
+
+@cache
+def elementwise(operator: OpOverload) -> bool:
+    """Whether every entry of the result follows from one entry of each operand. Tags say so; the tags of many in-place
+    forms are missing, so those of the same operator out of place count."""
+    name = short_name(operator)
+    namespace, _, plain = name.partition(".")
+    twin = getattr(getattr(getattr(torch.ops, namespace), plain, None), operator._overloadname, operator)
+    return name in _UNTAGGED or any(torch.Tag.pointwise in each.tags for each in (operator, twin))
