@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 WORKERS ?= 2
 STUDIES ?= stability continual expansion bottleneck tabular reinforcement exchange language grid
 
-.PHONY: help demo test check format docs zoo bench quality pruning studies results figure clean
+.PHONY: help demo test check format docs zoo axes bench quality pruning studies results figure clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,9 @@ docs: $(VENV)/ready-dev ## the documentation, in docs/_build/index.html
 
 zoo: $(VENV)/ready-test ## regenerate the report on what can be edited in which model
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.report
+
+axes: $(VENV)/ready-test ## judge every axis of every model of the zoo on its own; takes hours
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.every_axis
 
 bench: $(VENV)/ready-test $(PEERS)/ready $(GROWTH_PEERS)/ready ## all benchmarks, side by side with the peers, into benchmarks/results
 	for each in trace recording job commit controller diagnose masks growth tables; do \

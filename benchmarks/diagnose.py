@@ -3,7 +3,8 @@
 Two copies of a net take turns, ten steps each: one with a monitor that samples one step out of ten, one without. Both
 have newborns, so that cohorts are compared. Wall time, and the CPU time of the process, which other processes on the
 machine disturb less; and the cost of a sample alone, as the difference between the steps of one side. A sample costs
-about a millisecond however small the net is, so the smallest one shows where that weighs most.
+about a millisecond however small the net is, so the smallest one shows where that weighs most. A monitor makes records
+of several samples at once, so times are means over as many turns, and medians of these.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 import meristem
 from benchmarks.pair import write
 from meristem.diagnose import Monitor
+from meristem.diagnose.monitor import WAITING
 from meristem.train.models import mlp, resnet, vgg
 
 EVERY = 10
@@ -143,16 +145,23 @@ def compare(case: str, seconds: float) -> dict[str, Any]:
 
 def sample_cost(steps: Sequence[Sequence[float]]) -> dict[str, float]:
     """What one sample costs, from the CPU times of steps by their place in a turn: hooks are opened at the end of the
-    last step but one, and the last one is heard. Lower quartiles, which other processes disturb least.
+    last step but one, and the last one is heard. Lower quartiles, which other processes disturb least, of means over as
+    many turns as it takes until records are made.
     """
-    *plain, opens, heard = (statistics.quantiles(times, n=4)[0] for times in steps)
+    *plain, opens, heard = (statistics.quantiles(means(times), n=4)[0] for times in steps)
     bare = statistics.median(plain)
     cost = opens + heard - 2 * bare
     return {"sample_seconds": cost, "ratio_of_sample": round(1 + cost / (EVERY * bare), 4)}
 
 
+def means(times: Sequence[float]) -> list[float]:
+    """Over as many turns as it takes until a monitor makes records of its samples; all of them if there are fewer."""
+    size = min(WAITING, len(times) // 2)
+    return [statistics.fmean(times[start : start + size]) for start in range(0, len(times) - size + 1, size)]
+
+
 def in_turn(first: Callable[[], None], second: Callable[[], None], seconds: float) -> dict[str, Any]:
-    """Median times of both sides in alternating order, and the medians of the ratios within each turn."""
+    """Times of both sides in alternating order and their ratios: medians of means, see `means`."""
     turns: list[tuple[tuple[float, float], tuple[float, float]]] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(turns) < 20:
@@ -162,12 +171,14 @@ def in_turn(first: Callable[[], None], second: Callable[[], None], seconds: floa
             two, one = timed(second), timed(first)
         turns.append((one, two))
     kept = turns[len(turns) // 10 :]
+    wall, watched_wall = (means([sides[side][0] for sides in kept]) for side in (0, 1))
+    cpu, watched_cpu = (means([sides[side][1] for sides in kept]) for side in (0, 1))
     return {
         "turns": len(kept),
-        "bare_seconds": statistics.median(one[0] for one, _ in kept) / EVERY,
-        "with_monitor_seconds": statistics.median(two[0] for _, two in kept) / EVERY,
-        "ratio": round(statistics.median(two[0] / one[0] for one, two in kept), 4),
-        "ratio_cpu": round(statistics.median(two[1] / one[1] for one, two in kept), 4),
+        "bare_seconds": statistics.median(wall) / EVERY,
+        "with_monitor_seconds": statistics.median(watched_wall) / EVERY,
+        "ratio": round(statistics.median(two / one for one, two in zip(wall, watched_wall, strict=True)), 4),
+        "ratio_cpu": round(statistics.median(two / one for one, two in zip(cpu, watched_cpu, strict=True)), 4),
     }
 
 

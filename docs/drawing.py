@@ -57,6 +57,10 @@ def draw(figure: go.Figure, target: Path, width: int = 860, height: int = 400) -
 
 
 def _with_fixed_names(svg: str) -> str:
-    """The same figure, its parts named alike whenever it is drawn: plotly numbers them at random."""
+    """The same figure, its parts named alike whenever it is drawn: plotly names them at random."""
     drawn = re.search(r'id="defs-([0-9a-f]{6})"', svg)
-    return svg if drawn is None else svg.replace(drawn[1], "figure")
+    svg = svg if drawn is None else svg.replace(drawn[1], "figure")
+    names = dict.fromkeys(re.findall(r"\btrace[0-9a-f]{6}\b", svg))
+    for number, name in enumerate(names):
+        svg = svg.replace(name, f"trace-{number}")
+    return svg

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from glob import escape
 
 import torch
 from torch import Tensor, nn
 
 import meristem
 from benchmarks.pruning.settings import OWN
-from meristem.allocate import Limits, Proportional, Ranked, plan_pruning
+from meristem.allocate import Limits, Proportional, Ranked, fast_multiple, out_of_step, plan_pruning
 from meristem.edit import Edit, ZeroFanOut
 from meristem.prune import FPGM, BatchNormScale, Criterion, GroupNorm, Magnitude, Random, Taylor, TaylorWeights
 from meristem.recipes import supervised
@@ -48,10 +49,15 @@ def prune(
     """Trace, score, plan, edit. Heads stay whole, as on the other side."""
     axes, who = meristem.trace(model, x), CRITERIA[criterion]
     chosen = [axis for axis in axes.editable if axis.kind != "heads" and who.undefined(axes, axis) is None]
+    if criterion == OWN:
+        left = out_of_step(axes, chosen)
+        chosen = [axis for axis in chosen if axis not in left]
     needed = list(dict.fromkeys(s for axis in chosen for s in who.needs(axes, axis)))
     signals = evidence(axes, needed, batches, supervised) if needed else {}
     view = View(axes, generator=torch.Generator().manual_seed(seed), signals=signals)
-    limits = {axis.name: Limits(minimum=-(-axis.size // 10)) for axis in chosen}
+    limits = {
+        escape(axis.name): Limits(minimum=-(-axis.size // 10), multiple=fast_multiple(axes, axis)) for axis in chosen
+    }
     allocator = Ranked(limits=limits, per="flop") if criterion == OWN else Proportional()
     budget = Budget(flops=(1 - removed) * axes.flops())
     edit = Edit(axes)

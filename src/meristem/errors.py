@@ -1,10 +1,13 @@
-"""Every error that meristem raises on purpose.
+"""Every error that meristem raises on purpose, and what all its warnings share.
 
 Each message says what was expected, what came, and what to do. All derive from `MeristemError`, and each also
 derives from the built-in exception that fits, so that generic handlers keep working.
 """
 
 from __future__ import annotations
+
+import os
+import sys
 
 
 class MeristemError(Exception):
@@ -52,3 +55,16 @@ class DataError(MeristemError, RuntimeError):
 
 class ConfigError(MeristemError, ValueError):
     """A configuration value is invalid; the message names the field, the value and what is allowed."""
+
+
+class UnreachedWarning(UserWarning):
+    """No example that a model was traced with reaches some of its parameters: an edit may break what uses them."""
+
+
+def outside() -> int:
+    """The `stacklevel` at which a warning by the caller points to whoever called this library."""
+    own = os.path.dirname(__file__) + os.sep
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
+        level, frame = level + 1, frame.f_back
+    return level

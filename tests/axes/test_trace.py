@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import meristem
 from meristem.axes import Concat, Coupling, Leaf, Product, Role
-from meristem.errors import EditError, StaleMapError, TraceError, UnknownAxisError, WrappedModelError
+from meristem.errors import EditError, StaleMapError, TraceError, UnknownAxisError, UnreachedWarning, WrappedModelError
 
 
 class Net(nn.Module):
@@ -136,7 +136,8 @@ class TwoWays(nn.Module):
 
 def test_a_branch_not_taken_is_reported_and_another_example_covers_it() -> None:
     x = torch.randn(2, 4)
-    axes = meristem.trace(TwoWays(), x)
+    with pytest.warns(UnreachedWarning, match="right.weight"):
+        axes = meristem.trace(TwoWays(), x)
     assert axes.unreached == ("right.weight", "right.bias")
     covered = meristem.trace(TwoWays(), x, also=[((x,), {"left": False})])
     assert covered.unreached == ()

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from typer.testing import CliRunner
 from meristem.cli import app
 from meristem.cli.target import load_model, make_inputs
 from meristem.errors import ConfigError
+from tests.zoo import torchvision_stub
 
+README = Path(__file__).parents[2] / "README.md"
 RESNET = "meristem.train.models:resnet"
 ARGUMENTS = json.dumps({"input_shape": [1, 8, 8], "classes": 10})
 
@@ -91,6 +95,30 @@ def test_wrong_models_and_inputs_end_with_one_message(tmp_path, words, message):
     assert not (tmp_path / "p.html").exists()
 
 
+@pytest.mark.parametrize("error", ["RuntimeError", "ValueError", "ZeroDivisionError", "AssertionError", "ImportError"])
+def test_whatever_a_module_raises_while_it_is_imported_is_explained(tmp_path, monkeypatch, error):
+    (tmp_path / f"raises_{error}.py").write_text(f"raise {error}('operator torchvision::nms does not exist')\n")
+    monkeypatch.chdir(tmp_path)
+    done = run("inspect", f"raises_{error}:net", "--shape", "1,3", "--picture", tmp_path / "p.html")
+    assert done.exit_code == 1
+    message = f"error: raises_{error}:net cannot be imported: {error}: operator torchvision::nms does not exist"
+    assert message in plain(done.output)
+    with pytest.raises(ConfigError) as caught:
+        load_model(f"raises_{error}:net", "{}")
+    assert type(caught.value.__cause__).__name__ == error
+
+
+def test_the_inspect_command_of_the_readme(tmp_path):
+    if find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    torchvision_stub.install()
+    (command,) = re.findall(r"^meristem (inspect .*)$", README.read_text(), re.MULTILINE)
+    done = run(*command.split(), "--picture", tmp_path / "picture.html")
+    assert done.exit_code == 0, done.output
+    assert "layer4.1.conv1" in plain(done.output)
+    assert (tmp_path / "picture.html").is_file()
+
+
 def test_inputs_have_the_type_and_range_that_was_asked_for():
     args, named = make_inputs(["2,3", "mask=4"], "int64", 5)
     assert args[0].shape == (2, 3)
@@ -133,11 +161,14 @@ def test_train_explains_what_is_wrong(tmp_path):
 
 
 @pytest.mark.heavy
-def test_the_demo_prints_its_table_and_writes_its_report(tmp_path):
+def test_the_demo_prints_its_table_and_writes_its_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     done = run("demo", "--out", tmp_path, "--seeds", "1", "--epochs", "2")
     assert done.exit_code == 0, done.output
     text = plain(done.output)
-    assert all(name in text for name in ("small", "grown", "pruned", "large", "training"))
+    assert all(name in text for name in ("small", "grown", "pruned", "large"))
+    assert all(word in text for word in ("final accuracy", "over training", "parameters", "training FLOPs", "seconds"))
+    assert re.search(r"\d+ seconds in total", text)
     page = (tmp_path / "report.html").read_text()
     assert "Widths, births and deaths" in page
     assert "meristem demo --seeds 1 --epochs 2" in page

@@ -291,7 +291,7 @@ def _layers(path: str, count: int) -> frozenset[str]:
 
 NETS = (
     Net("residual", Residual, _image, frozenset({("stage", 0, 1, 3)}), frozenset(f"stage.{n}.bn2" for n in range(3))),
-    Net("inception", Inception, _image),
+    Net("inception", Inception, _image, branches=frozenset({"narrow", "wide"})),
     Net("nested", Nested, _rows, branches=frozenset({"inner", "last"})),
     Net("unet", UNet, _image),
     Net(

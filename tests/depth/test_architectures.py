@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from meristem import AxisMap, Edit, depth, replay, trace
+from meristem.axes.expression import units_along
+from meristem.axes.map import Role
 from meristem.edit import fit_config
 
 from ..zoo import torchvision_stub
@@ -40,8 +42,29 @@ def hugging_face(name: str) -> tuple[nn.Module, Any]:
     return model, kwargs
 
 
+def inception() -> tuple[nn.Module, Any]:
+    """The first and the second kind of block of Inception v3, the second halves the image."""
+    torchvision_stub.install()
+    from torchvision.models.inception import InceptionA, InceptionB
+
+    torch.manual_seed(0)
+    blocks = InceptionA(12, pool_features=4), InceptionB(228)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(708, 5))
+    scramble(model)
+    return model.double().eval(), (torch.randn(2, 3, 12, 12).double(),)
+
+
+def densenet() -> tuple[nn.Module, Any]:
+    found = row("timm/densenet121")
+    model = found.model()
+    args, _ = found.example()
+    return model, args
+
+
 MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "resnet18": resnet18,
+    "inception": inception,
+    "densenet": densenet,
     **{name: (lambda name=name: hugging_face(name)) for name in ("vit", "bert", "gpt2", "llama_gqa", "qwen2")},
 }
 
@@ -56,6 +79,8 @@ EXACT: dict[str, tuple[str, Make]] = {
     "gpt2 silent": ("gpt2", lambda p: depth.duplicated(p, "transformer.h.0", 1, depth.Silent())),
     "gpt2 residual": ("gpt2", lambda p: depth.Insert(p, "before transformer.h.0", depth.ZeroResidual(norm=False))),
     "llama silent": ("llama_gqa", lambda p: depth.duplicated(p, "model.layers.0", 2, depth.Silent())),
+    "inception branch": ("inception", lambda p: depth.ConcatBranch(p, "1.branch5x5_2", 5)),
+    "densenet branch": ("densenet", lambda p: depth.ConcatBranch(p, "features.denseblock1.denselayer1", 3)),
     "qwen2 silent": ("qwen2", lambda p: depth.duplicated(p, "model.layers.1", 1, depth.Silent())),
 }
 
@@ -85,6 +110,31 @@ def test_the_function_is_preserved(case: str) -> None:
     fresh, _ = MODELS[name]()
     replay(json.loads(json.dumps(list(axes.history))), fresh, example)
     assert list(fresh.state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("name", "branch"),
+    [
+        ("inception", "1.branch3x3dbl_3"),
+        ("inception", "2.branch3x3"),
+        ("inception", "2.branch3x3dbl_3"),
+        ("densenet", "features.denseblock2.denselayer2"),
+    ],
+)
+def test_a_removed_branch_of_a_concatenation_is_zeros_in_what_reads_it(name: str, branch: str) -> None:
+    model, example, axes = opened(name)
+    reference, places = copy.deepcopy(model), depth.places(axes)
+    units = {axes[unit].index for unit in places.branch(branch).units}
+    assert units
+    with torch.no_grad():
+        for place in (place for unit in units for place in axes.places[unit] if Role.READS in place.roles):
+            index = torch.cat([units_along(place.layout.dims[place.dim], unit, axes.sizes)[None] for unit in units])
+            read = (index >= 0).any(0).nonzero().flatten()
+            reference.get_parameter(place.layout.name).index_fill_(place.dim, read, 0)
+    Edit(axes).depth(depth.RemoveBranch(places, branch)).commit()
+    for found, expected in zip(outputs(model, example), outputs(reference, example), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.heavy

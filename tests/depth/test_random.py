@@ -20,7 +20,7 @@ from .models import net
 
 def some_change(places: depth.Places, dice: random.Random) -> depth.Change | None:
     """A random change that is permissible, or None if the kind that was drawn has no place."""
-    kind = dice.choice(("insert", "remove", "branch", "arrange", "silent", "beside"))
+    kind = dice.choice(("insert", "remove", "branch", "arrange", "silent", "beside", "units"))
     try:
         if kind == "insert":
             ways = [way for way in places.insertions if way.frozen is None and way.features is not None]
@@ -35,11 +35,11 @@ def some_change(places: depth.Places, dice: random.Random) -> depth.Change | Non
             branches = [b for b in places.branches if b.frozen is None]
             return depth.RemoveBranch(places, dice.choice(branches).name) if branches else None
         runs = [r for r in places.runs if r.frozen is None and len(r) < 6]
+        layers = [path for path, module in places.model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+        if kind == "units":
+            return depth.ConcatBranch(places, dice.choice(layers), dice.randint(2, 3))
         if kind == "beside" or not runs:
-            paths = [
-                path for path, module in places.model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
-            ]
-            return depth.AddBranch(places, dice.choice(paths))
+            return depth.AddBranch(places, dice.choice(layers))
         run = dice.choice(runs)
         if kind == "silent":
             return depth.duplicated(places, run.blocks[0][0], 1, depth.Silent())
@@ -74,7 +74,7 @@ def one_edit(axes: AxisMap, optimizer: torch.optim.Optimizer, x: torch.Tensor, d
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["residual", "transformer", "mixer", "perceptron", "numbered"])
+@pytest.mark.parametrize("name", ["residual", "transformer", "mixer", "perceptron", "numbered", "inception"])
 def test_random_sequences(name: str, tmp_path: Any) -> None:
     dice = random.Random(name)
     model, x = net(name).model(), net(name).x()

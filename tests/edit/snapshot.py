@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 
 
 class Snapshot:
-    """Taken before; `check` compares afterwards. Every tensor must be the same object with the same bits."""
+    """Of models, and of optimizers or whatever else remembers something. Taken before; `check` compares afterwards.
+    Every tensor must be the same object with the same bits."""
 
-    def __init__(self, roots: Iterable[nn.Module], optimizers: Iterable[Optimizer] = ()) -> None:
-        self._owners = [*(m for root in roots for m in root.modules()), *optimizers]
+    def __init__(self, roots: Iterable[nn.Module], others: Iterable[object] = ()) -> None:
+        self._owners = [*(m for root in roots for m in root.modules()), *others]
         self._before = [frozen(vars(owner)) for owner in self._owners]
 
     def check(self) -> None:
@@ -40,6 +41,8 @@ def frozen(value: Any, seen: frozenset[int] = frozenset()) -> Any:
         return id(value)
     if isinstance(value, Mapping):
         return id(value), [(frozen(key, seen), frozen(entry, seen)) for key, entry in value.items()]
+    if isinstance(value, set):
+        return id(value), frozenset(value)
     if isinstance(value, list):
         return id(value), [frozen(entry, seen) for entry in value]
     if isinstance(value, tuple):
@@ -49,13 +52,15 @@ def frozen(value: Any, seen: frozenset[int] = frozenset()) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Equality of two descriptions; tensors bit for bit, not a number equal to itself."""
+    if a is b:
+        return True
+    if type(a) in (list, tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and a.shape == b.shape and bits_equal(a, b)
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and (a is b or a == b)
+    return type(a) is type(b) and a == b
 
 
 def bits_equal(a: Tensor, b: Tensor) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import struct
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -158,6 +161,27 @@ def test_buffers_that_are_not_persistent_are_not_saved(tmp_path):
     assert not other.cache.any()
 
 
+KILLED = """
+import os, signal, sys
+import torch
+import meristem
+from meristem.edit import storage
+
+path, function = sys.argv[1:]
+
+def killed(first, second, *rest):
+    if function == "save_file":  # into the temporary file
+        with open(second, "wb") as file:
+            file.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(storage if function == "save_file" else storage.os, function, killed)
+model = torch.nn.Linear(3, 2)
+meristem.save(path, meristem.trace(model, torch.ones(1, 3)))
+"""
+"""A process that kills itself while it saves: with half of the file written, or all of it but not yet renamed."""
+
+
 class TestFailingToWrite:
     """The old file stays as it was, and nothing is left behind."""
 
@@ -180,6 +204,21 @@ class TestFailingToWrite:
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["c"]
         loaded(path)
+
+    @pytest.mark.parametrize("function", ["save_file", "replace"])
+    def test_a_process_that_is_killed(self, tmp_path, function):
+        """It cannot clean up: its temporary file stays, and is in nobody's way."""
+        path = tmp_path / "c"
+        saved(path)
+        before = path.read_bytes()
+        killed = subprocess.run([sys.executable, "-c", KILLED, path, function], capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert path.read_bytes() == before
+        assert len(list(tmp_path.glob(".c.*.tmp"))) == 1
+        loaded(path)
+        found, _ = saved(path, "residual_mlp")
+        fresh, _ = loaded(path, "residual_mlp")
+        assert same(values(fresh.model)[0], values(found.model)[0])
 
     def test_no_such_folder(self, tmp_path):
         found = subject("mlp")

@@ -133,13 +133,17 @@ def one_edit(data: st.DataObject, axes, optimizers):
 )
 def test_random_nets_survive_fifty_random_edits(data, kind, width, hidden, row, tmp_path_factory):
     model, x = built(kind, width, hidden)
-    axes = trace(model, x)
+    axes, shape = trace(model, x), model(x).shape
     several, training = Several(row.make(model.parameters())), Training(model, x)
     for number in range(50):
         if number % 7 == 0:
             several.step(training)
         axes = one_edit(data, axes, several.all)
         assert axes.parameter_count() == sum(p.numel() for p in model.parameters())
+        with torch.no_grad():
+            answer = model(x)
+        assert answer.shape == shape
+        assert bool(answer.isfinite().all())
     assert len(axes.history) == 50
     fresh, _ = built(kind, width, hidden)
     replayed = replay(json.loads(json.dumps(axes.history)), fresh, x)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -102,6 +103,7 @@ ROWS = (
     Row("Adam with a tensor as rate", lambda p: optim.Adam(p, lr=torch.tensor(0.01), foreach=False)),
     Row("AMSGrad", lambda p: optim.Adam(p, lr=0.01, amsgrad=True)),
     Row("AdamW", lambda p: optim.AdamW(p, lr=0.01, weight_decay=0.1)),
+    Row("AdamW fused", lambda p: optim.AdamW(p, lr=0.01, amsgrad=True, fused=True)),
     Row("AdamW in groups", lambda p: optim.AdamW(groups(p), lr=0.02)),
     Row("NAdam", lambda p: optim.NAdam(p, lr=0.01)),
     Row("RAdam", lambda p: optim.RAdam(p, lr=0.01)),
@@ -110,6 +112,7 @@ ROWS = (
     Row("RMSprop", lambda p: optim.RMSprop(p, lr=0.01)),
     Row("RMSprop centered", lambda p: optim.RMSprop(p, lr=0.01, centered=True, momentum=0.9)),
     Row("Adagrad", lambda p: optim.Adagrad(p, lr=0.01)),
+    Row("Adagrad fused", lambda p: optim.Adagrad(p, lr=0.01, fused=True)),
     Row("Rprop", lambda p: optim.Rprop(p, lr=0.01)),
     Row("ASGD", lambda p: optim.ASGD(p, lr=0.01)),
     Row("Lion", Lion),
@@ -118,6 +121,7 @@ ROWS = (
     Row("Muon", muon, entrywise=False),  # orthogonalizes whole matrices
     Row("LBFGS", lambda p: optim.LBFGS(p, lr=0.1, max_iter=3), entrywise=False),  # inner products over everything
 )
+ADAM = next(row for row in ROWS if row.name == "Adam")
 MODELS = ("mlp", "conv_flatten_linear", "tied_language_model")
 
 
@@ -231,6 +235,72 @@ def incumbents(expression, before, after, length: int) -> Tensor:
     found = (index >= 0).nonzero().flatten()
     assert index[found].tolist() == list(range(length))
     return found
+
+
+CAPTURABLE: Mapping[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
+    "Adam": lambda p: optim.Adam(p, amsgrad=True),
+    "AdamW": optim.AdamW,
+    "NAdam": optim.NAdam,
+    "RAdam": optim.RAdam,
+    "RMSprop": lambda p: optim.RMSprop(p, momentum=0.9, centered=True),
+    "Adamax": optim.Adamax,
+    "ASGD": optim.ASGD,
+    "Adadelta": optim.Adadelta,
+    "Rprop": optim.Rprop,
+}
+
+
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_capturable_state_follows(name):
+    """Capturable optimizers step on a GPU only; their state, all of it tensors, can be made by hand anywhere."""
+    found = subject("mlp")
+    optimizer = trained(found, CAPTURABLE[name])
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    for state in optimizer.state.values():
+        state |= {key: torch.as_tensor(value) for key, value in state.items()}
+    before = values(found.model), values(optimizer)
+    axes = Edit(found.axes, optimizer).grow("0", 3).commit().axes
+    assert {id(p) for p in optimizer.state} == {id(p) for p in found.model.parameters()}
+    for parameter, state in optimizer.state.items():
+        assert all(value.shape in (parameter.shape, ()) for value in state.values())
+        assert any(value.shape == parameter.shape for value in state.values())
+    Edit(axes, optimizer).prune("0", [12, 13, 14]).commit()
+    assert same((values(found.model), values(optimizer)), before)
+
+
+def scaled(found, optimizer, factor: float) -> torch.amp.GradScaler:
+    """Scaled gradients of one loss, unscaled again: the state between `unscale_` and `step`."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizer.zero_grad()
+    (scaler.scale(found.loss()) * factor).backward()
+    scaler.unscale_(optimizer)
+    return scaler
+
+
+def test_an_edit_between_unscaling_and_the_step():
+    """The scaler goes on: incumbents take the step that they take without the edit."""
+    (plain, theirs), (found, ours) = started("mlp", ADAM), started("mlp", ADAM)
+    reference, scaler = scaled(plain, theirs.all[0], 1.0), scaled(found, ours.all[0], 1.0)
+    Edit(found.axes, ours.all).grow("0", 3).commit()
+    for each, optimizer in ((reference, theirs.all[0]), (scaler, ours.all[0])):
+        each.step(optimizer)
+        each.update()
+    assert torch.allclose(found.model[0].weight[:12], plain.model[0].weight, rtol=0, atol=1e-12)
+    assert not torch.equal(found.model[0].weight[:12], subject("mlp").model[0].weight)
+    assert scaler.get_scale() == reference.get_scale() == 8.0
+
+
+def test_an_edit_between_unscaling_and_a_step_that_an_infinite_gradient_forbids():
+    found, several = started("mlp", ADAM)
+    optimizer = several.all[0]
+    scaler = scaled(found, optimizer, math.inf)
+    Edit(found.axes, optimizer).grow("0", 3).commit()
+    before = values(found.model)[0], values(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert same((values(found.model)[0], values(optimizer)), before)
+    assert scaler.get_scale() == 4.0
 
 
 def test_unknown_state_is_reset_with_a_warning_that_names_it():

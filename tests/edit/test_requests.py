@@ -61,6 +61,20 @@ def test_the_request_is_refused_at_once(mlp, what):
     before.check()
 
 
+def test_one_channel_of_a_grouped_layer_is_no_unit():
+    """A channel cannot leave its group alone: the layer has groups and channels in a group, and says so."""
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3, groups=4), nn.Flatten(), nn.Linear(192, 5)
+    model = nn.Sequential(*layers)
+    edit = Edit(trace(model, torch.randn(2, 3, 8, 8)))
+    before = Snapshot([model])
+    with pytest.raises(UnknownAxisError, match=r"several axes found for '2'; did you mean one of: 0\[0\], 2\[1\]"):
+        edit.prune("2", [0])
+    before.check()
+    assert not edit.changes
+    edit.prune("2[1]", [0]).commit()
+    assert model[2].weight.shape == (8, 2, 3, 3)
+
+
 def test_a_refused_request_leaves_the_edit_as_it_was(mlp):
     edit = Edit(mlp.axes).grow("0", 1)
     with pytest.raises(EditError):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from meristem.edit import Edit, journal
+from meristem.axes import trace
+from meristem.edit import Commit, Edit, journal
 from meristem.edit import compute as compute_module
+from meristem.edit import edit as edit_module
+from meristem.edit.commit import prepare
 from meristem.edit.journal import Journal, SetAttribute, SetContents, SetItem
+from meristem.mask import SET, Masks, Sparse
 
 from .models import ROWS, some_edit, subject, trained
 from .snapshot import Snapshot, same, values
@@ -19,50 +25,67 @@ ERRORS = (RuntimeError, torch.OutOfMemoryError, KeyboardInterrupt, MemoryError)
 
 
 class Injector:
-    """Fails at the n-th step, before or after it is done."""
+    """Fails at the n-th call, before or after it is done: place `2 * n` is before it, `2 * n + 1` after it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
         self.original = getattr(owner, name)
-        self.fail_at, self.count, self.error = -1, 0, ERRORS[0]
+        self.place, self.count, self.error = -1, 0, ERRORS[0]
         monkeypatch.setattr(owner, name, self.wrapper())
 
     def wrapper(self):
         def injected(*args, **kwargs):
-            self.count += 1
-            if self.count - 1 == self.fail_at and self.count % 2:
+            call, self.count = self.count, self.count + 1
+            if self.place == 2 * call:
                 raise self.error("injected")
             result = self.original(*args, **kwargs)
-            if self.count - 1 == self.fail_at:
+            if self.place == 2 * call + 1:
                 raise self.error("injected")
             return result
 
         return injected
 
-    def arm(self, step: int) -> None:
-        self.fail_at, self.count, self.error = step, 0, ERRORS[step % len(ERRORS)]
+    def arm(self, place: int, error: type[BaseException] | None = None) -> None:
+        self.place, self.count, self.error = place, 0, error or ERRORS[place % len(ERRORS)]
+
+
+def failures(injector: Injector, edit: Edit, before: Snapshot, errors: Sequence[type[BaseException]] = ERRORS) -> int:
+    """Commit with every error before and after every call, and finally without one; how many calls there are."""
+    for place in range(20_000):
+        for error in errors:
+            injector.arm(place, error)
+            try:
+                edit.commit()
+            except error:
+                before.check()
+                assert edit.result is None
+            else:
+                assert edit.result is not None
+                return injector.count
+    raise AssertionError("there is no end of calls")
 
 
 @pytest.mark.parametrize("name", [row.name for row in ROWS])
 def test_a_failure_at_any_step_leaves_everything_as_it_was(name, monkeypatch):
+    """What is to be done is computed once, since steps may be repeated; the next test computes it each time."""
     found = subject(name)
     ema = torch.optim.swa_utils.AveragedModel(found.model, use_buffers=True)
     optimizer = trained(found, partial(torch.optim.Adam, lr=1e-2))
     before = Snapshot([found.model, ema], [optimizer])
-    injector = Injector(monkeypatch, Journal, "perform")
     edit = some_edit(found, optimizer, follow=ema)
-    for step in range(10_000):
-        injector.arm(step)
-        try:
-            edit.commit()
-        except injector.error:
-            before.check()
-            assert edit.result is None
-        else:
-            break
-    assert step >= 10, "too few steps for this to mean anything"
+    prepared = prepare(edit._request())
+    monkeypatch.setattr(edit_module, "prepare", lambda request: prepared)
+    injector = Injector(monkeypatch, Journal, "perform")
+    assert failures(injector, edit, before, (torch.OutOfMemoryError, KeyboardInterrupt)) >= 10
     optimizer.zero_grad()
     found.backward()
     optimizer.step()
+
+
+def test_any_error_at_any_step_of_an_edit_that_is_computed_anew(monkeypatch):
+    found = subject("mlp")
+    optimizer = trained(found, partial(torch.optim.Adam, lr=1e-2))
+    before = Snapshot([found.model], [optimizer])
+    assert failures(Injector(monkeypatch, Journal, "perform"), some_edit(found, optimizer), before) >= 10
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv_flatten_linear", "tied_language_model", "lstm_1"])
@@ -72,16 +95,47 @@ def test_a_failure_while_computing_leaves_everything_as_it_was(name, function, m
     optimizer = trained(found, partial(torch.optim.SGD, lr=1e-2, momentum=0.9))
     before = Snapshot([found.model], [optimizer])
     injector = Injector(monkeypatch, compute_module, function)
-    edit = some_edit(found, optimizer)
-    for step in range(10_000):
-        injector.arm(step)
-        try:
-            edit.commit()
-        except injector.error:
-            before.check()
-        else:
-            break
-    assert step >= 5
+    assert failures(injector, some_edit(found, optimizer), before, (torch.OutOfMemoryError,)) >= 5
+
+
+class Listener:
+    """A follower that remembers in all kinds of containers, and has another one inside."""
+
+    def __init__(self, inner: Listener | None = None) -> None:
+        self.told, self.inner, self.sizes, self.seen = 0, inner, {"a": [1, 2]}, {3}
+
+    def after(self, commit: Commit) -> None:
+        self.told += 1
+        self.seen.clear()
+        self.sizes["a"].append(commit.axes.sizes[0])
+        self.sizes["b"] = self.sizes.pop("a")
+        if self.inner is not None:
+            self.inner.after(commit)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Journal, "perform"), (Listener, "after"), (Masks, "_put")])
+def test_followers_are_told_in_the_same_transaction(owner, name, monkeypatch):
+    found = subject("mlp")
+    optimizer = trained(found, partial(torch.optim.Adam, lr=1e-2))
+    sparsity, inner = Sparse(found.model, optimizer, SET(density=0.5, interval=4)), Listener()
+    listener = Listener(inner)
+    before = Snapshot([found.model], [optimizer, listener, inner, sparsity, sparsity._kept, sparsity.masks])
+    edit = some_edit(found, optimizer, follow=[listener, sparsity])
+    assert failures(Injector(monkeypatch, owner, name), edit, before, (KeyboardInterrupt,)) >= 1
+    assert listener.told == inner.told == 1
+    assert all(mask.shape == found.model.get_parameter(n).shape for n, mask in sparsity.masks.items())
+
+
+def test_an_interrupt_of_the_search_for_stale_holders_does_not_lose_the_commit(monkeypatch):
+    found = subject("mlp")
+    monkeypatch.setattr(edit_module, "stale_holders", Mock(side_effect=KeyboardInterrupt))
+    edit = some_edit(found)
+    with pytest.raises(KeyboardInterrupt):
+        edit.commit()
+    assert edit.result is not None
+    assert edit.result.stale == ()
+    args, kwargs = found.row.example()
+    assert trace(found.model, args, kwargs).sizes == edit.result.axes.sizes
 
 
 def test_a_failed_edit_can_be_committed_later_with_the_same_result(monkeypatch):

@@ -190,7 +190,7 @@ def run(seed: int = 0, steps: int = 40, save_at: int | None = None, sparse: bool
 
 
 def controller(net, optimizer, wired, x, seed, budget) -> Plasticity:
-    markets = [Units(TINY(), Protect(Taylor(), age=5)), *([Weights(wired)] if wired else [])]
+    markets = [Units(TINY(), Protect(Taylor(), age=5)), *([Weights(wired, age=15)] if wired else [])]
     schedule = Every(10, exchange=0.2)
     return Plasticity(
         net,

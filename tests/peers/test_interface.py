@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import meristem
 from meristem.edit import Edit
-from meristem.errors import WrappedModelError
+from meristem.errors import UnreachedWarning, WrappedModelError
 
 from ..zoo.models import row
 
@@ -43,24 +45,51 @@ class AuxiliaryHead(nn.Module):
 
 def test_a_branch_that_the_example_does_not_take_is_reported() -> None:
     model = Branching().eval()
-    axes = meristem.trace(model, torch.randn(2, 6))
+    with pytest.warns(UnreachedWarning, match=r"Branching \(right.weight, right.bias\).*also=\[") as told:
+        axes = meristem.trace(model, torch.randn(2, 6))
+    assert told[0].filename == __file__
     assert set(axes.unreached) == {"right.weight", "right.bias"}
 
 
-def test_a_branch_that_is_not_reported_on_never_breaks() -> None:
-    """Either the unreached branch is no obstacle because nothing was edited, or it still runs after the edit."""
+def test_an_edit_that_breaks_a_branch_was_warned_of() -> None:
+    """What the example does not reach stays as it is: it no longer fits. That is said by the map and by the preview."""
     model = Branching().eval()
     x = torch.randn(2, 6)
-    axes = meristem.trace(model, x)
-    reason = axes["stem"].frozen
-    assert reason is None or "reach" in reason
+    with pytest.warns(UnreachedWarning):
+        edit = Edit(meristem.trace(model, x)).prune("stem", range(4))
+    assert "not reached by any example: right.weight, right.bias" in str(edit.preview())
+    edit.commit()
+    assert model(x).shape == (2, 5)
+    with pytest.raises(RuntimeError, match="shapes"):
+        model(x, False)
 
 
-def test_several_examples_cover_all_branches() -> None:
+def test_the_controller_warns_of_other_branches_once_when_it_is_made(recwarn: pytest.WarningsRecorder) -> None:
+    model, x = Branching(), torch.randn(2, 6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    rules: Any = {"grow": meristem.grow.ZeroFanOut(), "schedule": meristem.schedule.Every(1, grow=1)}
+    with pytest.warns(UnreachedWarning):
+        plasticity = meristem.Plasticity(model, optimizer, x, **rules)
+    recwarn.clear()
+    for _ in range(3):
+        assert plasticity.step() is not None
+    assert not recwarn.list
+
+
+def test_several_examples_cover_all_branches(recwarn: pytest.WarningsRecorder) -> None:
     model = Branching().eval()
     x = torch.randn(2, 6)
     axes = meristem.trace(model, x, also=[((x, False), {})])
     assert axes.unreached == ()
+    assert not recwarn.list
+    Edit(axes).grow("stem", 4).commit()
+    assert model(x, True).shape == model(x, False).shape == (2, 5)
+
+
+def test_several_examples_cover_all_branches_when_units_go() -> None:
+    model = Branching().eval()
+    x = torch.randn(2, 6)
+    axes = meristem.trace(model, x, also=[((x, False), {})])
     Edit(axes).prune("stem", range(4)).commit()
     assert model(x, True).shape == model(x, False).shape == (2, 5)
     assert model.right.weight.shape == (5, 4)
@@ -100,6 +129,27 @@ def test_data_parallel_and_scripted_models_are_refused_with_a_remedy() -> None:
     scripted: Any = torch.jit.trace(model, args)
     with pytest.raises(WrappedModelError, match="script"):
         meristem.trace(scripted, args)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching:UserWarning")
+def test_sharded_models_are_refused_with_a_remedy() -> None:
+    """FSDP of both kinds, on one rank; a model that is sharded after it was traced is refused by the edit."""
+    x = torch.randn(2, 6)
+    models: list[Any] = [nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)) for _ in range(3)]
+    axes = meristem.trace(models[2], x)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        wrapped = FullyShardedDataParallel(models[0], device_id=torch.device("cpu"))
+        for model in (wrapped, fully_shard(models[1], mesh=mesh)):
+            with pytest.raises(WrappedModelError, match="before wrapping it with FSDP"):
+                meristem.trace(model, x)
+        fully_shard(models[2], mesh=mesh)
+        with pytest.raises(WrappedModelError, match=r"0\.weight is a DTensor.* before it is wrapped"):
+            Edit(axes).grow("0", 2).commit()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_tensor_example_is_one_argument() -> None:

@@ -38,6 +38,7 @@ def test_the_share_of_parameters_that_can_be_resized():
     assert editable_share(axes) == pytest.approx((12 + 4 + 8) / 26)
 
 
+@pytest.mark.filterwarnings("ignore::meristem.errors.UnreachedWarning")
 def test_unreached_parameters_are_named():
     class Idle(torch.nn.Module):
         def __init__(self):

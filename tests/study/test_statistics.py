@@ -33,6 +33,14 @@ def test_a_single_value_has_no_interval():
     assert math.isnan(interval([3.0]).half_width)
 
 
+def test_what_has_diverged_has_a_mean_without_an_interval():
+    found = interval([1.0, math.inf, 2.0])
+    assert math.isinf(found.mean)
+    assert math.isnan(found.half_width)
+    assert math.isnan(interval([math.inf, -math.inf]).mean)
+    assert math.isnan(interval([math.nan, 1.0]).half_width)
+
+
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     found = [interval(sample) for sample in rng.normal(1.0, 2.0, (2000, 5)).tolist()]

@@ -26,10 +26,10 @@ class Recurrent(nn.Module):
 class SelfAttention(nn.Module):
     """nn.MultiheadAttention between two linear layers, without a residual connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 12, heads: int = 3) -> None:
         super().__init__()
-        self.stem, self.head = nn.Linear(6, 12), nn.Linear(12, 5)
-        self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
+        self.stem, self.head = nn.Linear(6, width), nn.Linear(width, 5)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -40,10 +40,10 @@ class SelfAttention(nn.Module):
 class Encoder(nn.Module):
     """nn.TransformerEncoderLayer between two linear layers."""
 
-    def __init__(self, norm_first: bool = False) -> None:
+    def __init__(self, norm_first: bool = False, width: int = 12, heads: int = 3) -> None:
         super().__init__()
-        self.stem, self.head = nn.Linear(6, 12), nn.Linear(12, 5)
-        self.layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True, norm_first=norm_first)
+        self.stem, self.head = nn.Linear(6, width), nn.Linear(width, 5)
+        self.layer = nn.TransformerEncoderLayer(width, heads, 20, batch_first=True, norm_first=norm_first)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer(self.stem(x)).mean(dim=1))
@@ -85,14 +85,33 @@ class CodeSizedAttention(nn.Module):
         return self.head(x + self.project(mixed))
 
 
+class DividedAttention(nn.Module):
+    """Attention that knows its number of heads, and computes their size from the width."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.query, self.key, self.value = (nn.Linear(6, width) for _ in range(3))
+        self.project = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.project(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
+
+
 class GroupedQuery(nn.Module):
     """Grouped-query attention, two query heads for one key head."""
 
-    def __init__(self) -> None:
+    def __init__(self, key_heads: int = 3, head_size: int = 4) -> None:
         super().__init__()
-        self.heads, self.key_heads, self.head_size = 6, 3, 4
-        self.query, self.key, self.value = nn.Linear(6, 24), nn.Linear(6, 12), nn.Linear(6, 12)
-        self.project = nn.Linear(24, 5)
+        self.heads, self.key_heads, self.head_size = 2 * key_heads, key_heads, head_size
+        width = key_heads * head_size
+        self.query, self.key, self.value = nn.Linear(6, 2 * width), nn.Linear(6, width), nn.Linear(6, width)
+        self.project = nn.Linear(2 * width, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
@@ -142,21 +161,47 @@ RECURRENT = tuple(
     for layers, both in ((1, False), (2, False), (2, True))
 )  # fmt: skip
 
+ATTENTION_TABLE = {
+    "stem.weight": "h*d, 6", "stem.bias": "h*d", "attention.in_proj_weight": "3*h*d, h*d",
+    "attention.in_proj_bias": "3*h*d", "attention.out_proj.weight": "h*d, h*d", "attention.out_proj.bias": "h*d",
+    "head.weight": "5, h*d", "head.bias": "5",
+}  # fmt: skip
+
+CODE_SIZED_TABLE = {
+    "stem.weight": "s, 6", "stem.bias": "s", "qkv.weight": "3*h*d, s", "qkv.bias": "3*h*d", "project.weight": "s, h*d",
+    "project.bias": "s", "head.weight": "5, s", "head.bias": "5",
+}  # fmt: skip
+
+GROUPED_TABLE = {
+    "query.weight": "k*r*d, 6", "query.bias": "k*r*d", "key.weight": "k*d, 6", "key.bias": "k*d",
+    "value.weight": "k*d, 6", "value.bias": "k*d", "project.weight": "5, k*r*d", "project.bias": "5",
+}  # fmt: skip
+
+SQUARE_ROWS = (
+    Row("square_multihead_attention", lambda: SelfAttention(16, 4), steps(6), small=True, family="transformer",
+        table=ATTENTION_TABLE),
+    Row("square_encoder_layer", lambda: Encoder(False, 16, 4), steps(6), small=True, family="transformer",
+        table=ENCODER_TABLE),
+    Row("square_code_sized_attention", lambda: CodeSizedAttention(8, 4, 4), steps(6), small=True, family="transformer",
+        table=CODE_SIZED_TABLE),
+    Row("square_divided_attention", lambda: DividedAttention(16, 4), steps(6), small=True, family="transformer",
+        table={"query.weight": "h*d, 6", "query.bias": "h*d", "key.weight": "h*d, 6", "key.bias": "h*d",
+               "value.weight": "h*v, 6", "value.bias": "h*v", "project.weight": "5, h*v", "project.bias": "5"}),
+    Row("square_grouped_query", lambda: GroupedQuery(4, 4), steps(6), small=True, family="transformer",
+        table=GROUPED_TABLE),
+)  # fmt: skip
+"""As many heads as each head has features: two axes of the same size, which no number tells apart."""
+
 SEQUENCE_ROWS = (
     *RECURRENT,
-    Row("multihead_attention", SelfAttention, steps(6), small=True, family="transformer",
-        table={"stem.weight": "h*d, 6", "stem.bias": "h*d", "attention.in_proj_weight": "3*h*d, h*d",
-               "attention.in_proj_bias": "3*h*d", "attention.out_proj.weight": "h*d, h*d",
-               "attention.out_proj.bias": "h*d", "head.weight": "5, h*d", "head.bias": "5"}),
+    *SQUARE_ROWS,
+    Row("multihead_attention", SelfAttention, steps(6), small=True, family="transformer", table=ATTENTION_TABLE),
     Row("encoder_layer", Encoder, steps(6), small=True, family="transformer", table=ENCODER_TABLE),
     Row("encoder_layer_norm_first", lambda: Encoder(True), steps(6), small=True, family="transformer",
         table=ENCODER_TABLE),
     Row("einsum_attention", EinsumAttention, steps(6), small=True, family="transformer",
         table={"query": "6, h, d", "key": "6, h, d", "value": "6, h, v", "out": "h, v, 7"}),
     Row("code_sized_attention", CodeSizedAttention, steps(6), small=True, family="transformer",
-        table={"stem.weight": "s, 6", "stem.bias": "s", "qkv.weight": "3*h*d, s", "qkv.bias": "3*h*d",
-               "project.weight": "s, h*d", "project.bias": "s", "head.weight": "5, s", "head.bias": "5"}),
-    Row("grouped_query", GroupedQuery, steps(6), small=True, family="transformer",
-        table={"query.weight": "k*r*d, 6", "query.bias": "k*r*d", "key.weight": "k*d, 6", "key.bias": "k*d",
-               "value.weight": "k*d, 6", "value.bias": "k*d", "project.weight": "5, k*r*d", "project.bias": "5"}),
+        table=CODE_SIZED_TABLE),
+    Row("grouped_query", GroupedQuery, steps(6), small=True, family="transformer", table=GROUPED_TABLE),
 )  # fmt: skip

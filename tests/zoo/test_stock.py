@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+import torch
 
 from meristem.axes.map import Axis
 
-from .judge import Subject, attempt, comparable, culprits, growth_check, half, permutation_check, prune_check, subject
+from .judge import (
+    Subject,
+    attempt,
+    comparable,
+    culprits,
+    drift,
+    grown,
+    growth_check,
+    half,
+    permutation_check,
+    prune_check,
+    subject,
+)
 from .models import STOCK_ROWS
 
 TOLERANCE = 1e-9
@@ -52,6 +67,27 @@ def test_prune_everything_to_half(traced: Subject) -> None:
 def test_grow_all_exact(traced: Subject) -> None:
     exact = [axis for axis in traced.axes.editable if axis.exact]
     assert not culprits(growth_check(lambda size: 3, TOLERANCE), traced, exact)
+
+
+def test_grow_everything_by_one(traced: Subject) -> None:
+    assert not culprits(growth_check(lambda size: 1, TOLERANCE), traced, traced.axes.editable)
+
+
+def test_prune_everything_to_one_unit(traced: Subject) -> None:
+    """Or to the fewest that the model's code works with."""
+    assert not culprits(prune_check(lambda size: 1, compare=False), traced, traced.axes.editable)
+
+
+def test_prune_one_unit_of_everything(traced: Subject) -> None:
+    assert not culprits(prune_check(lambda size: max(1, size - 1), compare=False), traced, traced.axes.editable)
+
+
+def test_exact_growth_in_single_precision(traced: Subject) -> None:
+    """All exact axes at once, the model as it is used: relative drift at most 1e-5."""
+    model = traced.row.model(torch.float32)
+    single = replace(traced, model=model, axes=replace(traced.axes, model_reference=weakref.ref(model)))
+    exact = [axis for axis in traced.axes.editable if axis.exact]
+    assert drift(grown(single, exact, lambda size: 1).answers(), single.answers()) <= 1e-5
 
 
 def test_grow_everything_by_a_quarter(traced: Subject) -> None:

@@ -5,7 +5,8 @@ from meristem.allocate.allocator import Allocator, Offer, Per
 from meristem.allocate.bottleneck import Bottleneck
 from meristem.allocate.custom import Custom
 from meristem.allocate.division import at_most, axis_by_axis, by_axis, replaceable
-from meristem.allocate.limits import Limits, require_known
+from meristem.allocate.in_step import out_of_step
+from meristem.allocate.limits import Limits, fast_multiple, require_known
 from meristem.allocate.planning import plan_growth, plan_pruning
 from meristem.allocate.proportional import Proportional
 from meristem.allocate.ranked import Ranked
@@ -33,6 +34,8 @@ __all__ = [
     "by_axis",
     "choose",
     "choose_among",
+    "fast_multiple",
+    "out_of_step",
     "plan_growth",
     "plan_pruning",
     "plan_turnover",

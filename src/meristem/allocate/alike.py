@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from meristem.allocate.allocator import Allocator, Offer, settle
+from meristem.allocate.allocator import Allocator, Offer
 from meristem.allocate.limits import LimitsByName
 from meristem.allocate.uniform import Uniform
 from meristem.prune.isomorphic import form
@@ -19,7 +19,7 @@ class Alike(Allocator):
 
     Forms are those of `meristem.prune.Isomorphic`. What the other allocator gives to all axes of a form is divided
     evenly among them; the amount is met as nearly as that allows. What a growth method cannot give to one of them, none
-    of them gets.
+    of them gets. What the other allocator links stays linked.
 
     Attributes:
         among: divides the amount over forms; its limits hold. Default: `Uniform()`.
@@ -43,30 +43,11 @@ class Alike(Allocator):
     def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
         return self.among.shares(total, offers)
 
-    def counts(self, total: int, offers: Sequence[Offer]) -> tuple[int, ...]:
-        if not offers or not total:
-            return (0,) * len(offers)
-        shares, groups = self.shares(total, offers), _groups(offers)
-        wanted = [sum(shares[number] for number in group) for group in groups]
-        settled = settle(total, wanted, [_together([offers[number] for number in group]) for group in groups])
-        found = [0] * len(offers)
-        for group, count in zip(groups, settled, strict=True):
-            for number in group:
-                found[number] = count // len(group)
-        return tuple(found)
-
-
-def _groups(offers: Sequence[Offer]) -> list[list[int]]:
-    """The numbers of the offers for axes of one form and size, within the same limits."""
-    found: dict[object, list[int]] = {}
-    for number, offer in enumerate(offers):
-        key = form(offer.axes, offer.axis), offer.axis.size, offer.counts.start, offer.counts.step
-        found.setdefault(key, []).append(number)
-    return list(found.values())
-
-
-def _together(offers: Sequence[Offer]) -> Offer:
-    """The offers of a group as one: what all of them allow, so many times."""
-    times, one = len(offers), offers[0].counts
-    most = min(offer.most for offer in offers)
-    return replace(offers[0], counts=range(one.start * times, most * times + 1, one.step * times))
+    def links(self, offers: Sequence[Offer]) -> list[tuple[int, int]]:
+        """Those of the other allocator, and axes of one form and size within the same limits."""
+        first: dict[object, int] = {}
+        found = self.among.links(offers)
+        for number, offer in enumerate(offers):
+            key = form(offer.axes, offer.axis), offer.axis.size, offer.counts.start, offer.counts.step
+            found.append((first.setdefault(key, number), number))
+        return found

@@ -10,7 +10,9 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from meristem.allocate.in_step import in_step
 from meristem.allocate.limits import Limits, LimitsByName
+from meristem.allocate.linked import common, linked
 from meristem.axes.map import Axis, AxisMap
 from meristem.schedule.demand import Action
 
@@ -67,6 +69,11 @@ class Offer:
         ceiling = self.after(max(count, 1) - 1)
         return self if ceiling is None else self.up_to(ceiling)
 
+    def times(self, number: int) -> Offer:
+        """So many axes that allow what this one does, as one offer."""
+        one = self.counts
+        return replace(self, counts=range(one.start * number, self.most * number + 1, one.step * number))
+
     def cost(self, per: Per) -> int:
         """What one more unit of the axis costs today: 1, or its parameters (tied ones once), or its FLOPs."""
         if per == "unit":
@@ -102,9 +109,33 @@ class Allocator(ABC):
         """The allocator that divides growth, or pruning and replacement: this one."""
         return self
 
+    def links(self, offers: Sequence[Offer]) -> list[tuple[int, int]]:
+        """Pairs of offers, by number, that get the same number of units. Default: those that keep the lengths the same
+        that a fast kernel wants to be the same (see `AxisMap.alike`); none for replacement."""
+        places = {offer.axis.index: number for number, offer in enumerate(offers) if offer.action != "replace"}
+        pairs = in_step(offers[0].axes) if places else ()
+        return [(places[one], places[other]) for one, other in pairs if one in places and other in places]
+
     def counts(self, total: int, offers: Sequence[Offer]) -> tuple[int, ...]:
-        """Whole numbers of units for each axis, within its limits, that add up to `total` as nearly as these allow."""
-        return settle(total, self.shares(total, offers), offers) if offers and total else (0,) * len(offers)
+        """Whole numbers of units for each axis, within its limits, that add up to `total` as nearly as these allow.
+
+        What is given to linked axes is divided evenly among them; what one of them cannot take, none of them gets.
+        """
+        if not offers or not total:
+            return (0,) * len(offers)
+        groups, capped = linked(len(offers), self.links(offers)), list(offers)
+        for group in groups:
+            counts = common([offers[number].counts for number in group])
+            for number in group:
+                capped[number] = replace(offers[number], counts=counts)
+        shares = self.shares(total, capped)
+        wanted = [sum(shares[number] for number in group) for group in groups]
+        together = [capped[group[0]].times(len(group)) for group in groups]
+        found = [0] * len(offers)
+        for group, count in zip(groups, settle(total, wanted, together), strict=True):
+            for number in group:
+                found[number] = count // len(group)
+        return tuple(found)
 
 
 def settle(total: int, shares: Sequence[float], offers: Sequence[Offer]) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ class Custom(Allocator):
 
         Custom(lambda offers, total: [offer.axis.size ** 0.5 for offer in offers])
 
+    What the function says is taken at its word: no axes are linked (see `Allocator.links`).
+
     Attributes:
         function: is given one `Offer` per axis and the number of units in all; returns a number >= 0 per axis. The
             total is divided in proportion; so numbers that add up to it are taken as they are, to rounding and limits.
@@ -33,6 +35,9 @@ class Custom(Allocator):
     @property
     def wants_gains(self) -> bool:
         return self.gains
+
+    def links(self, offers: Sequence[Offer]) -> list[tuple[int, int]]:
+        return []
 
     def shares(self, total: int, offers: Sequence[Offer]) -> Sequence[float]:
         found = [float(share) for share in self.function(offers, total)]

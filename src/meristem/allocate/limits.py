@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from meristem.axes.expression import Expression, Leaf, Product
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import ConfigError, UnknownAxisError
 from meristem.schedule.demand import Action
@@ -65,3 +66,19 @@ def limits_of(limits: LimitsByName, axis: Axis) -> Limits:
         return found
     maximum = None if found.maximum is None else max(found.maximum, axis.minimum)
     return replace(found, minimum=axis.minimum, maximum=maximum)
+
+
+def fast_multiple(axes: AxisMap, axis: Axis) -> int:
+    """The multiple of which sizes are to be for fast kernels: 8 for an axis of at least 64 units; 1 for smaller ones,
+    and for one that only counts others (heads count their units), since what it multiplies is what lies in memory."""
+    layouts = [place.layout.dims[place.dim] for place in axes.places[axis.index]]
+    return 8 if axis.size >= 64 and any(_innermost(dim, axis.index) for dim in layouts) else 1
+
+
+def _innermost(length: Expression, axis: int) -> bool:
+    """Whether the units of an axis lie next to each other somewhere along a length."""
+    if isinstance(length, Leaf):
+        return length.axis == axis
+    if isinstance(length, Product):
+        return bool(length.factors) and _innermost(length.factors[-1], axis)
+    return any(_innermost(part, axis) for part in length.parts)

@@ -78,7 +78,8 @@ def build(
     caches = tuple({(c.module, c.attribute): c for r in solution.recordings for c in r.caches}.values())
     work = _work(solution, number, numbered)
     paths = find_paths(solution, layouts, number)
-    return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches, paths)
+    alike = _alike(solution, number, numbered)
+    return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches, paths, alike=alike)
 
 
 def _roles(
@@ -154,3 +155,10 @@ def _work(solution: Solution, number: Mapping[int, int], numbered: Any) -> tuple
                 lengths.append(numbered(length))
         work.append(Work(operations.module, fixed, tuple(lengths)))
     return tuple(work)
+
+
+def _alike(solution: Solution, number: Mapping[int, int], numbered: Any) -> tuple[tuple[Expression, Expression], ...]:
+    """The pairs of different lengths that a kernel wants to be the same, where both are laid out in tensors."""
+    pairs = [(solution.space.resolve(first), solution.space.resolve(second)) for first, second in solution.alike]
+    known = [pair for pair in pairs if pair[0] != pair[1] and {*leaves(pair[0]), *leaves(pair[1])} <= number.keys()]
+    return tuple(dict.fromkeys((numbered(first), numbered(second)) for first, second in known))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -30,8 +30,9 @@ class Explainer:
         self.bindings: dict[tuple[str, Path], Expression] = {}
         self.guessed: set[tuple[str, Path]] = set()
         self._tried: dict[tuple[int, int, tuple[int | str, ...]], tuple[str, Path]] = {}
-        self._wrong: set[tuple[str, Path]] = set()
+        self._wrong: set[tuple[Expression, str, Path]] = set()
         self._fresh: set[tuple[str, Path]] = set()
+        self._sizes: Mapping[int, int] = {}
         self._names = {id(module): name for name, module in model.named_modules()}
         self._by_name = dict(model.named_modules())
 
@@ -53,6 +54,7 @@ class Explainer:
         constant = [(m, literal) for m, literal in numbers if m.actual == self.space.size(literal.value)]
         other = [(m, literal) for m, literal in numbers if m.actual != self.space.size(literal.value)]
         self._fresh.clear()
+        self._sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
         for _, literal in constant:
             self._reject(literal)
         learned = [self._bind_constant(m.site, literal) for m, literal in constant]
@@ -61,9 +63,7 @@ class Explainer:
         learned = [self._bind_whole(literal) for _, literal in constant]
         if any(learned):
             return True
-        pairs = [pair for m, literal in other for pair in self._followed(m, literal, new_sizes)]
-        learned = [self._unify(first, second) for first, second in pairs]
-        if any(learned):
+        if self._tie(other):
             return True
         return outcome.divergence is not None and self._explain_divergence(outcome.divergence)
 
@@ -92,25 +92,34 @@ class Explainer:
         """
         for distance, name in enumerate(_outward(site.module)):
             for path in self._held(site, literal.value, name):
-                if (name, path) in self._fresh:
-                    return self._bind(name, path, literal.value)
                 new = [self._try(literal, name, path), self._bind_alike(literal, distance, path)]
                 if any(new):
                     return True
         return False
 
     def _try(self, literal: Literal, module: str, path: Path) -> bool:
-        """Bind an attribute because of a number that did not change."""
-        if (module, path) not in self.bindings:
+        """Bind an attribute because of a number that did not change.
+
+        One that is bound already says nothing: if it has just been bound, the next rehearsal shows whether this number
+        follows it as well; if it was bound before and has changed, this number does not.
+        """
+        held = self.bindings.get((module, path))
+        if held is None:
             self._tried[_key(literal)] = module, path
-        return self._bind(module, path, literal.value)
+            return self._bind(module, path, literal.value)
+        changed = (module, path) in self._fresh or self._new_size(held) != self.space.size(held)
+        return not changed and self._unify(held, literal.value)
 
     def _reject(self, literal: Literal) -> None:
         """The attribute that was bound because of a number did not change it: unbind it, for good."""
         wrong = self._tried.pop(_key(literal), None)
         if wrong is not None:
             self.bindings.pop(wrong, None)
-            self._wrong.add(wrong)
+            self._wrong.add((self.space.resolve(literal.value), *wrong))
+
+    def _new_size(self, value: Expression) -> int:
+        """The size of a length in the last rehearsal."""
+        return size_of(self.space.resolve(value), self._sizes)
 
     def _bind_whole(self, literal: Literal) -> bool:
         """The code computes the number from a longer length that an attribute holds, half of all channels say."""
@@ -127,7 +136,8 @@ class Explainer:
         for other in self._alike(literal):
             owner = _nth(_outward(self._site(other).module), distance)
             if owner in self._by_name and read(self._by_name[owner], path) == self.space.size(other.value):
-                new.append((owner, path) not in self._wrong and self._try(other, owner, path))
+                wrong = (self.space.resolve(other.value), owner, path) in self._wrong
+                new.append(not wrong and self._try(other, owner, path))
         return any(new)
 
     def _held(self, site: Site, value: Expression, name: str) -> list[Path]:
@@ -140,7 +150,7 @@ class Explainer:
             return []
         for lengths in (lengths_of(module), lengths_of_children(module)):
             found = [path for path, held in lengths if held == size and mentioned(path, site.code)]
-            found = [path for path in found if (name, path) not in self._wrong]
+            found = [path for path in found if (self.space.resolve(value), name, path) not in self._wrong]
             if found:
                 return [path for path in found if len(path) == min(map(len, found))]
         return []
@@ -153,19 +163,49 @@ class Explainer:
         where = self._site(literal).where
         return [o for o in self.solution.literals if o.path == literal.path and self._site(o).where == where]
 
-    def _followed(
-        self, mismatch: Mismatch, literal: Literal, new_sizes: Mapping[int, int]
-    ) -> list[tuple[Expression, Expression]]:
-        """The code passed another new number: the length that it follows, as two lengths that are the same."""
-        value = literal.value
-        sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
-        old, new = self.space.size(value), mismatch.actual
+    def _tie(self, other: Sequence[tuple[Mismatch, Literal]]) -> bool:
+        """Numbers that became others than foretold: tie each to the length that it follows.
+
+        An attribute that was bound because of such a number, or by a guess, may have been mistaken for another one that
+        holds as much: it is bound to what follows it. Any other makes two lengths one.
+        """
+        doubtful = {self._tried[_key(literal)] for _, literal in other if _key(literal) in self._tried} | self.guessed
+        found = [(literal, self._attribute(m, literal)) for m, literal in other]
+        pairs: list[tuple[Expression, Expression]] = []
+        for (mismatch, literal), (_, at) in zip(other, found, strict=True):
+            if at is None:
+                pairs += self._followed(mismatch, literal)
+            elif at[1:] not in doubtful:
+                pairs += [(literal.value, self.bindings[at[1:]]), *self._attribute_pairs(literal, at[0], at[2])]
+        learned = [self._rebind(literal, *at[1:]) for literal, at in found if at is not None and at[1:] in doubtful]
+        learned = learned if any(learned) else [self._unify(first, second) for first, second in pairs]
+        return any(learned)
+
+    def _attribute(self, mismatch: Mismatch, literal: Literal) -> tuple[int, str, Path] | None:
+        """The bound attribute that a number follows: how far out, the module and the path."""
+        old = self.space.size(literal.value)
         for distance, owner in enumerate(_outward(mismatch.site.module)):
-            for (name, path), other in self.bindings.items():
-                same = name == owner and self.space.size(other) == old
-                if same and size_of(self.space.resolve(other), sizes) == new:
-                    return [(value, other), *self._attribute_pairs(literal, distance, path)]
-        seen = [(other, self.space.size(other), size_of(other, sizes)) for other in self._lengths_seen(mismatch)]
+            for (name, path), held in self.bindings.items():
+                if name == owner and self.space.size(held) == old and self._new_size(held) == mismatch.actual:
+                    return distance, name, path
+        return None
+
+    def _rebind(self, literal: Literal, module: str, path: Path) -> bool:
+        """Bind an attribute to the length that follows it, instead of another one of the same size."""
+        held, value = self.bindings[module, path], self.space.resolve(literal.value)
+        if (value, module, path) in self._wrong or value == self.space.resolve(held):
+            return self._unify(held, literal.value)
+        self._wrong.add((self.space.resolve(held), module, path))
+        self.bindings[module, path] = literal.value
+        self.guessed.discard((module, path))
+        self._tried = {key: at for key, at in self._tried.items() if at != (module, path)}
+        self._tried[_key(literal)] = module, path
+        return True
+
+    def _followed(self, mismatch: Mismatch, literal: Literal) -> list[tuple[Expression, Expression]]:
+        """The length that a number follows, as two lengths that are the same."""
+        value, old, new = literal.value, self.space.size(literal.value), mismatch.actual
+        seen = [(other, self.space.size(other), size_of(other, self._sizes)) for other in self._lengths_seen(mismatch)]
         for other, whole, new_whole in seen:
             if whole == old and new_whole == new:
                 return [(value, other)]
@@ -173,7 +213,7 @@ class Explainer:
         for sibling in self.solution.values[mismatch.recording][
             call.outputs[0]
         ].dims:  # a quotient: the code divides one length by another
-            divisor, new_divisor = self.space.size(sibling), size_of(self.space.resolve(sibling), sizes)
+            divisor, new_divisor = self.space.size(sibling), self._new_size(sibling)
             for other, whole, new_whole in seen:
                 if divisor > 1 and whole == divisor * old and new_whole // new_divisor == new:
                     return [(other, Product((sibling, value)))]
@@ -212,15 +252,30 @@ class Explainer:
         module = divergence.module
         if module is None:
             return False
-        name = self._names[id(module)]
+        name, lengths = self._names[id(module)], self._lengths_of_module(self._names[id(module)], divergence.recording)
         new = []
         for path, held in lengths_of(module):
-            for value in self._lengths_of_module(name, divergence.recording):
-                if held == self.space.size(value) and mentioned(path, divergence.code):
-                    if (name, path) not in self.bindings:
-                        self.guessed.add((name, path))
-                    new.append(self._bind(name, path, value))
+            values = [value for value in lengths if held == self.space.size(value)]
+            if values and mentioned(path, divergence.code):
+                new.append(self._guess(name, path, values, lengths))
         return any(new)
+
+    def _guess(self, module: str, path: Path, values: Sequence[Expression], lengths: Sequence[Expression]) -> bool:
+        """Bind an attribute to one of several lengths of its size, best to one that no other attribute holds; if that
+        does not help, all of them are one, but for those of which a third length is the product."""
+        if (module, path) not in self.bindings:
+            held = {self.space.resolve(v) for (m, p), v in self.bindings.items() if m == module and p != path}
+            self.guessed.add((module, path))
+            return self._bind(module, path, next((v for v in values if self.space.resolve(v) not in held), values[0]))
+        bound = self.bindings[module, path]
+        learned = [self._unify(bound, v) for v in values if not self._multiplied(bound, v, lengths)]
+        return any(learned)
+
+    def _multiplied(self, first: Expression, second: Expression, lengths: Iterable[Expression]) -> bool:
+        """Whether some length is a product of two others."""
+        pair = [self.space.resolve(first), self.space.resolve(second)]
+        products = [length for length in map(self.space.resolve, lengths) if isinstance(length, Product)]
+        return pair[0] != pair[1] and any(all(one in product.factors for one in pair) for product in products)
 
     def _lengths_of_module(self, name: str, recording: int) -> list[Expression]:
         """Lengths of the tensors that a module owns or works on."""

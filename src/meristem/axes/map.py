@@ -163,9 +163,10 @@ class AxisMap:
     """All axes of one model. Immutable: an edit returns a new map.
 
     `paths` says, for each axis by number, how its units get from the weights that produce them to those that read them,
-    as far as they can be followed; `examples` are the inputs that the model was traced with. Iterating yields every
-    axis; `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by the name of a tensor
-    whose first dimension it is. Printed, it lists the editable axes.
+    as far as they can be followed; `examples` are the inputs that the model was traced with; `alike` are pairs of
+    lengths for which an operator has a faster kernel where they are the same. Iterating yields every axis;
+    `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by the name of a tensor whose
+    first dimension it is. Printed, it lists the editable axes.
     """
 
     axes: tuple[Axis, ...]
@@ -178,6 +179,7 @@ class AxisMap:
     caches: tuple[Cache, ...] = ()
     paths: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
     examples: tuple[Example, ...] = field(default=(), compare=False)
+    alike: tuple[tuple[Expression, Expression], ...] = ()
 
     @property
     def model(self) -> nn.Module:

@@ -95,6 +95,7 @@ class Solution:
         self.literals: list[Literal] = []
         self.facts: list[Fact] = []
         self.operations: list[Operations] = []
+        self.alike: list[tuple[Expression, Expression]] = []
         self.kinds: list[tuple[Expression, str]] = []
         self.values: list[dict[int, Value]] = []
         self.used: list[set[int]] = []

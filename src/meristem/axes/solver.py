@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 
+import torch
+
 from meristem.axes.context import Context, FindRule
 from meristem.axes.recorder import Call, Recording, references
 from meristem.axes.solution import Solution, Value
+from meristem.errors import TraceError
 
 
 def solve(
@@ -74,9 +77,10 @@ def _starting_values(solution: Solution, recording: Recording, buffers: Containe
 
 
 def _check(recording: Recording, call: Call, output: int, value: Value) -> None:
-    """A rule that contradicts the recorded shape is a defect of ours: never let it through."""
+    """A rule that contradicts the recorded shape is a defect of ours or of torch: never let it through."""
     if len(value.dims) != len(recording.shapes[output]):
-        shape = recording.shapes[output]
-        raise AssertionError(
-            f"the rule of {call.operator} at {call.site.where} predicts {len(value.dims)} dimensions for {shape}"
+        raise TraceError(
+            f"{call.operator} at {call.site.where} should return {len(value.dims)} dimensions, but torch "
+            f"{torch.__version__} says that it returns {recording.shapes[output]}. Old releases of torch are wrong "
+            "about some recurrent layers: use a newer one. If this is a new one, please report it"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from meristem.axes.rules import find, known
 from meristem.axes.running import canonical_tensors, run
 from meristem.axes.solver import solve
 from meristem.axes.wrapped import check_model
-from meristem.errors import TraceError
+from meristem.errors import TraceError, UnreachedWarning, outside
 
 _NEEDS_VALUES = (
     DataDependentOutputException,
@@ -56,14 +57,34 @@ def trace(
         history: edits that were applied to the model earlier, to be continued in the map's history.
 
     Returns:
-        The map. `AxisMap.unreached` lists parameters that no example reached; they are frozen.
+        The map. `AxisMap.unreached` lists parameters that no example reached; they are frozen, and an
+        `UnreachedWarning` names them: an edit of axes that they share with the rest would break the code that uses
+        them.
 
     Raises:
         WrappedModelError: the model is a wrapper; the message says what to pass instead.
         TraceError: the model cannot be run on the example; the message names the source line and the operator.
     """
+    axes = mapped(model, [_example(args, kwargs or {}), *(_example(*more) for more in also)], history)
+    if axes.unreached:
+        warnings.warn(unreached_warning(axes), UnreachedWarning, stacklevel=outside())
+    return axes
+
+
+def unreached_warning(axes: AxisMap) -> str:
+    """What there is to say of parameters that no example reached."""
+    names = ", ".join(axes.unreached[:3]) + (", ..." if len(axes.unreached) > 3 else "")
+    return (
+        f"no example reaches {len(axes.unreached)} parameters of {type(axes.model).__name__} ({names}): edits leave "
+        "them as they are, and break code that uses them together with what is edited. Add an example that reaches "
+        "them, `meristem.trace(model, example, also=[(args, kwargs)])`, and give the map to `Plasticity` as its "
+        "example; if nothing uses them, all is well"
+    )
+
+
+def mapped(model: nn.Module, examples: Sequence[Example], history: Sequence[Mapping[str, Any]] = ()) -> AxisMap:
+    """As `trace`, of examples as a map holds them, and without a warning of what they do not reach."""
     model = check_model(model)
-    examples = [_example(args, kwargs or {}), *(_example(*more) for more in also)]
     tensors = canonical_tensors(model)
     parameters = {name for name, (tensor, _) in tensors.items() if isinstance(tensor, nn.Parameter)}
     runs = [(example, _record(model, example)) for example in examples]
@@ -83,7 +104,8 @@ def trace(
 
 
 def traced_again(axes: AxisMap, history: Sequence[Mapping[str, Any]]) -> AxisMap:
-    """The map of the same model as it is now, by the examples with which it was traced before.
+    """The map of the same model as it is now, by the examples with which it was traced before. What they do not reach
+    was said then.
 
     Args:
         axes: an earlier map of it.
@@ -92,8 +114,7 @@ def traced_again(axes: AxisMap, history: Sequence[Mapping[str, Any]]) -> AxisMap
     Raises:
         TraceError, WrappedModelError: as `trace`.
     """
-    (args, kwargs, _), *also = axes.examples
-    return trace(axes.model, args, kwargs, also=[(more, named) for more, named, _ in also], history=history)
+    return mapped(axes.model, axes.examples, history)
 
 
 def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:

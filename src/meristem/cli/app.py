@@ -96,7 +96,9 @@ def prune(
     learning_rate: Annotated[float, typer.Option(min=0, help="Of AdamW, at first; it falls along a cosine.")] = 1e-4,
     keep: Annotated[list[str] | None, typer.Option(help="Pattern of axes that lose nothing; may be repeated.")] = None,
     floor: Annotated[float, typer.Option(min=0, max=1, help="Share of its units that every axis keeps.")] = 0.1,
-    multiple: Annotated[int, typer.Option(min=1, help="New sizes are multiples of this.")] = 1,
+    multiple: Annotated[
+        int | None, typer.Option(min=1, help="New sizes are multiples of this; default: 8 for large axes.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the model runs, and is to be fast.")] = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of model.safetensors and model.onnx.")] = Path("runs/prune"),
     onnx: Annotated[bool | None, typer.Option(help="Default: if what it needs is installed.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 import meristem
 from meristem.cli.target import load_model, make_inputs
+from meristem.errors import UnreachedWarning
 from meristem.report.inspection import inspection
 from meristem.report.picture import write_picture
 
@@ -18,7 +20,10 @@ def run_inspect(
 ) -> None:
     """Prints the map of a model, with its places if they are wanted, and writes the picture of both."""
     args, named = make_inputs(shapes, dtype, high)
-    axes = meristem.trace(model := load_model(path, kwargs), args, named)
+    model = load_model(path, kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreachedWarning)  # the table says it
+        axes = meristem.trace(model, args, named)
     console = Console()
     console.print(inspection(axes))
     found = meristem.depth.places(axes) if places else None

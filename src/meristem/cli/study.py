@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -62,12 +63,13 @@ def run_study(
 
 
 def carry_out(plan: Plan, folder: Path, data_dir: Path, jobs: int) -> None:
-    """Runs what is missing of a plan, prints its tables, writes `results.json` and `report.html`.
+    """Runs what is missing of a plan, prints its tables and how long it took, writes `results.json` and `report.html`.
 
     Raises:
         DataError: data that are needed are not there; nothing was run.
         MeristemError: after all that, if runs failed.
     """
+    start = time.perf_counter()
     unfinished = [task.config for task in plan.tasks(folder) if finished_run(task.config, task.folder) is None]
     for data in {config.data for config in unfinished if config.data is not None}:
         load(data, data_dir)
@@ -75,6 +77,7 @@ def carry_out(plan: Plan, folder: Path, data_dir: Path, jobs: int) -> None:
     if not any(outcome.runs.values()):
         require_complete(outcome)
     _conclude(plan, folder, outcome)
+    Console().print(f"{time.perf_counter() - start:.0f} seconds in total")
     require_complete(outcome)
 
 

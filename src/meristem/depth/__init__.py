@@ -2,10 +2,11 @@
 
 from meristem.depth.arrange import Arrange, duplicated, interlaced, stacked, upscaled
 from meristem.depth.block_influence import BlockInfluence
+from meristem.depth.branch import Branch
 from meristem.depth.branch_taylor import BranchTaylor
-from meristem.depth.branches import Branch
 from meristem.depth.change import Change, Insert, Remove, RemoveBranch
 from meristem.depth.chooser import AtRandom, ByGain, Chooser, Evenly
+from meristem.depth.concat_branch import ConcatBranch
 from meristem.depth.container import Container
 from meristem.depth.copies import AutoGrow, CopyStart, Plain, Silent
 from meristem.depth.criterion import DepthCriterion, removable_blocks, removable_branches
@@ -35,6 +36,7 @@ __all__ = [
     "ByGain",
     "Change",
     "Chooser",
+    "ConcatBranch",
     "Container",
     "CopyStart",
     "Cost",

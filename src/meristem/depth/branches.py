@@ -2,212 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
-from torch import nn
+from meristem.axes.flow import Flow, Version
+from meristem.axes.map import AxisMap
+from meristem.depth.branch import Branch, removing_branches
+from meristem.depth.candidates import Candidates, entries, within
+from meristem.depth.dominance import dominance
+from meristem.depth.emptiness import unable
+from meristem.depth.lengths import Lengths
+from meristem.depth.rehearsal import Step, proven, rehearse, skeleton
 
-from meristem.axes.flow import Flow, Invocation, Version
-from meristem.axes.map import Example
-from meristem.depth.dominance import Dominance, dominance
-from meristem.depth.rehearsal import proven, rehearse, skeleton
-from meristem.depth.silence import factor
-from meristem.edit.tree import Built, Node, TreeRecord
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One of several ways from a call to a later one in which they are joined.
-
-    Attributes:
-        name: the path of the module that returns what is joined; or, if no module does, of the module around the join.
-        join: "add" or "cat".
-        start, end: numbers of the operator calls in which the ways part (-1: the inputs) and meet.
-        exit: the module that returns what is joined; None if no module does.
-        others: modules that run only for this branch, without those within others.
-        nones: how many Nones `exit` returns beside its tensor.
-        parameters: number of entries of the parameters of all these modules.
-        frozen: why the branch cannot be removed, or None. Joined by "cat" it is removed by pruning its units.
-    """
-
-    name: str
-    join: Literal["add", "cat"]
-    start: int
-    end: int
-    exit: str | None
-    others: tuple[str, ...]
-    nones: int
-    parameters: int
-    frozen: str | None = None
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """All modules that change when it is removed."""
-        return self.others if self.exit is None else (*self.others, self.exit)
+Judge = Callable[[Sequence[Branch]], "str | None"]
 
 
-def silencing(branches: Sequence[Branch]) -> TreeRecord:
-    """The record that removes branches of sums: their last module gives way to zeros, the others to the identity."""
-    slots: dict[str, Node] = {}
-    for branch in branches:
-        slots |= {module: Built(build="Chain") for module in branch.others}
-        if branch.exit is not None:
-            options = {"nones": branch.nones} if branch.nones else {}
-            slots[branch.exit] = Built(build="Zero", options=dict(options))
-    return TreeRecord(slots=slots)
-
-
-def find_branches(model: nn.Module, examples: Sequence[Example], flow: Flow) -> tuple[Branch, ...]:
-    """Every parallel branch with parameters; those of sums proven removable by rehearsals, or frozen.
+def find_branches(axes: AxisMap, flow: Flow, lengths: Callable[[], Lengths]) -> tuple[Branch, ...]:
+    """Every parallel branch with parameters, proven removable by rehearsals, or frozen.
 
     Where the model cannot do without some of the modules before a branch's last one, they stay.
+
+    Args:
+        axes: the map of the model.
+        flow: its run.
+        lengths: gives the lengths of the run's tensors, if it is asked.
     """
-    dominators = dominance(flow)
-    found = tuple(_candidates(model, flow, dominators))
+    model = axes.model
+    search = Candidates(model, flow, dominance(flow), lengths)
+    found = tuple(search.find())
 
     def judge(branches: Sequence[Branch]) -> str | None:
-        private = {call for branch in branches for call in _private(flow, dominators, branch)}
-        run = rehearse(model, examples, silencing(branches))
+        record = removing_branches(model, branches)
+        run = rehearse(model, axes.examples, record, axes)
         if isinstance(run, str):
             return run
+        private = {call for branch in branches for call in search.private(branch)}
+        private |= {branch.end for branch in branches if (branch.exit or "").rpartition(".")[0] in record.slots}
+        gone = {axes[name].index for name in record.widths.emptied}
+        modules = {module for branch in branches for module in branch.modules}
+        remains = skeleton(flow, modules, private)
+        expected = _resized(flow, lengths(), modules, private, gone) if gone else remains
         now = iter(skeleton(run.flows[0]))
-        remains = skeleton(flow, {module for branch in branches for module in branch.modules}, private)
-        return None if all(step in now for step in remains) else "the rest of the model would run differently"
+        same = all(any(_alike(*pair, step) for step in now) for pair in zip(remains, expected, strict=True))
+        return unable(run.flows[0]) if same else "the rest of the model would run differently"
 
-    def without(branch: Branch) -> Branch:
-        """The branch with as many of its modules as the model can do without, if that is not all of them."""
+    def second(branch: Branch) -> Branch:
+        """A refused branch, removed in another way: with as many of its modules as the model can do without."""
+        if branch.dim is not None:
+            flat = replace(branch, dim=None)
+            if judge([flat]) is None:
+                return flat
         kept = replace(branch, others=())
-        if judge([kept]) is not None:
+        if not branch.others or judge([kept]) is not None:
             return branch
         for module in branch.others:
             more = replace(kept, others=(*kept.others, module))
             kept = more if judge([more]) is None else kept
-        return replace(kept, parameters=_size(model, kept.modules))
+        return replace(kept, parameters=entries(model, kept.modules))
 
-    reasons = _judged([branch for branch in found if branch.frozen is None], judge)
-    best = [without(branch) if reasons.get(branch) and branch.others else branch for branch in found]
+    reasons: dict[Branch, str | None] = {}
+    for group in _groups(flow, [branch for branch in found if branch.frozen is None]):
+        reasons |= proven(group, judge)
+    best = [second(branch) if reasons.get(branch) else branch for branch in found]
     return tuple(
         branch if branch is not old else replace(old, frozen=old.frozen or reasons.get(old))
         for old, branch in zip(found, best, strict=True)
     )
 
 
-def _size(model: nn.Module, paths: Iterable[str]) -> int:
-    """Number of entries of the parameters of modules."""
-    tensors = {id(p): p.numel() for path in paths for p in model.get_submodule(path).parameters()}
-    return sum(tensors.values())
-
-
-def _judged(branches: Sequence[Branch], judge: Callable[[Sequence[Branch]], str | None]) -> dict[Branch, str | None]:
-    """Branches that have no module in common are rehearsed at once."""
+def _groups(flow: Flow, branches: Sequence[Branch]) -> list[list[Branch]]:
+    """Branches that are rehearsed at once: they have no module in common and leave something of every concatenation."""
     groups: list[list[Branch]] = []
     for branch in branches:
-        group = next((g for g in groups if not any(_overlap(branch, other) for other in g)), None)
+        fitting = (g for g in groups if not any(_overlap(branch, o) for o in g) and _leaves(flow, [*g, branch]))
+        group = next(fitting, None)
         if group is None:
             groups.append([branch])
         else:
             group.append(branch)
-    return {branch: reason for group in groups for branch, reason in proven(group, judge).items()}
+    return groups
+
+
+def _leaves(flow: Flow, branches: Sequence[Branch]) -> bool:
+    gone: set[Version] = {branch.operand for branch in branches if branch.join == "cat"}
+    ends = {branch.end for branch in branches if branch.join == "cat"}
+    return all(any(v in flow.active and v not in gone for v in flow.reads[end]) for end in ends)
 
 
 def _overlap(one: Branch, two: Branch) -> bool:
-    return any(_within(a, b) or _within(b, a) for a in one.modules for b in two.modules)
+    return any(within(a, b) or within(b, a) for a in one.modules for b in two.modules)
 
 
-def _within(inner: str, outer: str) -> bool:
-    return inner == outer or inner.startswith(f"{outer}.")
+def _resized(
+    flow: Flow, lengths: Lengths, modules: Collection[str], private: Collection[int], gone: Collection[int]
+) -> list[Step]:
+    """What the rest of a model does if axes have no units."""
+
+    def shape(number: int) -> tuple[int, ...]:
+        return lengths.shape(number, gone) or flow.recording.shapes[number]
+
+    return skeleton(flow, modules, private, shape)
 
 
-def _candidates(model: nn.Module, flow: Flow, dominators: Dominance) -> Iterator[Branch]:
-    for end, call in enumerate(flow.recording.calls):
-        kind = call.name.removeprefix("aten.")
-        operands = [v for v in flow.reads[end] if v in flow.active]
-        if end not in dominators.before or kind not in ("add", "cat") or len(operands) < 2:
-            continue
-        start = dominators.before[end]
-        for operand in operands:
-            if operand.call <= start or flow.readers[operand] != (end,):
-                continue  # a skip connection, or not for this join alone
-            if kind == "add" and flow.shape(operand) != flow.recording.shapes[call.outputs[0]]:
-                continue
-            branch = _branch(model, flow, dominators, "add" if kind == "add" else "cat", (start, end), operand)
-            if branch is not None:
-                yield branch
-
-
-def _branch(
-    model: nn.Module,
-    flow: Flow,
-    dominators: Dominance,
-    join: Literal["add", "cat"],
-    span: tuple[int, int],
-    operand: Version,
-) -> Branch | None:
-    """The branch that ends in one operand of a join; None if no parameters are in it."""
-    private = _region(dominators, operand.call, span[0])
-    exit_call = _exit(flow, private, operand)
-    inside = [call for call in flow.invocations if _runs_only(flow, call, private) and call.module]
-    outer = [call for call in inside if not any(call is not o and _holds(o, call) for o in inside)]
-    paths = dict.fromkeys(call.module for call in outer)
-    size = _size(model, paths)
-    if not size:
-        return None
-    around = flow.recording.calls[span[1]].site.module
-    exit_path = exit_call.module if exit_call is not None else None
-    others = tuple(
-        path
-        for path in paths
-        if exit_path is None or not (_within(path, exit_path) or _within(exit_path, path))
-        if any(True for _ in model.get_submodule(path).parameters())
-    )
-    frozen = None
-    if join == "cat":
-        frozen = "a branch of a concatenation goes by pruning all its units but one"
-    elif exit_call is None:
-        frozen = "no module returns what the branch adds"
-    nones = exit_call.nones if exit_call is not None else 0
-    name = exit_path if exit_path is not None else f"{around or 'the model'} ({operand.call})"
-    return Branch(name, join, *span, exit_path, others, nones, size, frozen)
-
-
-def _region(dominators: Dominance, last: int, start: int) -> frozenset[int]:
-    return frozenset(call for call in dominators.within(last) if call > start)
-
-
-def _private(flow: Flow, dominators: Dominance, branch: Branch) -> frozenset[int]:
-    """The operator calls that run only for a branch, by the operand that its last module ends in."""
-    found: frozenset[int] = frozenset()
-    for operand in flow.reads[branch.end]:
-        region = _region(dominators, operand.call, branch.start)
-        if any(call.module == branch.exit and _runs_only(flow, call, region) for call in flow.invocations):
-            found |= region
-    return found
-
-
-def _runs_only(flow: Flow, call: Invocation, private: frozenset[int]) -> bool:
-    """Whether all that a module computes from the inputs, in all its calls, is part of a branch."""
-    active = [
-        index
-        for same in flow.of[call.module]
-        for index in range(same.first, same.last)
-        if any(version in flow.active for version in flow.writes[index])
-    ]
-    return bool(active) and private.issuperset(active)
-
-
-def _holds(outer: Invocation, inner: Invocation) -> bool:
-    return _within(inner.module, outer.module) and outer.first <= inner.first and inner.last <= outer.last
-
-
-def _exit(flow: Flow, private: frozenset[int], operand: Version) -> Invocation | None:
-    """The outermost module that returns what is joined, apart from operators after it that keep zeros."""
-    while True:
-        for call in flow.invocations:  # outer ones begin first
-            ends = call.module and call.inputs and (call.returns or call.nones)
-            if ends and flow.version(call.outputs[0], call.last) == operand and _runs_only(flow, call, private):
-                return call
-        before = factor(flow, operand) if operand.call in private else None
-        if before is None or len(flow.readers.get(before, ())) != 1:
-            return None
-        operand = before
+def _alike(before: Step, expected: Step, now: Step) -> bool:
+    """Whether a call is the expected one. The numbers that the code passes change with the lengths of the result."""
+    return expected[0] == now[0] and expected[-1] == now[-1] and (before[-1] != expected[-1] or before == now)

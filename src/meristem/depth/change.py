@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meristem.axes.map import AxisMap
-from meristem.depth.branches import Branch, silencing
+from meristem.depth.branch import Branch, removing_branches
+from meristem.depth.columns import columns, largest
 from meristem.depth.inserted import Inserted, Spot
 from meristem.depth.insertions import inserting
 from meristem.depth.places import Places
 from meristem.depth.removals import removing
 from meristem.depth.silence import Obstacle, silenced_by
 from meristem.edit.plant import Planting
-from meristem.edit.tree import Built, Node, Old, TreeRecord
+from meristem.edit.tree import NO_WIDTHS, Built, Node, Old, TreeRecord, Widths
+from meristem.errors import EditError
 
 
 class Change:
@@ -25,6 +27,10 @@ class Change:
     """
 
     places: Places
+
+    def widths(self, axes: AxisMap) -> Widths:
+        """No units come or go."""
+        return NO_WIDTHS
 
     def start(self, record: TreeRecord, planting: Planting, axes: AxisMap) -> None:
         """Nothing but what `plant` does."""
@@ -106,9 +112,14 @@ class Remove(Change):
 
 @dataclass(frozen=True)
 class RemoveBranch(Change):
-    """Take a branch of a sum out: its last module gives way to zeros, the others to the identity.
+    """Take a branch out: its last module gives way to zeros, the others to the identity.
 
-    Preserved: the function, if the parameters that silence the branch (`Gate`) are zero already.
+    A branch of a concatenation takes its units along, in all that reads them, and nothing, `Empty`, takes its place:
+    the model is what it was with zeros in the columns that read these units (where a normalization over the
+    concatenation counts them, they are no longer counted).
+
+    Preserved: the function, if the parameters that silence the branch (`Gate`) are zero already: of a branch of a sum
+    those of its last layer, of one of a concatenation the columns that read it.
 
     Attributes:
         places: the places of the model as it is now.
@@ -124,10 +135,14 @@ class RemoveBranch(Change):
         place = self.places.branch(self.branch)
         object.__setattr__(self, "silent", is_silent(self.places, place))
 
+    def widths(self, axes: AxisMap) -> Widths:
+        """The units that only the branch produces go with it."""
+        return Widths(emptied=self.places.branch(self.branch).units)
+
     def tree(self, axes: AxisMap) -> TreeRecord:
         """The removal. Raises `EditError` if the branch cannot be removed."""
         self.places.check(axes)
-        return silencing([self.places.branch(self.branch)])
+        return removing_branches(axes.model, [self.places.branch(self.branch)])
 
     def inexact(self) -> tuple[str, ...]:
         """A branch is gone, unless it was silent."""
@@ -135,10 +150,15 @@ class RemoveBranch(Change):
 
 
 def is_silent(places: Places, branch: Branch) -> bool:
-    """Whether the parameters that silence a branch are all zero, so that removing it changes nothing."""
+    """Whether the parameters that silence a branch are known to be zero, so that removing it changes nothing."""
+    tensors = dict(places.model.named_parameters())
+    if branch.join == "cat":
+        try:
+            return largest(columns(places.axes, branch), tensors) == 0
+        except EditError:
+            return False
     call = places.flow.of[branch.exit or ""][0]
     found = silenced_by(places.flow, places.flow.version(call.outputs[0], call.last))
-    tensors = dict(places.model.named_parameters())
     return not isinstance(found, Obstacle) and not any(bool(tensors[name].any()) for name in found)
 
 

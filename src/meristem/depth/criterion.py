@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from meristem.depth.branch import Branch
 from meristem.depth.change import Remove, RemoveBranch
 from meristem.depth.places import Places
 from meristem.errors import ConfigError
@@ -18,7 +19,7 @@ Closure: TypeAlias = Callable[[], Tensor]
 """Computes the training loss and returns it without a backward pass."""
 
 Cut: TypeAlias = Remove | RemoveBranch
-"""A module whose place the identity takes, or a branch whose place zeros take."""
+"""A module whose place the identity takes, or a branch whose place zeros take, or nothing in a concatenation."""
 
 
 class DepthCriterion(ABC):
@@ -61,6 +62,12 @@ def removable_blocks(places: Places) -> list[Cut]:
 def removable_branches(places: Places) -> list[Cut]:
     """The removal of every branch that the model can do without."""
     return [RemoveBranch(places, branch.name) for branch in places.branches if branch.frozen is None]
+
+
+def concatenated(cut: Cut) -> Branch | None:
+    """The branch, if this is the removal of one of a concatenation."""
+    branch = cut.places.branch(cut.branch) if isinstance(cut, RemoveBranch) else None
+    return branch if branch is not None and branch.join == "cat" else None
 
 
 def path_of(cut: Cut) -> str:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from meristem.axes.map import AxisMap
 from meristem.depth.criterion import Closure, required, undisturbed
 from meristem.edit import Edit
-from meristem.edit.deepen import DepthChange, deepen
-from meristem.edit.journal import Journal
-from meristem.edit.state import ParentMoments
+from meristem.edit.compute import gathered
+from meristem.edit.deepen import DepthChange
+from meristem.edit.indices import Recipe
+from meristem.edit.rebuild import rebuilding
 from meristem.errors import EditError
 
 
@@ -85,17 +86,18 @@ def predicted_gains(axes: AxisMap, changes: Sequence[DepthChange], closure: Clos
 def _gain(axes: AxisMap, change: DepthChange, closure: Closure) -> float:
     model = axes.model
     old = {id(parameter) for parameter in model.parameters()}
-    edit = deepen(axes, [change], (), (), ParentMoments(), 0)
-    with Journal() as journal:
-        journal.apply(edit.steps())
-        try:
-            born = [p for p in model.parameters() if id(p) not in old and p.requires_grad]
-            return _squares(model, closure, born)
-        finally:
-            journal.rollback()
+    with rebuilding(axes, change) as rebuilt:
+        new = {name: p for name, p in model.named_parameters() if id(p) not in old and p.requires_grad}
+        with undisturbed(model), torch.enable_grad():
+            found = torch.autograd.grad(closure(), list(new.values()), allow_unused=True)
+        gradients = {name: gradient for name, gradient in zip(new, found, strict=True) if gradient is not None}
+        return sum(_squares(gradient, rebuilt.followed.get(name, {})) for name, gradient in gradients.items())
 
 
-def _squares(model: nn.Module, closure: Closure, parameters: Sequence[Tensor]) -> float:
-    with undisturbed(model), torch.enable_grad():
-        gradients = torch.autograd.grad(closure(), list(parameters), allow_unused=True)
-    return sum(float(gradient.double().square().sum()) for gradient in gradients if gradient is not None)
+def _squares(gradient: Tensor, recipe: Recipe) -> float:
+    """The sum of squares over what is new of a parameter: everything, or the slices of newborn units."""
+    squares = gradient.double().square()
+    if recipe:
+        incumbent = gathered(torch.ones_like(squares), {dim: along.to(squares.device) for dim, along in recipe.items()})
+        squares = squares * (1 - incumbent)
+    return float(squares.sum())

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meristem.depth.criterion import Closure, Cut, DepthCriterion, required, undisturbed
-from meristem.edit.deepen import deepen
-from meristem.edit.journal import Journal
-from meristem.edit.state import ParentMoments
+from meristem.edit.rebuild import rebuilding
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,8 @@ class MeasuredLoss(DepthCriterion):
         return torch.tensor([self._without(cut, loss) - before for cut in cuts], dtype=torch.float64)
 
     def _without(self, cut: Cut, closure: Closure) -> float:
-        axes = cut.places.axes
-        change = deepen(axes, [cut], (), (), ParentMoments(), 0)
-        with Journal() as journal:
-            journal.apply(change.steps())
-            try:
-                return _loss(axes.model, closure)
-            finally:
-                journal.rollback()
+        with rebuilding(cut.places.axes, cut):
+            return _loss(cut.places.axes.model, closure)
 
 
 def _loss(model: nn.Module, closure: Closure) -> float:

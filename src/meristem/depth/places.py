@@ -12,13 +12,13 @@ from torch import nn
 
 from meristem.axes.flow import Flow, Version, record_flow
 from meristem.axes.map import AxisMap, Role
-from meristem.axes.rules import find
-from meristem.axes.running import canonical_tensors
-from meristem.axes.solver import solve
-from meristem.depth.branches import Branch, find_branches
+from meristem.axes.solution import Solution
+from meristem.depth.branch import Branch
+from meristem.depth.branches import find_branches
 from meristem.depth.container import Container, container_at, is_container
 from meristem.depth.counts import with_counts
 from meristem.depth.insertions import Insertion, find_insertions
+from meristem.depth.lengths import Lengths
 from meristem.depth.removals import Removal, find_removals
 from meristem.depth.runs import Run, find_runs
 from meristem.errors import EditError, StaleMapError
@@ -73,12 +73,16 @@ class Places:
 
     @property
     def _unchanged(self) -> nn.Module:
-        """The model. Raises `StaleMapError` if it has been edited since it was looked at: rehearsals are compared with
-        what it did then."""
-        model = self.model
+        """The model, after `_check_unchanged`."""
+        self._check_unchanged()
+        return self.axes.model
+
+    def _check_unchanged(self) -> None:
+        """Raise `StaleMapError` if the model has been edited since it was looked at: rehearsals are compared with what
+        it did then."""
+        self._check_current()
         if not self._same_widths():
             raise StaleMapError("the model has other widths now; find its places anew, with the map of today")
-        return model
 
     @cached_property
     def containers(self) -> Mapping[str, Container]:
@@ -93,7 +97,14 @@ class Places:
     @cached_property
     def features(self) -> Mapping[Version, int | None]:
         """By tensor, the dimension that layers produce or read."""
-        return _features(self._unchanged, self.flow)
+        self._check_unchanged()
+        return _features(self.flow, self.lengths.solution)
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """The lengths of the tensors of the run."""
+        self._check_unchanged()
+        return Lengths(self.axes, self.flow)
 
     @cached_property
     def ways(self) -> tuple[Insertion, ...]:
@@ -113,7 +124,8 @@ class Places:
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """Parallel branches between two calls."""
-        return find_branches(self._unchanged, self.axes.examples, self.flow)
+        self._check_unchanged()
+        return find_branches(self.axes, self.flow, lambda: self.lengths)
 
     @property
     def insertions(self) -> tuple[Insertion, ...]:
@@ -185,13 +197,9 @@ def _runs_children(path: str, module: nn.Module, flow: Flow) -> bool:
     return any((f"{path}.{name}" if path else name) in flow.of for name in module._modules)
 
 
-def _features(model: nn.Module, flow: Flow) -> Mapping[Version, int | None]:
+def _features(flow: Flow, solution: Solution) -> Mapping[Version, int | None]:
     """By tensor, the dimension that weights produce: the last, or the one after the batch. Where none is produced, the
     one that weights read."""
-    tensors = canonical_tensors(model)
-    shapes = {name: tuple(tensor.shape) for name, (tensor, _) in tensors.items()}
-    buffers = {name for name, (tensor, _) in tensors.items() if not isinstance(tensor, nn.Parameter)}
-    solution = solve([flow.recording], shapes, buffers, find)
     roots: dict[Role, set[int]] = {role: set() for role in Role}
     for mark in solution.marks:
         roots[mark.role] |= solution.space.roots(mark.within)
@@ -237,5 +245,8 @@ def _shown(place: Removal | Run | Branch) -> str:
         return f"{len(place)} block{'s' if len(place) > 1 else ''}" + (
             f" of {place.period}" if place.period > 1 else ""
         )
-    how = "" if isinstance(place, Branch) else "" if place.inside is not None else ", replaced by the identity"
+    if isinstance(place, Branch):
+        how = ", its units go with it" if place.units else ""
+    else:
+        how = "" if place.inside is not None else ", replaced by the identity"
     return f"{place.parameters:,} parameters{how}"

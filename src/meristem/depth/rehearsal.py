@@ -6,18 +6,25 @@ import logging
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from torch import nn
 
 from meristem.axes.flow import Flow, record_flow
-from meristem.axes.map import Example
+from meristem.axes.map import AxisMap, Example
 from meristem.axes.recorder import Ref
+from meristem.edit.commit import Request, prepare
+from meristem.edit.deepen import Replayed
 from meristem.edit.journal import Journal
 from meristem.edit.plant import Planting, plant, setting_steps
-from meristem.edit.tree import TreeRecord
+from meristem.edit.state import ParentMoments
+from meristem.edit.tree import NO_WIDTHS, TreeRecord
+from meristem.edit.widths import check_filled, with_widths
 
 T = TypeVar("T", bound=Hashable)
+
+Step: TypeAlias = tuple[Any, ...]
+"""An operator call without its tensors; the shapes of what it returns are the last entry."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +44,16 @@ class Rehearsal:
         return next(path for path, found in self.planting.modules.items() if found is module)
 
 
-def rehearse(model: nn.Module, examples: Iterable[Example], record: TreeRecord) -> Rehearsal | str:
+def rehearse(
+    model: nn.Module, examples: Iterable[Example], record: TreeRecord, axes: AxisMap | None = None
+) -> Rehearsal | str:
     """Run a model as if its module tree had been edited; copies share their tensors with the original.
+
+    Args:
+        model: the model.
+        examples: what it is run on.
+        record: the edit.
+        axes: the map of the model, if units go with modules or room is to be made for them first.
 
     Returns:
         the runs, or why the model could not be run.
@@ -46,7 +61,14 @@ def rehearse(model: nn.Module, examples: Iterable[Example], record: TreeRecord) 
     planting = plant(model, record, share_tensors=True)
     journal = Journal()
     try:
+        request = None
+        if axes is not None and record.widths != NO_WIDTHS:
+            request = with_widths(Request(axes, (), (), (), 0, ParentMoments()), [Replayed(record)])
+            journal.apply(prepare(request).steps)
+        moved = planting.moved if request is not None else {}
         journal.apply(planting.steps)
+        if request is not None:
+            check_filled(request, moved)
         journal.apply(setting_steps(model, record.settings))
         with _quiet():
             return Rehearsal(planting, tuple(record_flow(model, example) for example in examples))
@@ -80,28 +102,34 @@ def _quiet() -> Iterator[None]:
         log.disabled = before
 
 
-def skeleton(flow: Flow, without: Container[str] = (), skip: Container[int] = ()) -> list[tuple[Any, ...]]:
+def skeleton(
+    flow: Flow,
+    without: Container[str] = (),
+    skip: Container[int] = (),
+    shape: Callable[[int], tuple[int, ...]] | None = None,
+) -> list[Step]:
     """What a run does apart from some modules and some operator calls: every operator with its arguments other than
-    tensors, and the shapes.
+    tensors, and the shapes, which may be said for every tensor by its number.
 
     Two runs with equal skeletons compute the same with what those modules return.
     """
+    shape = shape or flow.recording.shapes.__getitem__
     skipped = {
         call
         for invocation in flow.invocations
         if invocation.module in without
         for call in range(invocation.first, invocation.last)
     }
-    found: list[tuple[Any, ...]] = []
+    found: list[Step] = []
     for index, call in enumerate(flow.recording.calls):
         if index not in skipped and index not in skip:
-            shapes = tuple(flow.recording.shapes[number] for number in call.outputs)
+            shapes = tuple(map(shape, call.outputs))
             found.append((call.operator, _plain(call.args), _plain(list(call.kwargs.items())), shapes))
-    found.append(("the result", tuple(flow.recording.shapes[number] for number in flow.recording.results)))
+    found.append(("the result", tuple(map(shape, flow.recording.results))))
     return found
 
 
-def first_difference(before: Sequence[tuple[Any, ...]], after: Sequence[tuple[Any, ...]]) -> str | None:
+def first_difference(before: Sequence[Step], after: Sequence[Step]) -> str | None:
     """Where two skeletons differ, in words, or None."""
     for old, new in zip(before, after, strict=False):
         if old != new:

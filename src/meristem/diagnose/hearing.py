@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import isfinite
+from collections.abc import Callable
 
-from torch import Tensor
-
-from meristem.diagnose.numbers import measured
+from meristem.diagnose.numbers import Sample, Weights
 from meristem.diagnose.watched import Watched
 from meristem.errors import SignalError
 from meristem.signals import Recorder
@@ -37,12 +34,13 @@ class Hearing:
             self._watched.require_current()
             statistics = [StepActivity(name, self._threshold) for name in self._watched.names]
             self._recorder = Recorder(self._watched.axes, statistics, self._scale)
+            self._weights = Weights(self._watched.axes, self._watched.names)
         elif not self.open:
             self._recorder.restart()
         self.open = True
 
-    def taken(self) -> tuple[Mapping[str, Tensor], Mapping[str, str]] | None:
-        """What was heard, see `measured`, and by name of axis why nothing was; None if gradients were not finite.
+    def taken(self, step: int) -> Sample | None:
+        """What was heard, in this step; None if gradients were not finite.
 
         Raises:
             SignalError: no gradient was heard at all.
@@ -50,11 +48,12 @@ class Hearing:
         assert self._recorder is not None
         self.open = False
         results, silent = self._recorder.heard()
-        if not results and not self._recorder.overflowed:
+        if self._recorder.overflowed:
+            return None
+        if not results:
             raise SignalError(next(iter(silent.values())))
-        found = measured(self._watched.axes, {statistic.axis: sums for statistic, sums in results.items()})
-        finite = not self._recorder.overflowed and all(isfinite(table.sum()) for table in found.values())
-        return (found, silent) if finite else None
+        found = self._weights.sample({statistic.axis: sums for statistic, sums in results.items()}, silent, step)
+        return found if found.finite else None
 
     def close(self) -> None:
         """No hooks are left."""

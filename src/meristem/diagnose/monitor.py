@@ -15,6 +15,7 @@ from meristem.diagnose.course import ALWAYS_THERE, Course
 from meristem.diagnose.hearing import Hearing
 from meristem.diagnose.integration import Integration
 from meristem.diagnose.memory import Memory
+from meristem.diagnose.numbers import Sample
 from meristem.diagnose.record import MEASURES, Death, Record
 from meristem.diagnose.saved import Saved
 from meristem.diagnose.watched import Watched
@@ -23,6 +24,9 @@ from meristem.signals.activity import StepActivity
 
 Sink = Callable[[Record], object]
 """Is given every new record."""
+
+WAITING = 16
+"""Of so many samples records are made at once, unless somebody asks for them before."""
 
 
 class Monitor:
@@ -47,6 +51,7 @@ class Monitor:
     ago): hooks listen to its forward and backward pass, no pass is added, and in between there are no hooks. The
     training is the same to the bit. Gradients of weights are those that `.grad` holds at the end of the step's last
     backward pass, before they are clipped.
+    Records are made of samples when somebody asks for them, at every sample if there are sinks, else of 16 at once.
     A sample with gradients that are not finite (a step that a `GradScaler` skips) is ignored and made up for in the
     next step.
 
@@ -98,6 +103,7 @@ class Monitor:
         self._watched: Watched | None = None
         self._scale: Callable[[], float] | None = None
         self._memory = Memory(self._keep, self._cohorts)
+        self._waiting: list[Sample] = []
         self._step = self._sample = 0
         self._extra: int | None = None
 
@@ -134,14 +140,14 @@ class Monitor:
         self._watch(watched, scale)
         return self
 
-    def step(self, number: int | None = None) -> Record | None:
+    def step(self, number: int | None = None) -> bool:
         """Counts one optimizer step, after `optimizer.step()` and before any edit of this step.
 
         Args:
             number: of the step; None counts on.
 
         Returns:
-            the record, if this step was sampled.
+            whether this step was sampled; its record is then `monitor.records[-1]`.
 
         Raises:
             SignalError: no gradient was heard in a sampled step at all.
@@ -149,10 +155,10 @@ class Monitor:
         """
         self._step = self._step + 1 if number is None else number
         if self._step < self.due:
-            return None
-        record = self._take(self._hearing) if self._hearing is not None and self._hearing.open else None
+            return False
+        sampled = self._hearing is not None and self._hearing.open and self._take(self._hearing)
         self._aim()
-        return record
+        return sampled
 
     def follow(self, axes: AxisMap) -> None:
         """The model was edited. Who was born and who died is in the history of the map.
@@ -167,7 +173,7 @@ class Monitor:
         if self._hearing is None or before is None or axes is before.axes:
             return
         watched = before.after(axes, self._selection)
-        self._memory.edited(before.new_edits(axes), self._step)
+        self._settled().edited(before.new_edits(axes), self._step)
         self._memory.courses = {name: self._memory.courses[name] for name in watched.names}
         self.close()
         if self._extra is None or self._step - self._extra >= self._every:
@@ -191,33 +197,34 @@ class Monitor:
     @property
     def records(self) -> tuple[Record, ...]:
         """Oldest first."""
-        return tuple(self._memory.records)
+        return tuple(self._settled().records)
 
     @property
     def deaths(self) -> tuple[Death, ...]:
         """Who was removed, when, and what was measured of them last; oldest first."""
-        return tuple(self._memory.deaths)
+        return tuple(self._settled().deaths)
 
     @property
     def integrations(self) -> tuple[Integration, ...]:
         """How long every cohort took to get as much gradient as its incumbents; in the order of birth."""
-        return tuple(self._memory.integrations.values())
+        return tuple(self._settled().integrations.values())
 
     @property
     def units(self) -> Mapping[str, Mapping[str, Tensor]]:
         """By axis and measure, what was measured of every unit last: float64, shape (axis.size,); NaN for units that
         were not there yet."""
-        found = {name: course.last for name, course in self._memory.courses.items()}
+        found = {name: course.last for name, course in self._settled().courses.items()}
         return {name: dict(zip(MEASURES, last, strict=True)) for name, last in found.items() if last is not None}
 
     def to(self, *sinks: Sink) -> Monitor:
         """Give every new record to these, too: `TensorBoard(...)`, `Tracker(...)`, `print`, any function."""
+        self._settled()
         self._sinks.extend(sinks)
         return self
 
     def state_dict(self) -> dict[str, Any]:
         """Everything seen so far and when the next sample is due, JSON-able."""
-        saved = Saved.of(self._memory, self._step, self._sample, self._extra, self.skipped)
+        saved = Saved.of(self._settled(), self._step, self._sample, self._extra, self.skipped)
         return saved.model_dump(mode="json")
 
     def load_state_dict(
@@ -255,15 +262,24 @@ class Monitor:
             self._hearing.listen()
         self.due = self._sample if self._hearing.open else self._sample - 1
 
-    def _take(self, hearing: Hearing) -> Record | None:
-        """The record of the step that was heard."""
-        found = hearing.taken()
+    def _take(self, hearing: Hearing) -> bool:
+        """Sample the step that was heard; whether that was possible."""
+        found = hearing.taken(self._step)
         if found is None:
             self.skipped += 1
             self._sample = self._step + 1
-            return None
+            return False
         self._sample = self._next(self._step)
-        record = self._memory.sampled(*found, self._step)
-        for sink in self._sinks:
-            sink(record)
-        return record
+        self._waiting.append(found)
+        if self._sinks or len(self._waiting) == WAITING:
+            self._settled()
+        return True
+
+    def _settled(self) -> Memory:
+        """The memory, with records of all samples."""
+        while self._waiting:
+            sample = self._waiting.pop(0)
+            record = self._memory.sampled(sample.tables(), sample.silent, sample.step)
+            for sink in self._sinks:
+                sink(record)
+        return self._memory

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -10,43 +12,83 @@ from torch import Tensor
 from meristem.axes.map import AxisMap, Role
 from meristem.diagnose.record import MEASURES
 from meristem.signals.activity import ActivitySums
-from meristem.signals.weight_gradients import slice_squares, weights_of
+from meristem.signals.weight_gradients import Slices, weights_of
 
 
-def measured(axes: AxisMap, sums: Mapping[str, ActivitySums]) -> dict[str, Tensor]:
-    """The measures of every unit, in the order of `MEASURES`; of weights as they are now.
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What was measured in one step, not yet in its final form: that waits until somebody asks.
+
+    Attributes:
+        step: the optimizer step.
+        silent: axes that were not heard, with the reason.
+        sizes: by name of axis, its number of units.
+        rows: for each of them, what sums of activities are to be divided by.
+        numbers: sums, squares of norms, and anything where the utility will be: measure by measure, axis by axis.
+    """
+
+    step: int
+    silent: Mapping[str, str]
+    sizes: Mapping[str, int]
+    rows: tuple[float, ...]
+    numbers: Tensor
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number is."""
+        return not self.sizes or isfinite(self.numbers.sum(dtype=torch.float64).item())
+
+    def tables(self) -> dict[str, Tensor]:
+        """The measures of every unit, in the order of `MEASURES`.
+
+        Returns:
+            by name of axis: float64, shape (measures, axis.size), on the CPU.
+        """
+        if not self.sizes:
+            return {}
+        table = self.numbers.double().cpu().view(len(MEASURES), -1)
+        found = dict(zip(self.sizes, table.split(list(self.sizes.values()), 1), strict=True))
+        for each, rows in zip(found.values(), self.rows, strict=True):
+            each[:2].div_(rows)
+        table[_NORMS].sqrt_()
+        torch.mul(table[_SIZE], table[_FAN_OUT], out=table[_UTILITY])
+        return found
+
+
+class Weights:
+    """The weights of some axes, as they are whenever they are asked for.
 
     Args:
         axes: the map.
-        sums: by name of axis.
-
-    Returns:
-        by name of axis: float64, shape (measures, axis.size), on the CPU. One transfer for all axes.
+        names: of the axes.
     """
-    if not sums:
-        return {}
-    used = {name: weights_of(axes, axes.by_name[name]) for name in sums}
-    names = dict.fromkeys(weight for weights in used.values() for weight in weights)
-    tensors = {weight: axes.model.get_parameter(weight).detach() for weight in names}
-    rows = [_rows(axes, name, found, {w: tensors[w] for w in used[name]}) for name, found in sums.items()]
+
+    def __init__(self, axes: AxisMap, names: Iterable[str]) -> None:
+        self._model = axes.model
+        chosen = {name: axes.by_name[name] for name in names}
+        self._used = tuple(dict.fromkeys(weight for axis in chosen.values() for weight in weights_of(axes, axis)))
+        self._slices = {
+            name: (Slices(axes, axis, Role.PRODUCES), Slices(axes, axis, Role.READS)) for name, axis in chosen.items()
+        }
+
+    def sample(self, sums: Mapping[str, ActivitySums], silent: Mapping[str, str], step: int) -> Sample:
+        """What was heard of some of the axes, beside the norms of their weights."""
+        tensors = {weight: self._model.get_parameter(weight).detach() for weight in self._used}
+        rows: list[tuple[Tensor, ...]] = []
+        for name, found in sums.items():
+            active, size = found.sums
+            into, out = (slices.squares(tensors) for slices in self._slices[name])
+            rows.append((active, size, found.gradient, into, out, found.fan_in_squares, found.fan_out_squares, size))
+        sizes = {name: len(found.gradient) for name, found in sums.items()}
+        return Sample(step, silent, sizes, tuple(found.rows for found in sums.values()), _joined(rows))
+
+
+def _joined(rows: list[tuple[Tensor, ...]]) -> Tensor:
+    """Measure by measure, on the device of the first."""
+    if not rows:
+        return torch.zeros(0)
     device = rows[0][0].device
-    together = torch.cat([found.to(device) for measure in zip(*rows, strict=True) for found in measure])
-    table = together.double().cpu().view(len(MEASURES), -1)
-    sizes = [len(found.gradient) for found in sums.values()]
-    found = dict(zip(sums, table.split(sizes, 1), strict=True))
-    for name, each in found.items():
-        each[:2] /= sums[name].rows
-    table[_NORMS].sqrt_()
-    torch.mul(table[_SIZE], table[_FAN_OUT], out=table[_UTILITY])
-    return found
-
-
-def _rows(axes: AxisMap, name: str, found: ActivitySums, weights: Mapping[str, Tensor]) -> list[Tensor]:
-    """By measure: sums of activities, squares of norms, and anything of that length where the utility will be."""
-    axis = axes.by_name[name]
-    into, out = (slice_squares(weights, axes, axis, role) for role in (Role.PRODUCES, Role.READS))
-    active, size = found.sums.unbind()
-    return [active, size, found.gradient, into, out, found.fan_in_squares, found.fan_out_squares, size]
+    return torch.cat([found.to(device) for measure in zip(*rows, strict=True) for found in measure])
 
 
 _SIZE, _FAN_OUT, _UTILITY = (MEASURES.index(name) for name in ("size", "fan_out", "utility"))

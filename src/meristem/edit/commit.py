@@ -70,7 +70,7 @@ def validate(request: Request, computation: Computation | None = None) -> tuple[
     """
     axes = request.axes
     for change in request.changes:
-        if len(change.gather) < change.axis.minimum:
+        if change.gather.sources and len(change.gather) < change.axis.minimum:
             raise EditError(
                 f"{change.axis.name} would be left with {len(change.gather)} units; the model's code needs at least "
                 f"{change.axis.minimum}: it squeezes every length of 1"

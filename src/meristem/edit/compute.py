@@ -130,12 +130,13 @@ class Computation:
         self._generator = torch.Generator(device="cpu").manual_seed(number)
         self._indices = Indices({change.axis.index: change.gather for change in changes}, axes.sizes)
         self._changes = {change.axis.index: change for change in changes}
+        self._shifts = [change for change in changes if type(change.start).shift is not Newborns.shift]
 
     def touches(self, layout: TensorLayout) -> bool:
         """Whether a tensor changes: in a dimension, or because it is moved along."""
         if any(self._indices.edited(dim) for dim in layout.dims):
             return True
-        return any(change.start.shift(layout) is not None for change in self._changes.values())
+        return any(change.start.shift(layout) is not None for change in self._shifts)
 
     def tensor(self, layout: TensorLayout, old: Tensor) -> tuple[Tensor, Recipe]:
         """The new value of one tensor, and the recipe by which its gradient, its state and its copies follow."""
@@ -154,10 +155,10 @@ class Computation:
         for dim, along in recipe.items():
             if along.weight is not None:
                 _scale(new, dim, along.weight)
-        for axis, change in self._changes.items():
+        for change in self._shifts:
             shift = change.start.shift(layout)
             if shift is not None:
-                new.add_(self._joint(layout, axis, shift, recipe).to(new))
+                new.add_(self._joint(layout, change.axis.index, shift, recipe).to(new))
         for s, start in sorted(slices, key=lambda pair: Role.READS in pair[0].roles):
             if len(s.spots):
                 values = _checked_values(start.values(s), s, start)

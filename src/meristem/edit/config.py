@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from meristem.axes import AxisMap, trace
+from meristem.axes import AxisMap
 from meristem.axes.attributes import Path, read, write
+from meristem.axes.trace import mapped
 from meristem.errors import EditError, TraceError
 
 Sizes = Mapping[str, tuple[int, ...]]
@@ -95,9 +96,9 @@ class _Plan:
         return {axis.name: (axis.size,) for axis in found}
 
     def _traced(self, model: nn.Module) -> AxisMap:
-        (args, kwargs, _), *also = tree_map_only(Tensor, lambda given: given.to("meta"), self.edited.examples)
+        examples = tree_map_only(Tensor, lambda given: given.to("meta"), self.edited.examples)
         try:
-            return trace(model, args, kwargs, also=[(more, named) for more, named, _ in also])
+            return mapped(model, examples)
         except TraceError as error:
             raise EditError(f"a model of this configuration cannot be run: {error}") from error
 

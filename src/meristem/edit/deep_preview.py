@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from meristem.axes.trace import traced_again
-from meristem.edit.commit import Request, prepare
-from meristem.edit.deepen import DepthChange, deepen
+from meristem.edit.commit import Request
+from meristem.edit.deepen import DepthChange
 from meristem.edit.journal import Journal
 from meristem.edit.preview import AxisPreview, Preview, drift_of, outputs_of, rows_of
-from meristem.edit.succession import succession
+from meristem.edit.rebuild import rebuild
 
 
 def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = None) -> Preview:
@@ -27,13 +26,9 @@ def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = Non
     modules = len(list(model.modules()))
     with Journal() as journal:
         try:
-            journal.apply(prepare(request).steps)
-            sizes = {change.axis.index: len(change.gather) for change in request.changes}
-            resized = replace(axes.resized(sizes, {}), history=axes.history)
-            deepening = deepen(resized, depth, request.optimizers, request.follow, request.state, request.seed)
-            journal.apply(deepening.steps())
+            rebuilt = rebuild(journal, request, depth)
             after = traced_again(axes, axes.history)
-            successors = succession(resized, after, deepening.moved, deepening.copied)
+            successors = rebuilt.succession(after)
             size = after.byte_count()
             counts = len(list(model.modules())) - modules
             drift = None if args is None else drift_of(before, outputs_of(model, args))
@@ -51,4 +46,5 @@ def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = Non
         drift=drift,
         map=after,
         succession=successors,
+        unreached=after.unreached,
     )

@@ -19,7 +19,7 @@ from meristem.edit.groups import group_steps
 from meristem.edit.journal import Step
 from meristem.edit.plant import Planting, plant, setting_steps
 from meristem.edit.state import StatePolicy
-from meristem.edit.tree import TreeRecord
+from meristem.edit.tree import TreeRecord, Widths
 from meristem.errors import EditError, StaleMapError
 
 
@@ -27,12 +27,20 @@ from meristem.errors import EditError, StaleMapError
 class DepthChange(Protocol):
     """A change of the module tree. Frozen dataclasses implement it, one for each kind."""
 
+    def widths(self, axes: AxisMap) -> Widths:
+        """Which units go with modules, and where room is made for those of new ones. It is done before all else.
+
+        Args:
+            axes: the map of the model.
+        """
+        ...
+
     def tree(self, axes: AxisMap) -> TreeRecord:
         """What happens to the module tree.
 
         Args:
-            axes: the map of the model; unit-level changes of the same edit are done already, so widths are those of the
-                model's tensors.
+            axes: the map of the model; unit-level changes of the same edit, and those of `widths`, are done already, so
+                lengths are those of the model's tensors.
 
         Raises:
             EditError: it cannot be done; says why.
@@ -59,6 +67,10 @@ class Replayed:
 
     def __init__(self, record: TreeRecord) -> None:
         self.record = record
+
+    def widths(self, axes: AxisMap) -> Widths:
+        """As recorded."""
+        return self.record.widths
 
     def tree(self, axes: AxisMap) -> TreeRecord:
         """The record."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,17 +16,19 @@ from meristem.axes.trace import traced_again
 from meristem.edit.commit import Request, prepare, validate
 from meristem.edit.compute import Change
 from meristem.edit.deep_preview import deep_preview
-from meristem.edit.deepen import Deepening, DepthChange, deepen
+from meristem.edit.deepen import DepthChange
+from meristem.edit.followers import Follower, Told
 from meristem.edit.gather import Gather
-from meristem.edit.journal import Journal, Step
+from meristem.edit.indices import Recipe
+from meristem.edit.journal import Journal, SetAttribute, Step
 from meristem.edit.newborns import Newborns, ZeroFanOut
 from meristem.edit.optimizer import OptimizerStateWarning
 from meristem.edit.preview import Preview, preview
+from meristem.edit.rebuild import Rebuilt, rebuild
 from meristem.edit.record import record_of
-from meristem.edit.stale import Replaced, StaleHolder, StaleParameterWarning, outside, stale_holders
+from meristem.edit.stale import Replaced, StaleHolder, StaleParameterWarning, stale_holders
 from meristem.edit.state import ParentMoments, StatePolicy
-from meristem.edit.succession import succession
-from meristem.errors import EditError, FrozenAxisError
+from meristem.errors import EditError, FrozenAxisError, outside
 
 RANDOM = ZeroFanOut()
 PARENTS = ParentMoments()
@@ -45,6 +47,8 @@ class Commit:
         moved: after a depth edit, the new name of every parameter and buffer that stayed, by its old one; else empty.
         inserted, removed: after a depth edit, the paths of the outermost modules with parameters that are new, as they
             are called now, and of those that left, as they were called.
+        followed: after a depth edit, by its name now, how units were gathered in each parameter and buffer that stayed;
+            empty if no units changed. Tensors of its shape follow with `meristem.edit.compute.gathered`.
     """
 
     axes: AxisMap
@@ -54,15 +58,7 @@ class Commit:
     moved: Mapping[str, str] = field(default_factory=dict)
     inserted: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-
-
-@runtime_checkable
-class Follower(Protocol):
-    """What is no copy of the model, but must hear of every edit: the masks of single weights, say."""
-
-    def after(self, commit: Commit) -> None:
-        """Take in an edit that has just been done."""
-        ...
+    followed: Mapping[str, Recipe] = field(default_factory=dict)
 
 
 class Edit:
@@ -77,12 +73,13 @@ class Edit:
         axes: the map of the model.
         optimizers: the optimizer or optimizers that train it; their groups and state follow.
         follow: copies of the model that follow, an `AveragedModel` or a `copy.deepcopy`: they keep their own incumbents
-            and get the model's newborns; and any `Follower`, which is told once the edit is done.
+            and get the model's newborns; and any `Follower`, which is told at the end of the transaction.
         seed: of everything random. Two successive edits with one seed draw different numbers.
         state: what newborns' optimizer state starts from.
 
     Attributes:
-        result: the `Commit`, once it is done; also where a filter turned a warning of `commit` into an exception.
+        result: the `Commit`, once it is done; also where `commit` was interrupted, or a filter turned a warning of it
+            into an exception, after that. Without it, nothing has changed.
 
     Raises:
         EditError: an optimizer or a copy is not what is expected.
@@ -202,7 +199,8 @@ class Edit:
         return preview(request, batch)
 
     def commit(self, then: Callable[[], Iterable[Step]] = tuple) -> Commit:
-        """Do it. Whatever goes wrong, model, optimizers and copies are afterwards as they were, bit for bit.
+        """Do it. Whatever goes wrong, model, optimizers, copies and followers are afterwards as they were, bit for bit.
+        Once it is done, and `result` says so, only the search for stale parameters is left, which changes nothing.
 
         Tensors whose shape changes become new objects: graphs that are still alive stay valid, and everything that
         holds a parameter is told, in the model, the optimizers and the copies. If anything else still holds an old one,
@@ -218,15 +216,18 @@ class Edit:
             StaleMapError: the model, a copy or an optimizer changed since the map was made.
         """
         request = self._request()
-        done = _swap(request, self._depth, then)
-        self.result = Commit(done.axes, done.record, done.replaced, stale_holders(done.stale()), *done.layers)
-        for follower in self.followers:
-            follower.after(self.result)
+        done = _swap(request, self._depth, then, self._told)
+        self.result = replace(done.commit, stale=stale_holders(done.stale()))
         for reset in done.resets:
             warnings.warn(reset, OptimizerStateWarning, stacklevel=outside())
         for holder in self.result.stale:
             warnings.warn(str(holder), StaleParameterWarning, stacklevel=outside())
         return self.result
+
+    def _told(self, commit: Commit) -> Iterator[Step]:
+        """The last steps: everybody learns of the edit."""
+        yield from Told.each(self.followers, commit)
+        yield SetAttribute(self, "result", None, commit)
 
     def _request(self) -> Request:
         self._check_open()
@@ -260,13 +261,10 @@ class Edit:
 class _Done:
     """What an edit has done; keeps no old tensor alive."""
 
-    axes: AxisMap
-    record: Mapping[str, Any]
-    replaced: Mapping[Tensor, Tensor]
+    commit: Commit
     old: Mapping[str, weakref.ref[Any]]
     resets: Sequence[str]
     former: Sequence[weakref.ref[nn.Module]] = ()
-    layers: tuple[Mapping[str, str], tuple[str, ...], tuple[str, ...]] = ({}, (), ())
 
     def stale(self) -> Mapping[str, weakref.ref[Any]]:
         """The parameters of before, but for those of removed modules that somebody keeps."""
@@ -275,35 +273,45 @@ class _Done:
         return {name: reference for name, reference in self.old.items() if id(reference()) not in kept}
 
 
-def _swap(request: Request, depth: Sequence[DepthChange], then: Callable[[], Iterable[Step]]) -> _Done:
+def _swap(
+    request: Request,
+    depth: Sequence[DepthChange],
+    then: Callable[[], Iterable[Step]],
+    told: Callable[[Commit], Iterable[Step]],
+) -> _Done:
     """Compute and swap in everything or nothing; no reference to an old tensor survives."""
-    prepared = prepare(request)
-    sizes = {change.axis.index: len(change.gather) for change in request.changes}
-    axes = request.axes.resized(sizes, {})
+    axes = request.axes
     record: Mapping[str, Any] = record_of(request.changes)
-    deepening: Deepening | None = None
+    rebuilt: Rebuilt | None = None
     with Journal() as journal:
-        journal.apply(prepared.steps)
         if depth:
-            axes = replace(axes, history=request.axes.history)
-            deepening = deepen(axes, depth, request.optimizers, request.follow, request.state, request.seed)
-            journal.apply(deepening.steps())
+            rebuilt = rebuild(journal, request, depth)
+            prepared = rebuilt.prepared
+        else:
+            prepared = prepare(request)
+            axes = axes.resized({change.axis.index: len(change.gather) for change in request.changes}, {})
+            journal.apply(prepared.steps)
         journal.apply(then())
-        if deepening is not None:
-            before, axes = axes, traced_again(axes, axes.history)
-            after = succession(before, axes, deepening.moved, deepening.copied)
-            record = record_of(request.changes, deepening.record, after)
+        if rebuilt is not None:
+            axes = traced_again(rebuilt.axes, axes.history)
+            record = record_of(request.changes, rebuilt.deepening.record, rebuilt.succession(axes))
         axes = replace(axes, history=(*request.axes.history, record))
+        gone = rebuilt.deepening.gone if rebuilt is not None else {}
+        commit = Commit(axes, record, Replaced(p for name, p in prepared.replaced.items() if name not in gone), ())
+        if rebuilt is not None:
+            tree = rebuilt.deepening
+            commit = replace(
+                commit, moved=tree.moved, inserted=tree.inserted, removed=tree.removed, followed=rebuilt.followed
+            )
+        journal.apply(told(commit))
     journal.forget()
     old = {
         name: weakref.ref(tensor) for name, (tensor, _) in prepared.replaced.items() if isinstance(tensor, nn.Parameter)
     }
-    replaced, resets = Replaced(prepared.replaced.values()), prepared.resets
-    if deepening is None:
-        return _Done(axes, record, replaced, old, resets)
-    layers = deepening.moved, deepening.inserted, deepening.removed
-    old, resets = {**old, **deepening.gone}, [*resets, *deepening.resets]
-    return _Done(axes, record, replaced, old, resets, deepening.former, layers)
+    if rebuilt is None:
+        return _Done(commit, old, prepared.resets)
+    tree = rebuilt.deepening
+    return _Done(commit, {**old, **tree.gone}, [*prepared.resets, *tree.resets], tree.former)
 
 
 def _sequence(given: Any, kinds: type | tuple[type, ...], what: str) -> tuple[Any, ...]:

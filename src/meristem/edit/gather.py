@@ -113,6 +113,16 @@ class Gather:
         return not self.has_newborns and self.sources == tuple(range(size))
 
 
+class Nothing(Gather):
+    """No unit stays. Only for an axis of which the same edit takes away, with modules, all that produces it."""
+
+    def __init__(self) -> None:
+        super().__init__((), ())
+
+    def __post_init__(self) -> None:
+        """There is nothing to check."""
+
+
 def whole_number(value: object, what: str) -> int:
     """An exact integer, never a bool or a float. Raises `EditError` otherwise."""
     try:

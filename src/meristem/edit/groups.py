@@ -84,7 +84,7 @@ def _homes(optimizers: Sequence[Optimizer], planting: Planting) -> list[tuple[Te
     found: list[tuple[Tensor, set[tuple[int, int]]]] = []
     for name, tensor in planting.born.items():
         if isinstance(tensor, nn.Parameter):
-            source = planting.origins.get(id(tensor))
+            source = planting.models.get(id(tensor))
             source = _nearest(name, tensor, planting, held) if source is None else source
             found.append((tensor, held.get(id(source), set()) if source is not None else set()))
     return found

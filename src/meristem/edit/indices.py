@@ -195,6 +195,8 @@ def _marked(expression: Expression, units: Mapping[int, Tensor], sizes: Mapping[
 
 def _blocks(index: Tensor) -> tuple[tuple[int, int, int], ...] | None:
     """The runs of an index that rise by one, as (first new index, first old index, length); None if they are many."""
+    if not len(index):
+        return ()
     here, next_one = index[:-1], index[1:]
     cuts = ((next_one != here + 1) & ((here >= 0) | (next_one >= 0)) | (here < 0) & (next_one >= 0)).nonzero() + 1
     if len(cuts) >= MOST_BLOCKS:

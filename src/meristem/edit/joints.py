@@ -6,6 +6,7 @@ with.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -40,6 +41,26 @@ class Beside(nn.ModuleList):
         return total
 
 
+class Concat(nn.Module):
+    """What its children make of the same arguments, side by side: parallel branches with units of their own.
+
+    Args:
+        dim: the dimension of the units in what they return.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, *given: Any, **named: Any) -> Tensor:
+        """The concatenation."""
+        return torch.cat([child(*given, **named) for child in self.children()], self.dim)
+
+    def extra_repr(self) -> str:
+        """Along which dimension."""
+        return f"dim={self.dim}"
+
+
 class Zero(nn.Module):
     """Zeros in the shape of the first tensor that it is given: what stands where a branch was removed.
 
@@ -63,4 +84,41 @@ class Zero(nn.Module):
         return f"nones={self.nones}" if self.nones else ""
 
 
-JOINTS = {kind.__name__: kind for kind in (Chain, Residual, Beside, Zero)}
+class Empty(nn.Module):
+    """No units: what stands where a branch of a concatenation was removed.
+
+    Args:
+        dim: the dimension of the units; the other lengths are those of the first tensor that it is given. None (the
+            default): a tensor of shape (0,), which `torch.cat` passes over, for branches that change other lengths.
+        nones: how many times None is returned beside it, as for `Zero`.
+    """
+
+    def __init__(self, dim: int | None = None, nones: int = 0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.nones = nones
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """A tensor without entries, or a tuple of that and Nones."""
+        first = next(_tensors((*given, *named.values())))
+        shape = [0] if self.dim is None else list(first.shape)
+        if self.dim is not None:
+            shape[self.dim] = 0
+        empty = first.new_empty(shape)
+        return (empty, *([None] * self.nones)) if self.nones else empty
+
+    def extra_repr(self) -> str:
+        """Along which dimension, and what differs from the default."""
+        return f"dim={self.dim}" + (f", nones={self.nones}" if self.nones else "")
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """All tensors among arguments, in lists, too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+JOINTS = {kind.__name__: kind for kind in (Chain, Residual, Beside, Concat, Zero, Empty)}

@@ -3,6 +3,8 @@
 A state tensor shaped like its parameter is gathered like it. A factored one (`torch.optim.Adafactor`'s row and column
 variances) follows along the dimensions it has, a flat one over all parameters (LBFGS) segment by segment; scalars stay.
 The state of a parameter that holds anything else is dropped with a warning, and the optimizer builds it anew.
+Where growth is exact, the first update of incumbents is that of the ungrown model, unless the optimizer mixes entries
+in an update (Adafactor, Muon, LBFGS): newborns count in its norms and inner products.
 """
 
 from __future__ import annotations

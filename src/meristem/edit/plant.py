@@ -25,6 +25,7 @@ class Planting:
         model: the model.
         children: the new children of every module that gets others: (module, children).
         copies: every copied module, with its original.
+        reborn: the tensors in copies that have units of their own, by their identity.
         built: every newly built module that is not within another one.
         made: the module of every node, by the node's identity.
     """
@@ -34,6 +35,7 @@ class Planting:
     copies: tuple[tuple[nn.Module, nn.Module], ...]
     built: tuple[nn.Module, ...]
     made: Mapping[int, nn.Module]
+    reborn: frozenset[int] = frozenset()
 
     @property
     def steps(self) -> list[Step]:
@@ -76,6 +78,11 @@ class Planting:
     @cached_property
     def origins(self) -> Mapping[int, Tensor]:
         """What each copied tensor was copied from, by the copy's identity."""
+        return {number: source for number, source in self.models.items() if number not in self.reborn}
+
+    @cached_property
+    def models(self) -> Mapping[int, Tensor]:
+        """For every tensor of a copied module, by its identity, the one that stands there in the original."""
         found: dict[int, Tensor] = {}
         for old, new in self.copies:
             source, target = dict(_tensors(old.named_modules())), dict(_tensors(new.named_modules()))
@@ -140,6 +147,7 @@ class _Planter:
         self.copies: list[tuple[nn.Module, nn.Module]] = []
         self.built: list[nn.Module] = []
         self.made: dict[int, nn.Module] = {}
+        self.reborn: set[int] = set()
         self.near = ""
 
     def plant(self, seed: int) -> Planting:
@@ -150,7 +158,8 @@ class _Planter:
                 self._slot(path, node, children)
         for module in self.built:
             module.train(self.model.training)
-        return Planting(self.model, tuple(children.values()), tuple(self.copies), tuple(self.built), self.made)
+        made = tuple(children.values()), tuple(self.copies), tuple(self.built), self.made
+        return Planting(self.model, *made, frozenset(self.reborn))
 
     def _container(self, path: str) -> tuple[nn.Module, dict[str, nn.Module | None]]:
         module = self._old(path)
@@ -179,10 +188,29 @@ class _Planter:
             old = self._old(node.copied)
             module = duplicate(old, self.model, share_tensors=self.share)
             self.copies.append((old, module))
+            for name, shape in node.shapes.items():
+                self._reshape(module, name, shape)
         else:
             module = self._old(node.old)
         self.made[id(node)] = module
         return module
+
+    def _reshape(self, module: nn.Module, name: str, shape: list[int]) -> None:
+        """Give a tensor of a copy other lengths: its entries over and over, until somebody says better."""
+        path, _, leaf = name.rpartition(".")
+        try:
+            owner = module.get_submodule(path)
+            old = {**owner._parameters, **owner._buffers}.get(leaf)
+        except AttributeError:
+            owner, old = module, None
+        if old is None or old.dim() != len(shape):
+            raise EditError(f"{type(module).__name__} has no tensor {name!r} of {len(shape)} dimensions to copy")
+        new = old.detach()
+        for dim, length in enumerate(shape):
+            new = new.index_select(dim, torch.arange(length, device=old.device) % max(old.shape[dim], 1))
+        new = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        setattr(owner, leaf, new)
+        self.reborn.add(id(new))
 
     def _build(self, node: Built, outermost: bool) -> nn.Module:
         kind = class_of(node.build)

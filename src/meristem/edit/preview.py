@@ -49,6 +49,7 @@ class Preview:
             batch was given.
         map: for an edit of the module tree, the map of the model as it would be; else None.
         succession: likewise, which axes there would be.
+        unreached: the parameters that no example reaches: what uses them may break.
     """
 
     axes: tuple[AxisPreview, ...]
@@ -58,6 +59,7 @@ class Preview:
     drift: float | None
     map: AxisMap | None = field(default=None, repr=False, compare=False)
     succession: Succession | None = field(default=None, repr=False, compare=False)
+    unreached: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -66,7 +68,8 @@ class Preview:
 
     def __rich__(self) -> Table:
         drift = "" if self.drift is None else f"; measured drift {self.drift:.2g}"
-        table = Table(title="Edit", caption=f"{'exact' if self.exact else 'inexact'}{drift}")
+        unseen = f"\nnot reached by any example: {', '.join(self.unreached)}" if self.unreached else ""
+        table = Table(title="Edit", caption=f"{'exact' if self.exact else 'inexact'}{drift}{unseen}")
         for column in ("axis", "before", "after", "function"):
             table.add_column(column, justify="left" if column in ("axis", "function") else "right")
         for axis in self.axes:
@@ -92,6 +95,7 @@ def preview(request: Request, args: Any = None) -> Preview:
         flops=(axes.flops(), axes.flops(after)),
         bytes=(axes.byte_count(), axes.byte_count(after)),
         drift=None if args is None else _drift(request, args),
+        unreached=axes.unreached,
     )
 
 

@@ -13,16 +13,16 @@ from meristem.axes.map import AxisMap
 from meristem.axes.trace import traced_again
 from meristem.edit.commit import Request, prepare
 from meristem.edit.compute import Change
-from meristem.edit.deepen import Replayed, deepen
+from meristem.edit.deepen import Replayed
 from meristem.edit.gather import Gather
 from meristem.edit.journal import Journal, Step
 from meristem.edit.newborns import ZeroFanOut
 from meristem.edit.optimizer import OptimizerStateWarning
+from meristem.edit.rebuild import rebuild
 from meristem.edit.record import EditRecord, Record, composed, parsed, spans
-from meristem.edit.stale import outside
 from meristem.edit.state import ParentMoments
 from meristem.edit.tree import TreeRecord
-from meristem.errors import EditError, FrozenAxisError
+from meristem.errors import EditError, FrozenAxisError, outside
 
 
 def has_depth(history: Sequence[Record]) -> bool:
@@ -93,17 +93,16 @@ def _put(
     for records, tree in stages(parsed(history)):
         gathered = gathers(records, axes)
         changes = tuple(Change(axes[name], gather, ZeroFanOut()) for name, gather in gathered.items())
-        if changes:
-            request = Request(axes, changes, tuple(optimizers), tuple(follow), 0, ParentMoments())
+        request = Request(axes, changes, tuple(optimizers), tuple(follow), 0, ParentMoments())
+        if tree is not None:
+            rebuilt = rebuild(journal, request, [Replayed(tree)])
+            resets += [*rebuilt.prepared.resets, *rebuilt.deepening.resets]
+            axes = traced_again(rebuilt.axes, axes.history)
+        elif changes:
             prepared = prepare(request)
             journal.apply(prepared.steps)
             resets += prepared.resets
             axes = axes.resized({change.axis.index: len(change.gather) for change in changes}, {})
-        if tree is not None:
-            deepening = deepen(axes, [Replayed(tree)], optimizers, follow, ParentMoments(), 0)
-            journal.apply(deepening.steps())
-            resets += deepening.resets
-            axes = traced_again(axes, axes.history)
     return axes, resets
 
 

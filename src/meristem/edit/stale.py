@@ -7,7 +7,6 @@ discounted). Only otherwise is the heap searched for the holders.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -71,15 +70,6 @@ class StaleHolder:
     def __str__(self) -> str:
         names = ", ".join(self.parameters[:3]) + (", ..." if len(self.parameters) > 3 else "")
         return f"{self.holder} still holds {len(self.parameters)} replaced parameters ({names}); {REMEDY}"
-
-
-def outside() -> int:
-    """The `stacklevel` at which a warning by the caller points to whoever called this library."""
-    own = os.path.dirname(os.path.dirname(__file__)) + os.sep
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def stale_holders(old: Mapping[str, weakref.ref[Any]]) -> tuple[StaleHolder, ...]:

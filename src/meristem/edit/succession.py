@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Annotated, TypeVar
 
 import torch
@@ -60,7 +60,13 @@ class Succession(BaseModel):
         return () if name in self.born else self.former.get(name, (name,))
 
 
-def succession(before: AxisMap, after: AxisMap, moved: Mapping[str, str], copies: Sequence[str]) -> Succession:
+def succession(
+    before: AxisMap,
+    after: AxisMap,
+    moved: Mapping[str, str],
+    copies: Sequence[str],
+    begun: Container[int] = (),
+) -> Succession:
     """How the axes of a model went through an edit of its module tree.
 
     An axis goes on as another one if in some dimension of a parameter that stayed the units of the one lie where those
@@ -70,6 +76,7 @@ def succession(before: AxisMap, after: AxisMap, moved: Mapping[str, str], copies
         before, after: the maps.
         moved: the new name of every parameter and buffer that stayed, by its old one.
         copies: the names of the new parameters and buffers that are copies of others.
+        begun: the axes of the earlier map, by number, that had no units before the edit: what goes on as one is born.
     """
     former: dict[int, dict[int, None]] = {axis.index: {} for axis in after}
     open_before, open_after = ({axis.index for axis in axes.editable} for axes in (before, after))
@@ -88,14 +95,16 @@ def succession(before: AxisMap, after: AxisMap, moved: Mapping[str, str], copies
                         units, units_along(one, earlier, before.sizes)
                     ):
                         former[axis][earlier] = None
-    names = {axis.name: tuple(before.axes[old].name for old in former[axis.index]) for axis in after}
     copied = {
         axis for name in copies if name in after.layouts for dim in after.layouts[name].dims for axis in leaves(dim)
     }
+    own = {axis: [old for old in olds if old not in begun] for axis, olds in former.items()}
+    names = {axis.name: tuple(before.axes[old].name for old in own[axis.index]) for axis in after}
+    stayed -= {axis for axis, olds in former.items() if olds and not own[axis]}
     born = [axis for axis in after.editable if axis.index not in stayed]
     return Succession(
         former={name: olds for name, olds in names.items() if olds and olds != (name,)},
         born={axis.name: axis.size for axis in born},
         copies=tuple(axis.name for axis in born if axis.index in copied),
-        gone=tuple(axis.name for axis in before.editable if axis.name not in after.by_name),
+        gone=tuple(a.name for a in before.editable if a.index not in begun and a.name not in after.by_name),
     )

@@ -17,6 +17,7 @@ from meristem.errors import EditError
 
 Scalar: TypeAlias = bool | Annotated[int, Field(ge=-MAX_UNITS, le=MAX_UNITS)] | float | str | None
 Option: TypeAlias = Scalar | list[Scalar]
+Length: TypeAlias = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 
 
 class Old(BaseModel):
@@ -36,18 +37,20 @@ class Copied(BaseModel):
 
     Attributes:
         copied: the path of that before the edit.
+        shapes: by its name in the module, the shape of each tensor that is not copied but born: with other units.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     copied: str
+    shapes: dict[str, list[Length]] = {}
 
 
 class Built(BaseModel):
     """A new module.
 
     Attributes:
-        build: its class: one of `torch.nn`, or `Chain`, `Residual`, `Beside`, `Zero`.
+        build: its class: one of `torch.nn`, or one of `meristem.edit.joints`.
         options: the keyword arguments of its constructor.
         children: what it contains, by name.
     """
@@ -78,10 +81,48 @@ class Setting(BaseModel):
     value: Option
 
 
+class Opening(BaseModel):
+    """Room for units beside those of a module, in all that reads them; new modules produce them.
+
+    Attributes:
+        axis: the axis of the module's units.
+        module: the path of the module.
+        units: how many.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    axis: str
+    module: str
+    units: Length
+
+
+class Widths(BaseModel):
+    """What a change of the module tree does to units, before the tree is changed.
+
+    Attributes:
+        emptied: axes of which all units go, because the modules go that produce them.
+        opened: axes that begin beside others.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    emptied: tuple[str, ...] = ()
+    opened: tuple[Opening, ...] = ()
+
+    def joined(self, other: Widths) -> Widths:
+        """Both at once."""
+        return Widths(emptied=(*self.emptied, *other.emptied), opened=(*self.opened, *other.opened))
+
+
+NO_WIDTHS = Widths()
+
+
 class TreeRecord(BaseModel):
     """What happens to the module tree.
 
     Attributes:
+        widths: what happens to units first.
         containers: by its path, the new children of a module, which stays the same object.
         slots: by its path, what takes the place of a module, wherever the model holds it.
         settings: plain attributes that change with it: numbers of blocks, positions of blocks.
@@ -92,6 +133,7 @@ class TreeRecord(BaseModel):
     containers: dict[str, dict[str, Node]] = {}
     slots: dict[str, Node] = {}
     settings: list[Setting] = []
+    widths: Widths = NO_WIDTHS
 
     def joined(self, other: TreeRecord) -> TreeRecord:
         """Both at once. Raises `EditError` where they want different things of one place."""
@@ -101,6 +143,7 @@ class TreeRecord(BaseModel):
             containers={**self.containers, **other.containers},
             slots={**self.slots, **other.slots},
             settings=[*self.settings, *other.settings],
+            widths=self.widths.joined(other.widths),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from meristem.axes.expression import leaves, units_along
 from meristem.axes.map import Axis, AxisMap
 from meristem.edit import trial
 from meristem.errors import ConfigError
@@ -58,9 +59,11 @@ class Weights(Market):
         amplitude: a (default 1.0).
         lots: into how many lots what one parameter can trade at one edit is cut (default 32).
         least: so many weights stay in each parameter (default 1).
+        age: from how many optimizer steps on a newborn weight may die, as for units (`Protect`). Weights of a newborn
+            unit are as young as it is. Default 0: at once.
 
     Raises:
-        ConfigError: a setting is below 1, or the amplitude not above 0.
+        ConfigError: `lots` or `least` is below 1, the age below 0, or the amplitude not above 0.
 
     Fails: prices are those of single trades. Weights that read alike and are born into the same row make the same move,
     of which each is promised the whole: give a closure, and trade a little at a time. Where the loss is a mean over
@@ -74,10 +77,13 @@ class Weights(Market):
     amplitude: float = 1.0
     lots: int = 32
     least: int = 1
+    age: int = 0
 
     def __post_init__(self) -> None:
-        if self.lots < 1 or self.least < 1 or not self.amplitude > 0:
-            raise ConfigError(f"expected lots and least of at least 1 and an amplitude above 0, got {self!r}")
+        if self.lots < 1 or self.least < 1 or self.age < 0 or not self.amplitude > 0:
+            raise ConfigError(
+                f"expected lots and least of at least 1, an age of at least 0 and an amplitude above 0, got {self!r}"
+            )
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -103,7 +109,8 @@ class Weights(Market):
             lots = self._lots(name, "birth", self.amplitude * birth_worths(moves), absent, count, cost)
             found += [Ladder(Key("weight", "birth", name), lots)] if lots else []
             worths = death_worths(moves, view.tensors[name])
-            lots = self._lots(name, "death", worths, mask, min(count, present - self.least), cost)
+            mature = mask & ~self._young(view, name) if self.age else mask
+            lots = self._lots(name, "death", worths, mature, min(count, present - self.least), cost)
             found += [Ladder(Key("weight", "death", name), lots)] if lots else []
         return tuple(found)
 
@@ -122,6 +129,18 @@ class Weights(Market):
         if dear:
             return Made(dear=dear)
         return Made(rewirings=(Rewiring(self.sparse, rewired(self.masks, taken), starts),))
+
+    def _young(self, view: View, name: str) -> Tensor:
+        """Which weights of a parameter are too young to die: themselves, or a unit that they belong to."""
+        axes, found = view.axes, self.sparse.ages(name) < self.age
+        for dim, expression in enumerate(axes.layouts[name].dims):
+            for axis in dict.fromkeys(leaves(expression)):
+                ages = view.ages.get(axes.axes[axis].name)
+                if ages is not None and bool((ages < self.age).any()):
+                    units = units_along(expression, axis, axes.sizes)
+                    young = (units >= 0) & (ages < self.age)[units.clamp(min=0)]
+                    found |= young.to(found.device).reshape(-1, *(1,) * (found.dim() - 1 - dim))
+        return found
 
     def _best(self, view: View, name: str, move: Tensor, lots: Sequence[Lot]) -> float:
         """The amplitude with the lowest loss, see `line_search.best_amplitude`."""

@@ -69,12 +69,31 @@ def follow(commit: Commit, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Ten
                 f"what follows {name} has the shape {tuple(tensor.shape)}, but before this edit it was {shapes[name]}; "
                 "an earlier edit was missed, or this one was followed already"
             )
-        recipe = {dim: along.to(tensor.device) for dim, along in changed[name].items()}
-        fresh = None
-        if any(along.fresh is not None for along in recipe.values()):
-            fresh = ~gathered(torch.ones_like(tensor, dtype=torch.bool), recipe)
-        found[name] = gathered(tensor, recipe), fresh
+        found[name] = _gathered(tensor, changed[name])
     return found
+
+
+def renamed(commit: Commit, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Tensors, by parameter name, after an edit of the module tree: those of parameters that stayed, by the new names.
+
+    Returns:
+        as `follow`: units may go with a branch, or come with one, in what reads them.
+    """
+    found: dict[str, tuple[Tensor, Tensor | None]] = {}
+    for name, tensor in tensors.items():
+        if name in commit.moved:
+            recipe = commit.followed.get(commit.moved[name], {})
+            found[commit.moved[name]] = _gathered(tensor, recipe) if recipe else (tensor, None)
+    return found
+
+
+def _gathered(tensor: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
+    """A tensor by a recipe, with zeros where there is no source; and where that is, or None."""
+    recipe = {dim: along.to(tensor.device) for dim, along in recipe.items()}
+    fresh = None
+    if any(along.fresh is not None for along in recipe.values()):
+        fresh = ~gathered(torch.ones_like(tensor, dtype=torch.bool), recipe)
+    return gathered(tensor, recipe), fresh
 
 
 def newborn(fresh: Tensor, density: float, key: object) -> Tensor:

@@ -9,7 +9,7 @@ from meristem.mask.distribution import Distribution
 from meristem.mask.everywhere import Global
 from meristem.mask.method import Method
 from meristem.mask.scene import Plan, Scene
-from meristem.mask.snip import derivative, loss_of
+from meristem.mask.snip import derivative, loss_of, over_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class GraSP(Method):
     def start(self, scene: Scene) -> Plan:
         with loss_of(scene) as loss:
             gradients = derivative(loss, scene, create_graph=True)
-            flow = sum((g.detach() * g).sum() for g in gradients.values())
-            curved = derivative(flow, scene, create_graph=False)  # type: ignore[arg-type]
+            everywhere = over_ranks(gradients)
+            flow = sum((everywhere[name] * g).sum() for name, g in gradients.items())
+            curved = over_ranks(derivative(flow, scene, create_graph=False))  # type: ignore[arg-type]
         worth = {name: weight * curved[name] for name, weight in scene.weights.items()}
         return Plan(masks=self.distribution.masks(worth, self.density))

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from meristem.edit import Commit
 from meristem.errors import CheckpointError, ConfigError
-from meristem.mask.following import deep, follow
+from meristem.mask.following import deep, follow, renamed
 from meristem.mask.masks import Masks, alike, silence
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.select import Chosen, weights_of
@@ -26,6 +26,8 @@ class Kept:
         learning: which the optimizer may move, where these are others; by name.
         densities: the share of weights that each parameter is to have.
         memory: what the method keeps, by kind and tensor name.
+        first: for each weight the first optimizer step, counted from 1, since it was born by `Sparse.rewire`; 0 for all
+            others. By name, of parameters in which there are such; int32.
     """
 
     def __init__(self, masks: Masks, optimizers: Sequence[Optimizer]) -> None:
@@ -33,6 +35,7 @@ class Kept:
         self.learning: dict[str, Tensor] = {}
         self.densities: dict[str, float] = {}
         self.memory: dict[str, dict[str, Tensor]] = {}
+        self.first: dict[str, Tensor] = {}
         self._optimizers = optimizers
 
     def scene(
@@ -81,6 +84,15 @@ class Kept:
         for optimizer in self._optimizers if plan.forget else ():
             optimizer.state.clear()
 
+    def born(self, before: Mapping[str, Tensor], step: int) -> None:
+        """Take down which weights are there that were not with earlier masks, after so many steps."""
+        for name, mask in before.items():
+            new = self.masks[name] & ~mask
+            if bool(new.any()):
+                known = self.first.get(name)
+                known = torch.zeros_like(new, dtype=torch.int32) if known is None else known
+                self.first[name] = known.masked_fill(new, step + 1)
+
     @torch.no_grad()
     def apply(self, *, state: bool, learning: bool = False) -> None:
         """Zero for weights that are not there (or do not learn), and, if wanted, for the state of those that do not."""
@@ -115,7 +127,9 @@ class Kept:
             return self._after_depth(commit, newborns, seed, chosen)
         learning = follow(commit, self.learning)
         memory = {kind: follow(commit, tensors) for kind, tensors in self.memory.items()}
+        first = {name: moved for name, (moved, _) in follow(commit, self.first).items()}
         self.masks.after(commit, newborns, seed)
+        self.first |= first
         tensors = self._tensors()
         for name, (moved, fresh) in learning.items():
             self.learning[name] = moved | self.masks[name] if fresh is None else moved | self.masks[name] | fresh
@@ -126,19 +140,27 @@ class Kept:
 
     def _after_depth(self, commit: Commit, newborns: float | None, seed: int, chosen: Chosen) -> None:
         moved, density, masked = commit.moved, self.masks.density, set(self.masks)
+        learning = renamed(commit, self.learning)
+        memory = {kind: renamed(commit, tensors) for kind, tensors in self.memory.items()}
         kinds = {kind: tensors for kind, tensors in self.memory.items() if masked.issuperset(tensors)}
-        self.masks.after(commit)
-        self.learning = {moved[name]: mask for name, mask in self.learning.items() if name in moved}
+        self.masks.after(commit, newborns, seed)
+        self.learning = {
+            name: mask if fresh is None else mask | self.masks[name] | fresh for name, (mask, fresh) in learning.items()
+        }
         self.densities = {moved[name]: share for name, share in self.densities.items() if name in moved}
+        self.first = {name: steps for name, (steps, _) in renamed(commit, self.first).items()}
         inserted = [name for name in weights_of(self.masks.model, chosen) if name not in self.masks]
         self.masks.add(inserted, density if newborns is None else newborns, seed)
         self.densities |= dict.fromkeys(inserted, density)
         self.learning |= {name: self.masks[name].clone() for name in inserted if self.learning}
         tensors = self._tensors()
-        for kind, kept in self.memory.items():
-            fresh = inserted if kind in kinds else set(tensors) - set(moved.values())
-            stayed = {moved[name]: tensor for name, tensor in kept.items() if name in moved}
-            self.memory[kind] = {**stayed, **{name: tensors[name].clone() for name in fresh}}
+        for kind, kept in memory.items():
+            new = inserted if kind in kinds else set(tensors) - set(moved.values())
+            stayed = {
+                name: tensor if fresh is None else torch.where(fresh, tensors[name], tensor)
+                for name, (tensor, fresh) in kept.items()
+            }
+            self.memory[kind] = {**stayed, **{name: tensors[name].clone() for name in new}}
 
     def packed(self) -> dict[str, Any]:
         """Everything, for a `State`."""
@@ -147,13 +169,14 @@ class Kept:
             "masks": packed(self.masks),
             "learning": packed(self.learning),
             "memory": {kind: packed(tensors) for kind, tensors in self.memory.items()},
+            "first": packed(self.first),
         }
 
     def restored(self, saved: State) -> Kept:
         """What was saved, for the same model. Raises `CheckpointError` if it is of another one."""
-        tensors, learning = self._tensors(), unpacked(saved.learning)
+        tensors, learning, first = self._tensors(), unpacked(saved.learning), unpacked(saved.first)
         memory = {kind: unpacked(entries) for kind, entries in saved.memory.items()}
-        for name, tensor in [*learning.items(), *(item for entries in memory.values() for item in entries.items())]:
+        for name, tensor in (item for entries in (learning, first, *memory.values()) for item in entries.items()):
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise CheckpointError(f"the state is of another model: it holds {name} of shape {tuple(tensor.shape)}")
         try:
@@ -162,6 +185,7 @@ class Kept:
             raise CheckpointError(f"the state is of another model: {error}") from error
         found.densities = dict(saved.densities)
         found.learning = {name: mask.to(tensors[name].device) for name, mask in learning.items()}
+        found.first = {name: steps.to(tensors[name].device) for name, steps in first.items()}
         found.memory = {k: {n: t.to(tensors[n].device) for n, t in entries.items()} for k, entries in memory.items()}
         return found
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from meristem.edit import Commit
 from meristem.errors import ConfigError, StaleMapError
-from meristem.mask.following import deep, follow, newborn
+from meristem.mask.following import deep, follow, newborn, renamed
 
 
 class Masks(Mapping[str, Tensor]):
@@ -126,13 +126,15 @@ class Masks(Mapping[str, Tensor]):
             StaleMapError: the masks are not those of the model before this edit, or the model is not as it left it.
         """
         if deep(commit):
-            found = {commit.moved[name]: mask for name, mask in self._masks.items() if name in commit.moved}
+            known = {commit.moved[name]: share for name, share in self.densities.items() if name in commit.moved}
+            followed = renamed(commit, self._masks)
             self._masks, self._known, self._places = {}, {}, {}
-            return self._put(found)
+        else:
+            known, followed = self.densities, follow(commit, self._masks)
         found = {}
-        for name, (moved, fresh) in follow(commit, self._masks).items():
+        for name, (moved, fresh) in followed.items():
             if fresh is not None:
-                share = self.densities[name] if newborns is None else newborns
+                share = known[name] if newborns is None else newborns
                 moved |= newborn(fresh, share, (seed, name, len(commit.axes.history)))
             now = tuple(self.model.get_parameter(name).shape)
             if tuple(moved.shape) != now:

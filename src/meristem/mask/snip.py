@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from meristem.errors import ConfigError
@@ -15,6 +16,7 @@ from meristem.mask.distribution import Distribution
 from meristem.mask.everywhere import Global
 from meristem.mask.method import Method
 from meristem.mask.scene import Plan, Scene
+from meristem.signals.ranks import distributed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class SNIP(Method):
     """Single-shot pruning: those weights stay, from the start to the end, whose `|w * dL / dw|` is largest.
 
     Lee, Ajanthan, Torr, ICLR 2019, arXiv 1810.02340, equation 6: the derivative of the loss in a factor on the weight.
-    `Sparse(..., closure=)` computes the loss of one batch, with batch normalizations in train mode.
+    `Sparse(..., closure=)` computes the loss of one batch, with batch normalizations in train mode. In a distributed
+    run it is evaluated on all ranks, each with its part of the batch.
 
     Attributes:
         density: the share of weights that stays.
@@ -39,7 +42,7 @@ class SNIP(Method):
 
     def start(self, scene: Scene) -> Plan:
         with loss_of(scene) as loss:
-            gradients = derivative(loss, scene, create_graph=False)
+            gradients = over_ranks(derivative(loss, scene, create_graph=False))
         worth = {name: (gradients[name] * weight).abs() for name, weight in scene.weights.items()}
         return Plan(masks=self.distribution.masks(worth, self.density))
 
@@ -69,3 +72,13 @@ def derivative(value: Tensor, scene: Scene, *, create_graph: bool) -> dict[str, 
     if unused:
         raise ConfigError(f"the loss does not depend on {unused[0]}; leave it out with `parameters=`")
     return dict(zip(names, found, strict=True))
+
+
+def over_ranks(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over the ranks of a distributed run, so that all of them choose the same; without graphs."""
+    found = {name: gradient.detach().contiguous() for name, gradient in gradients.items()}
+    if distributed():
+        for gradient in found.values():
+            dist.all_reduce(gradient)
+            gradient /= dist.get_world_size()
+    return found

@@ -101,6 +101,13 @@ class Sparse:
         """Which weights are there."""
         return self._kept.masks
 
+    def ages(self, name: str) -> Tensor:
+        """For each weight of a masked parameter the number of optimizer steps since it was born by `rewire`: int64, in
+        its shape; the largest int64 for all others."""
+        first, mask = self._kept.first.get(name), self.masks[name]
+        oldest = torch.full(mask.shape, torch.iinfo(torch.int64).max, device=mask.device)
+        return oldest if first is None else torch.where(first > 0, self.steps + 1 - first.long(), oldest)
+
     def close(self) -> None:
         """Remove the hooks: from now on all weights train."""
         for handle in self._handles:
@@ -121,7 +128,7 @@ class Sparse:
     def rewire(self, masks: Mapping[str, Tensor], starts: Mapping[str, Tensor] | None = None) -> None:
         """Other masks for some parameters, between two steps; their densities are what they are to have from now on.
 
-        Weights that are no longer there become zero, with their optimizer state.
+        Weights that are no longer there become zero, with their optimizer state. Those that come are newborn (`ages`).
 
         Args:
             masks: by parameter name.
@@ -135,7 +142,9 @@ class Sparse:
             if name not in self.masks or start.shape != self.masks[name].shape:
                 raise ConfigError(f"a start of shape {tuple(start.shape)} was given for {name}, which is not masked so")
         moved = {name: self.masks.parameter(name) + start for name, start in given.items()}
+        before = {name: mask for name, mask in self.masks.items() if name in masks}
         self._kept.carry_out(Plan(masks=masks, values=moved))
+        self._kept.born(before, self.steps)
         self._kept.apply(state=not self.method.dense_state)
 
     def state_dict(self) -> dict[str, Any]:

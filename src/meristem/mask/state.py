@@ -66,6 +66,7 @@ class State(BaseModel):
         densities: the share of weights that each parameter is to have.
         masks, learning: by parameter name.
         memory: by kind and tensor name.
+        first: by parameter name, see `Kept`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +79,7 @@ class State(BaseModel):
     masks: dict[str, Packed]
     learning: dict[str, Packed]
     memory: dict[str, dict[str, Packed]]
+    first: dict[str, Packed] = {}
 
     @classmethod
     def parse(cls, saved: Mapping[str, Any]) -> State:

@@ -48,6 +48,11 @@ class Averages:
             for running, kept in self._kept.items()
         }
 
+    @property
+    def listening(self) -> bool:
+        """Whether a step is being listened to, or has been and is not yet taken in."""
+        return self._recording is not None
+
     def wake(self, step: int) -> float:
         """The next step after which `advance` or `measure` has something to do."""
         soon = (due + offset for due in (self._due(step), self._due(step + 1)) for offset in (-1, 0))

@@ -161,7 +161,7 @@ class Plasticity:
         running = self._planner.running(found, chosen)
         self._subject = Subject(found, optimizers, follow, helpers, monitor, running, scale)
         self._due = schedule.next(0)
-        self._wake = self._prepare()
+        self._busy = self._prepare()
 
     def __repr__(self) -> str:
         name, axes = type(self.model).__name__, self.axes
@@ -205,11 +205,9 @@ class Plasticity:
         """
         self._step += 1
         self._subject.stepped(self._step)
-        if self._step < self._wake:
+        if self._step < self._due and self._step < self._busy:
             return None
-        event = self._act(loss, closure)
-        self._wake = self._prepare()
-        return event
+        return self._act(loss, closure)
 
     @property
     def steps(self) -> int:
@@ -279,7 +277,7 @@ class Plasticity:
         self._step, self._seed, self._choice = saved.step, saved.seed, choice
         self._memory, self._owed, self._pending = dict(saved.schedule), saved.owed, saved.pending
         self._due = self._schedule.next(self._step)
-        self._wake = self._prepare()
+        self._busy = self._prepare()
 
     def _chosen(self) -> list[Axis]:
         return self._choice.axes(self.axes)
@@ -295,8 +293,24 @@ class Plasticity:
 
     def _act(self, loss: Tensor | float | None, closure: Callable[[], Tensor] | None) -> Event | None:
         """Carry out what is due at this step and can be: what lacks statistics waits for them."""
-        self._subject.averages.measure(self._view(0, {}, None))
-        signals = self._listening.results(self._step)
+        busy = self._step >= self._busy
+        signals = self._heard() if busy else {}
+        demands = self._demands(loss, signals, closure)
+        event = self._perform(demands, signals, closure) if demands else None
+        if busy or demands:
+            self._busy = self._prepare()
+        return event
+
+    def _heard(self) -> Mapping[Statistic, Any]:
+        """The statistics that were recorded for this step."""
+        if self._subject.averages.listening:
+            self._subject.averages.measure(self._view(0, {}, None))
+        return self._listening.results(self._step)
+
+    def _demands(
+        self, loss: Tensor | float | None, signals: Mapping[Statistic, Any], closure: Callable[[], Tensor] | None
+    ) -> tuple[Demand, ...]:
+        """What waited for this step, and what the schedule asks for."""
         demands: tuple[Demand, ...] = ()
         if self._step >= self._pending.step:
             demands, self._pending = self._pending.demands, Pending()
@@ -307,7 +321,7 @@ class Plasticity:
             more, self._memory = self._schedule.due(moment, self._memory)
             self._due = self._schedule.next(self._step)
             demands = (*demands, *more)
-        return self._perform(demands, signals, closure) if demands else None
+        return demands
 
     def _perform(
         self, demands: Sequence[Demand], signals: Mapping[Statistic, Any], closure: Callable[[], Tensor] | None
@@ -353,7 +367,8 @@ class Plasticity:
         return self._planner.running(axes, self._choice.axes(axes))
 
     def _prepare(self) -> float:
-        """Aim the recorder at the next edit or look that is known to come; the step at which to wake."""
+        """Aim the recorder at the next edit or look that is known to come; the next step at which something is to be
+        done that the schedule does not ask for: listen, or carry out what waits."""
         step, targets = self._step, []
         if self._pending.demands:
             targets.append(Target(self._pending.step, self._needs(self._pending.demands)))
@@ -367,7 +382,7 @@ class Plasticity:
         self._listening.advance(step, self.axes)
         averages = self._subject.averages
         averages.advance(step, self.axes)
-        return min(self._due, self._pending.step, self._listening.wake(step), averages.wake(step))
+        return min(self._pending.step, self._listening.wake(step), averages.wake(step))
 
     def _needs(self, demands: Sequence[Demand]) -> tuple[Statistic, ...]:
         return self._planner.needs(self.axes, self._chosen(), demands)

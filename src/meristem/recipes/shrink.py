@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from meristem.allocate import Allocator, Limits, Ranked, Selection, choose, require_known
+from meristem.allocate import Allocator, Limits, Ranked, Selection, choose, fast_multiple, out_of_step, require_known
 from meristem.axes import Axis, AxisMap, trace
 from meristem.edit import Edit, ZeroFanOut
 from meristem.errors import ConfigError, UnknownAxisError
@@ -41,7 +41,7 @@ def shrink(
     axes: Selection = None,
     keep: Sequence[str] = (),
     floor: float = 0.1,
-    multiple: int = 1,
+    multiple: int | None = None,
     compensate: bool = True,
     rounds: int = 1,
     finetune: Callable[[nn.Module], Any] | None = None,
@@ -73,10 +73,11 @@ def shrink(
         criterion: who goes. Default: `Taylor()` with batches, `GroupNorm()` without.
         allocate: how the amount is divided over axes, with limits of its own instead of `floor` and `multiple`.
             Default: `Ranked`, per cost of the target where the criterion predicts the loss.
-        axes: which axes may shrink. Default: all editable ones for which the criterion is defined.
+        axes: which axes may shrink. Default: all editable ones for which the criterion is defined, but those that a
+            fast kernel wants as large as one that stays (see `Allocator.links`).
         keep: glob patterns of the names of axes that lose nothing; each must match one.
         floor: the share of its units that every axis keeps at least.
-        multiple: new sizes are multiples of this.
+        multiple: new sizes are multiples of this. Default: of what `fast_multiple` says, 8 or 1.
         compensate: whether, given batches, what units gave on average goes to the biases of their readers, on every
             axis for which that is defined (see `Compensated`).
         rounds: how many.
@@ -108,7 +109,7 @@ def shrink(
     chosen, left = _chosen(first, criterion, axes, keep)
     goal = Goal.of(first, {"flops": flops, "parameters": parameters, "memory": memory, "latency": latency})
     if allocate is None:
-        limits = {escape(a.name): Limits(minimum=max(1, math.ceil(floor * a.size)), multiple=multiple) for a in first}
+        limits = {escape(axis.name): _limits(first, axis, floor, multiple) for axis in first}
         allocate = Ranked(limits=limits, per=PER[goal.cost] if criterion.predicts_loss else "unit")
     require_known(allocate.for_action("prune").limits, first)
     if compensate and batches is not None:
@@ -147,6 +148,12 @@ def _check(criterion: Any, batches: Any, loss: Any, rounds: int) -> None:
         )
 
 
+def _limits(axes: AxisMap, axis: Axis, floor: float, multiple: int | None) -> Limits:
+    """The sizes that an axis may be given."""
+    multiple = fast_multiple(axes, axis) if multiple is None else multiple
+    return Limits(minimum=max(1, math.ceil(floor * axis.size)), multiple=multiple)
+
+
 def _chosen(
     axes: AxisMap, criterion: Criterion, selection: Selection, keep: Sequence[str]
 ) -> tuple[list[Axis], dict[str, str]]:
@@ -168,6 +175,10 @@ def _chosen(
         elif selection is None and (why := criterion.undefined(axes, axis)) is not None:
             reasons[axis.name] = why
     chosen = [axis for axis in wanted if axis.name not in reasons]
+    if selection is None:
+        for axis, other in out_of_step(axes, chosen).items():
+            chosen.remove(axis)
+            reasons[axis.name] = f"a fast kernel wants it as large as {other.name}"
     if not chosen:
         raise ConfigError(f"no axis is left that may shrink; {reasons or 'the model has no editable axis'}")
     require_defined(criterion, axes, chosen)

@@ -19,6 +19,9 @@ COSTS = (
 )
 """Name in `ArmSummary.values`, head of the column and how it is written."""
 
+MAIN = ("parameters", "training FLOPs", "seconds")
+"""The heads of those that the terminal shows too."""
+
 
 def measured(arm: ArmSummary, measure: Measure) -> str:
     """A metric as mean ± half width of its interval; empty where the arm has none."""
@@ -50,13 +53,13 @@ def cost_cells(arm: ArmSummary) -> list[str]:
 def summary_table(summary: Summary) -> Table:
     """Metrics and the most important costs, for the terminal."""
     table = Table(title=summary.title, caption="mean ± 95 % confidence interval")
-    heads = [*columns(summary), "training FLOPs", "seconds"]
+    heads = [*columns(summary), *MAIN]
     for index, head in enumerate(heads):
         table.add_column(head, justify="left" if index == 0 else "right")
     for arms in summary.groups.values():
         for arm in arms:
             costs = dict(zip(cost_columns(), cost_cells(arm), strict=False))
-            row = [*cells(arm, summary), costs["training FLOPs"], costs["seconds"]]
+            row = [*cells(arm, summary), *(costs[head] for head in MAIN)]
             table.add_row(*map(Text, row))
         table.add_section()
     return table

@@ -49,5 +49,4 @@ def _number(loss: Tensor | float) -> Tensor | float:
         raise ConfigError(
             f"plasticity.step(loss) expects one number, got a tensor of shape {tuple(loss.shape)}; pass its mean"
         )
-    loss = loss.detach().reshape(())
-    return loss.item() if loss.is_cpu else loss.double()
+    return loss.item() if loss.is_cpu else loss.detach().reshape(()).double()

@@ -15,7 +15,7 @@ from meristem.errors import ConfigError
 from meristem.signals.ear import Channels, Sensed, Sensor
 from meristem.signals.precision import wide
 from meristem.signals.sites import obstacle
-from meristem.signals.weight_gradients import slice_norms, slice_squares
+from meristem.signals.weight_gradients import Slices, slice_norms
 
 
 def activation_frequency(h: Tensor, threshold: float = 0.05) -> Tensor:
@@ -31,7 +31,7 @@ def activation_frequency(h: Tensor, threshold: float = 0.05) -> Tensor:
     Returns:
         float64, shape (units,).
     """
-    return _sums(h, threshold, 1)[0] / (h.numel() // h.shape[1])
+    return _sums(h, threshold, 1)[0].double() / (h.numel() // h.shape[1])
 
 
 def gradient_size(delta: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def gradient_size(delta: Tensor) -> Tensor:
     Returns:
         float64, shape (units,).
     """
-    return _total(delta, 1) / (delta.numel() // delta.shape[1])
+    return _total(delta, 1).double() / (delta.numel() // delta.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +143,11 @@ class _Heard(Sensor):
     closed: bool = False
     """Whether there is a finite pass in the closing step."""
 
+    def restart(self) -> None:
+        super().restart()
+        self.sums = self.gradient = None
+        self.rows, self.closed = 0.0, False
+
     def reads(self, x: Tensor, dim: int, channels: Channels) -> tuple[Tensor, int]:
         rows = x.numel() // x.shape[dim] * channels.each
         return channels.sums(_sums(x, self.threshold, dim)), rows
@@ -172,7 +177,7 @@ class _Heard(Sensor):
             if self.sums is None or self.gradient is None:
                 self.sums, self.gradient = sums, given
             else:
-                self.sums, self.gradient = self.sums + sums, self.gradient + given
+                self.sums, self.gradient = self.sums.double() + sums, self.gradient.double() + given
 
 
 @dataclass(eq=False)
@@ -181,6 +186,10 @@ class _Accumulator(_Heard):
     """Rows and ranks, of all ranks."""
     gradients: dict[str, Tensor] = field(default_factory=dict)
     """By weight, summed over passes."""
+
+    def restart(self) -> None:
+        super().restart()
+        self.counts, self.gradients = None, {}
 
     def learn(self, weight: str, gradient: Tensor) -> None:
         held = self.gradients.get(weight)
@@ -195,6 +204,7 @@ class _Accumulator(_Heard):
             return ()
         self.counts = torch.tensor([self.rows, 1.0], dtype=torch.float64, device=self.sums.device)
         self.gradients = {name: gradient.clone() for name, gradient in sorted(self.gradients.items())}
+        self.sums, self.gradient = self.sums.double(), self.gradient.double()
         return (self.sums, self.gradient, self.counts, *self.gradients.values())
 
     def result(self) -> Activity:
@@ -202,9 +212,9 @@ class _Accumulator(_Heard):
         assert self.sums is not None
         assert self.gradient is not None
         rows, ranks = (self.rows, 1.0) if self.counts is None else self.counts.tolist()
-        frequency, size = self.sums / rows
+        frequency, size = self.sums.double() / rows
         into, out = (slice_norms(self.gradients, *self.site, role) for role in (Role.PRODUCES, Role.READS))
-        return Activity(frequency, size, self.gradient / ranks, into.to(size.device), out.to(size.device))
+        return Activity(frequency, size, self.gradient.double() / ranks, into.to(size.device), out.to(size.device))
 
 
 @dataclass(eq=False)
@@ -213,11 +223,20 @@ class _OfStep(_Heard):
 
     squares: dict[tuple[str, Role], Tensor] = field(default_factory=dict)
 
-    def learn(self, weight: str, gradient: Tensor) -> None:
+    def __post_init__(self) -> None:
         axes, axis = self.site
-        roles = [role for place in axes.places[axis.index] if place.layout.name == weight for role in place.roles]
-        for role in dict.fromkeys(roles):
-            self.squares[weight, role] = slice_squares({weight: gradient}, axes, axis, role)
+        found = dict.fromkeys((place.layout.name, role) for place in axes.places[axis.index] for role in place.roles)
+        self._slices: dict[str, list[tuple[Role, Slices]]] = {}
+        for weight, role in found:
+            self._slices.setdefault(weight, []).append((role, Slices(axes, axis, role, weight)))
+
+    def restart(self) -> None:
+        super().restart()
+        self.squares = {}
+
+    def learn(self, weight: str, gradient: Tensor) -> None:
+        for role, slices in self._slices[weight]:
+            self.squares[weight, role] = slices.squares({weight: gradient})
 
     def result(self) -> ActivitySums:
         self._add_up()
@@ -235,15 +254,15 @@ class _OfStep(_Heard):
 
 
 def _sums(h: Tensor, threshold: float, dim: int) -> Tensor:
-    """`|h| > threshold` and `|h|` summed over all dimensions but one: float64, shape (2, h.shape[dim])."""
+    """`|h| > threshold` and `|h|` summed over all dimensions but one, float32 or better: shape (2, h.shape[dim])."""
     size = h.abs()
     total = _sum(size, dim)
-    return torch.stack([_sum(size.gt_(threshold), dim), total]).double()
+    return torch.stack([_sum(size.gt_(threshold), dim), total])
 
 
 def _total(x: Tensor, dim: int) -> Tensor:
-    """`|x|` summed over all dimensions but one: float64, shape (x.shape[dim],)."""
-    return _sum(x.abs(), dim).double()
+    """`|x|` summed over all dimensions but one, float32 or better: shape (x.shape[dim],)."""
+    return _sum(x.abs(), dim)
 
 
 def _sum(x: Tensor, dim: int) -> Tensor:

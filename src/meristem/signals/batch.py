@@ -18,8 +18,10 @@ from torch import Tensor
 
 from meristem.axes.path import Path
 from meristem.signals.candidate import candidate_gradient, fan_in_gradient, fan_out_gradient, response
-from meristem.signals.contraction import Contraction
+from meristem.signals.contraction import Contraction, rows
+from meristem.signals.linearised import Linearised, linearise
 from meristem.signals.moments import second_moment
+from meristem.signals.precision import precise, wide
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,13 @@ class Arrival:
     reader: Contraction
     columns: Tensor
 
+    @cached_property
+    def between(self) -> Linearised:
+        """What stands between the two, with its derivative."""
+        like = self.x.new_empty(0, dtype=wide(self.x, self.delta))
+        with precise(self.x.device):
+            return linearise(self.path.middle, self.producer.outputs(rows(self.x, self.producer).shape[2:]), like)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -126,7 +135,7 @@ class Batch:
             block.weight: outgoing.new_zeros(len(outgoing), block.width, dtype=self.dtype) for block in self.fan_in
         }
         for a in self.arrivals:
-            gradient = fan_in_gradient(a.x, a.delta, out[a.path.consumer.weight], a.producer, a.consumer, a.path.middle)
+            gradient = fan_in_gradient(a.x, a.delta, out[a.path.consumer.weight], a.producer, a.consumer, a.between)
             total = found[a.path.producer.weight]
             total += gradient[:, : total.shape[1]]
         return torch.cat([found[block.weight] for block in self.fan_in], 1)
@@ -146,20 +155,26 @@ class Batch:
         }
         for a in self.arrivals:
             alpha = into[a.path.producer.weight]
-            gradient = fan_out_gradient(a.x, a.delta, alpha, a.producer, a.consumer, a.path.middle)
+            gradient = fan_out_gradient(a.x, a.delta, alpha, a.producer, a.consumer, a.between)
             found[a.path.consumer.weight] += gradient.flatten(1)
         return torch.cat([found[block.weight] for block in self.fan_out], 1)
 
     @cached_property
     def candidate_gradient(self) -> Tensor:
         """M in full: shape (fan-out, fan-in)."""
-        rows, columns = _offsets(self.fan_out), _offsets(self.fan_in)
-        found = torch.zeros(rows[""][1], columns[""][1], dtype=self.dtype, device=self.device)
+        found: dict[tuple[str, str], Tensor] = {}
         for a in self.arrivals:
-            (r0, r1), (c0, c1) = rows[a.path.consumer.weight], columns[a.path.producer.weight]
-            gradient = candidate_gradient(a.x, a.delta, a.producer, a.consumer, a.path.middle)
-            found[r0:r1, c0:c1] += gradient[:, : c1 - c0]
-        return found
+            gradient = candidate_gradient(a.x, a.delta, a.producer, a.consumer, a.between)
+            pair = a.path.consumer.weight, a.path.producer.weight
+            found[pair] = found[pair] + gradient if pair in found else gradient
+
+        def block(out: Block, into: Block) -> Tensor:
+            known = found.get((out.weight, into.weight))
+            if known is None:
+                return torch.zeros(out.width, into.width, dtype=self.dtype, device=self.device)
+            return known[:, : into.width]
+
+        return _joined([_joined([block(out, into) for into in self.fan_in], 1) for out in self.fan_out], 0)
 
     @cached_property
     def second_moment(self) -> tuple[Tensor, int]:
@@ -196,7 +211,7 @@ class Batch:
         total = incoming.new_zeros(2, len(incoming), dtype=self.dtype)
         for a in self.arrivals if len(incoming) else ():
             alpha, omega = into[a.path.producer.weight], out[a.path.consumer.weight]
-            total += response(a.x, a.delta, alpha, omega, a.producer, a.consumer, a.path.middle)
+            total += response(a.x, a.delta, alpha, omega, a.producer, a.consumer, a.between)
         return total
 
 
@@ -227,11 +242,5 @@ def _with_bias(vectors: Tensor, blocks: Sequence[Block]) -> Mapping[str, Tensor]
     }
 
 
-def _offsets(blocks: Sequence[Block]) -> dict[str, tuple[int, int]]:
-    """Where each weight's share begins and ends; the total under the empty name."""
-    found, start = {}, 0
-    for block in blocks:
-        found[block.weight] = (start, start + block.width)
-        start += block.width
-    found[""] = (0, start)
-    return found
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

@@ -14,6 +14,7 @@ Arguments that all functions share:
         `flattened(...)` as consumer and delta with spatial sizes 1.
     producer, consumer: how they contract; outs of the producer and ins of the consumer (the incumbents) do not matter.
     middle: see `Middle`; None is the identity. Between linear maps units stand in the second dimension of (N, units).
+        Or what `linearise` made of it, which then is not done again.
     incoming: weights and bias of r newborns, shape (r, F + 1), F the producer's fan-in ordered as its weight's
         (in, *kernel), the bias last.
     outgoing: shape (r, outs, *kernel) of the consumer; may be flattened to two dimensions.
@@ -47,7 +48,7 @@ def fan_in_gradient(
     outgoing: Tensor,
     producer: Contraction,
     consumer: Contraction,
-    middle: Middle | None = None,
+    middle: Middle | Linearised | None = None,
 ) -> Tensor:
     """Gradient of the loss with respect to the fan-in of newborns with this fan-out and zero fan-in: `outgoing @ M`.
 
@@ -58,7 +59,7 @@ def fan_in_gradient(
     with precise(x.device):
         weight = _outgoing(outgoing, consumer, wide(x, delta))
         units = weight.shape[1]
-        between = _between(x, delta, units, producer, consumer, middle)
+        between = _between(x, delta, producer, consumer, middle)
         total = weight.new_zeros(units, producer.fan_in + 1)
         for a, d in split(x, delta, entries=units * _larger(between)):
             z = between.pull(input_gradient(consumer, d, weight, between.outer))
@@ -73,7 +74,7 @@ def fan_out_gradient(
     incoming: Tensor,
     producer: Contraction,
     consumer: Contraction,
-    middle: Middle | None = None,
+    middle: Middle | Linearised | None = None,
 ) -> Tensor:
     """Gradient of the loss with respect to the fan-out of newborns with this fan-in and zero fan-out, linearised.
 
@@ -83,7 +84,7 @@ def fan_out_gradient(
     x, delta = _checked(x, delta, producer, consumer)
     with precise(x.device):
         weight, bias = _incoming(incoming, producer, wide(x, delta))
-        between = _between(x, delta, len(weight), producer, consumer, middle)
+        between = _between(x, delta, producer, consumer, middle)
         total = weight.new_zeros(consumer.outs, len(weight), *consumer.kernel)
         for a, d in split(x, delta, entries=len(weight) * _larger(between)):
             total += weight_gradient(consumer, between.push(forward(producer, a, weight, bias)), d)
@@ -91,7 +92,7 @@ def fan_out_gradient(
 
 
 def candidate_gradient(
-    x: Tensor, delta: Tensor, producer: Contraction, consumer: Contraction, middle: Middle | None = None
+    x: Tensor, delta: Tensor, producer: Contraction, consumer: Contraction, middle: Middle | Linearised | None = None
 ) -> Tensor:
     """The whole of M, the derivative of the loss in `outgoing . incoming^T`.
 
@@ -103,10 +104,10 @@ def candidate_gradient(
     """
     a, d = _checked(x, delta, producer, consumer)
     with precise(a.device):
-        between = _between(a, d, 2, producer, consumer, middle)
+        between = _between(a, d, producer, consumer, middle)
         aligned = len(producer.kernel) == len(consumer.kernel)
         if between.slope is not None and aligned and not (producer.transposed or consumer.transposed):
-            return between.slope[0] * _correlated(a, d, producer, consumer, between.inner)
+            return _correlated(a, d, producer, consumer, between.inner).mul_(between.slope)
     units = torch.eye(producer.fan_in + 1, dtype=wide(x, delta), device=x.device)
     columns = [fan_out_gradient(x, delta, block, producer, consumer, middle) for block in units.split(_BLOCK)]
     return torch.cat(columns).flatten(1).T.contiguous()
@@ -119,7 +120,7 @@ def response(
     outgoing: Tensor,
     producer: Contraction,
     consumer: Contraction,
-    middle: Middle | None = None,
+    middle: Middle | Linearised | None = None,
 ) -> Tensor:
     """Derivative of the loss in a common factor on each newborn's fan-out, at zero, through the true middle.
 
@@ -130,7 +131,7 @@ def response(
     with precise(x.device):
         weight, bias = _incoming(incoming, producer, wide(x, delta))
         outgoing = _outgoing(outgoing, consumer, weight.dtype)
-        between = _between(x, delta, len(weight), producer, consumer, middle)
+        between = _between(x, delta, producer, consumer, middle)
         total = weight.new_zeros(2, len(weight))
         for a, d in split(x, delta, entries=len(weight) * _larger(between)):
             z, wanted = forward(producer, a, weight, bias), input_gradient(consumer, d, outgoing, between.outer)
@@ -154,15 +155,21 @@ def _correlated(
         left = tuple(b * d2 * s1 // spacing for b in range(consumer.kernel[dim]))
         right = tuple(a * d1 // spacing for a in range(producer.kernel[dim]))
         lags.append(Lags(counted, left, right, s1 * s2, -p2 * s1 - p1, spacing))
-    found = correlate(delta, x, lags)
     sums = delta.sum(0, dtype=wide(x, delta))
     for lag, length in zip(lags, delta.shape[2:], strict=True):
         positions = torch.arange(length)
         counts = torch.stack([(low <= positions) & (positions < high) for low, high in lag.counted])
         sums = sums.movedim(1, -1) @ counts.to(sums).T  # the dimension goes, its taps come last
-    taps = range(2, found.dim())
-    found = found.permute(0, *taps[::2], 1, *taps[1::2]).reshape(sums.numel(), -1)
-    return torch.cat([found, sums.reshape(-1, 1)], 1)
+    matrix = sums.new_empty(sums.numel(), producer.fan_in + 1)
+    matrix[:, -1] = sums.flatten()
+    if lags:
+        found = correlate(delta, x, lags)
+        taps = range(2, found.dim())
+        matrix[:, :-1] = found.permute(0, *taps[::2], 1, *taps[1::2]).reshape(len(matrix), -1)
+    else:
+        for number, (d, a) in enumerate(split(delta, x)):
+            matrix[:, :-1].addmm_(d.T, a, beta=min(number, 1))
+    return matrix
 
 
 def _checked(x: Tensor, delta: Tensor, producer: Contraction, consumer: Contraction) -> tuple[Tensor, Tensor]:
@@ -182,10 +189,12 @@ def _checked(x: Tensor, delta: Tensor, producer: Contraction, consumer: Contract
 
 
 def _between(
-    x: Tensor, delta: Tensor, units: int, producer: Contraction, consumer: Contraction, middle: Middle | None
+    x: Tensor, delta: Tensor, producer: Contraction, consumer: Contraction, middle: Middle | Linearised | None
 ) -> Linearised:
-    like = torch.empty(0, dtype=wide(x, delta), device=x.device)
-    between = linearise(middle, units, producer.outputs(x.shape[2:]), like)
+    between = middle
+    if not isinstance(between, Linearised):
+        like = torch.empty(0, dtype=wide(x, delta), device=x.device)
+        between = linearise(between, producer.outputs(x.shape[2:]), like)
     read = between.outer
     if len(read) != len(consumer.kernel) or consumer.outputs(read) != tuple(delta.shape[2:]):
         raise EditError(

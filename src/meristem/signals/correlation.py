@@ -67,7 +67,7 @@ def correlate(left: Tensor, right: Tensor, lags: Sequence[Lags], groups: int = 1
     Args:
         left: shape (batch, outs, *spatial).
         right: shape (batch, ins, *other spatial).
-        lags: one for each spatial dimension; none for plain matrices.
+        lags: one for each spatial dimension.
         groups: into how many blocks outs and ins are cut; only those of one block meet.
 
     Returns:
@@ -123,10 +123,6 @@ def _by_lag(
         dtype=wide(left, right),
         device=left.device,
     )
-    if not lags:
-        for a, b in split(left, right):
-            total.addmm_(a.T, b)
-        return total
     padding, odd = [], []
     for dim, (lag, (low, high)) in enumerate(zip(lags, window, strict=True), start=2):
         start = low * lag.step + lag.first

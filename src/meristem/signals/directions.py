@@ -100,15 +100,13 @@ class _Accumulator(Accumulator):
         self.samples += batch.samples
         if self.asked.whitened:
             moment, count = batch.second_moment
-            moment = moment.double()
-            self.moment = moment if self.moment is None else self.moment + moment
+            self.moment = _sum(self.moment, moment)
             self.count += count
             self.factor = None
         left = without_best_move(batch, self.asked.ridge) if self.asked.residual else batch
         if self.basis is None:
             self.basis = self._first_basis(left)
-        projected = _times(left, self.basis).double()
-        self.projected = projected if self.projected is None else self.projected + projected
+        self.projected = _sum(self.projected, _times(left, self.basis))
         if closing:
             self.found = self._solve(batch, self.basis, self.projected)
 
@@ -125,30 +123,38 @@ class _Accumulator(Accumulator):
         basis = drawn.to(batch.device)
         cheap = self.moment is None and _form(batch, rank)  # then M is there, and nothing has to be solved
         for _ in range(2 * ITERATIONS if cheap else ITERATIONS):
-            moved = _transposed(batch, self._whiten(_times(batch, basis).double(), batch))
+            incoming = self._unwhitened(self._whitened(_times(batch, basis), batch))
+            moved = _transposed(batch, incoming)
             basis = torch.linalg.qr(moved.double().T).Q.T
         return basis
 
-    def _whiten(self, incoming: Tensor, batch: Batch) -> Tensor:
-        """`incoming @ S^-1`."""
+    def _whitened(self, incoming: Tensor, batch: Batch) -> Tensor:
+        """`incoming @ S^-1/2`, with a root of S that is triangular."""
         if self.moment is None:
             return incoming
-        factor = self.factor
-        if factor is None:
+        if self.factor is None:
             entries = width(batch.fan_in)  # without the 1 in the last place, where newborns have no bias
-            self.factor = factor = solve.factor(self.moment[:entries, :entries] / self.samples, self.asked.ridge)
-        return torch.cholesky_solve(incoming.T, factor).T
+            self.factor = solve.factor(self.moment[:entries, :entries], self.asked.ridge)
+        return self._solved(incoming, self.factor.mT, upper=True)
+
+    def _unwhitened(self, whitened: Tensor) -> Tensor:
+        """`whitened @ S^-1/2`, with the transposed root."""
+        return whitened if self.factor is None else self._solved(whitened, self.factor, upper=False)
+
+    def _solved(self, y: Tensor, factor: Tensor, *, upper: bool) -> Tensor:
+        solved = torch.linalg.solve_triangular(factor, y.to(factor.dtype), upper=upper, left=False)
+        return solved.mul_(self.samples**0.5)  # the factor is that of a sum over samples
 
     def _solve(self, batch: Batch, basis: Tensor, y: Tensor) -> Found:
         """The singular vectors within the basis; their signs and slopes from this batch."""
-        z = self._whiten(y, batch)
-        squares, vectors = torch.linalg.eigh(y @ z.T)
+        z = self._whitened(y, batch).double()
+        squares, vectors = torch.linalg.eigh(z @ z.T)
         order = squares.argsort(descending=True)[: self.asked.count]
         rounding = max(_ROUNDING, torch.finfo(batch.dtype).eps * max(z.shape))
         order = order[squares[order] > squares.max() * rounding**2]
         values = squares[order].sqrt()
         outgoing = vectors.T[order] @ basis
-        incoming = vectors.T[order] @ z / values[:, None]
+        incoming = self._unwhitened(vectors.T[order] @ z / values[:, None]).double()
         small = torch.finfo(batch.dtype).eps ** (1 / 3)  # where an activation function is its derivative on either side
         here, there = batch.response(small * incoming, outgoing / small).double().unbind()
         here = -here
@@ -157,7 +163,7 @@ class _Accumulator(Accumulator):
         incoming, outgoing = incoming * sign, outgoing * sign
         mean = variance = None
         if self.moment is not None and any(a.path.batch_norms for a in batch.arrivals):
-            mean, variance = spread(self.moment / self.count, incoming)
+            mean, variance = spread(self.moment.double() / self.count, incoming)
         return Found(incoming, outgoing, values, slopes, mean, variance, batch.fan_in, batch.fan_out)
 
 
@@ -173,6 +179,11 @@ def spread(moment: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
     mean = weights @ moment[:-1, -1]
     square = ((weights @ moment[:-1, :-1]) * weights).sum(1)
     return mean + bias, (square - mean**2).clamp(min=0)
+
+
+def _sum(total: Tensor | None, more: Tensor) -> Tensor:
+    """Sums over several batches are float64; what one batch gives stays as it is."""
+    return more if total is None else total.double() + more
 
 
 def _times(batch: Batch, basis: Tensor) -> Tensor:

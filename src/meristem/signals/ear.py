@@ -97,6 +97,10 @@ class Sensor(Learner):
 
     overflowed: bool = False
 
+    def restart(self) -> None:
+        """Forget everything."""
+        self.passes, self.overflowed = [], False
+
     def add(self, batch: Batch, closing: bool) -> NoReturn:
         """Raises `SignalError`: a sensor adds by other means."""
         raise SignalError(f"{type(self).__name__} is not heard from a Batch")
@@ -144,21 +148,21 @@ class Ear:
 
     Args:
         axes: the map of the model.
-        wanted: the axis of every sensor, in the order in which they are given to `open`.
+        sensors: what listens.
         factor: gives what gradients are to be divided by.
         closing: gives whether the current step is the last one before an edit.
     """
 
     def __init__(
-        self, axes: AxisMap, wanted: Iterable[Axis], factor: Callable[[], float], closing: Callable[[], bool]
+        self, axes: AxisMap, sensors: Iterable[Sensor], factor: Callable[[], float], closing: Callable[[], bool]
     ) -> None:
         self._axes, self._factor, self._closing = axes, factor, closing
-        self._wanted: tuple[Sensor, ...] = ()
+        self._wanted = tuple(sensors)
         parameters = dict(axes.model.named_parameters(remove_duplicate=False))
         self._readers: dict[End, list[tuple[int, int, Channels]]] = {}
         self._producers: dict[End, list[tuple[int, Channels]]] = {}
         self._ends: dict[str, frozenset[str]] = {}
-        for number, axis in enumerate(wanted):
+        for number, axis in enumerate(sensor.site[1] for sensor in self._wanted):
             paths = axes.paths[axis.index]
             for rank, end in enumerate(dict.fromkeys(path.consumer for path in paths)):
                 channels = _channels(axes, end.weight, axis, Role.READS)
@@ -172,28 +176,33 @@ class Ear:
         self._session: object | None = None
         self._handles: list[RemovableHandle] = []
         self._calls: Calls | None = None
-
-    def open(self, sensors: Iterable[Sensor]) -> None:
-        """Listen for these sensors."""
-        self.close()
-        self._wanted = tuple(sensors)
-        self._session = object()
         self._called: set[str] = set()
         self._learnt: set[str] = set()
         learners: dict[tuple[str, bool], list[Learner]] = {}
         for sensor in self._wanted:
             for name in sensor.weights(*sensor.site):
                 learners.setdefault((name, sensor.late), []).append(sensor)
+        self._shows = [
+            (name, late, _of_grad(show) if late else show)
+            for (name, late), found in learners.items()
+            for show in [shown(name, found, factor, self._learnt.add)]
+        ]
+
+    def open(self) -> None:
+        """Listen."""
+        self.close()
+        self._session = object()
+        self._called.clear()
+        self._learnt.clear()
         model = self._axes.model
         weights = {name: _alive(reference, model, name) for name, reference in self._weights.items()}
         self._names = {id(weight): name for name, weight in weights.items()}
-        self._calls, self._handles = Calls(model, self._enter), []
-        for (name, late), found in learners.items():
-            weight, show = weights[name], shown(name, found, self._factor, self._learnt.add)
-            if weight.requires_grad and late:
-                self._handles.append(weight.register_post_accumulate_grad_hook(_of_grad(show)))
-            elif weight.requires_grad:
-                self._handles.append(weight.register_hook(show))
+        self._calls = Calls(model, self._enter)
+        for name, late, show in self._shows:
+            weight = weights[name]
+            if weight.requires_grad:
+                hooked = weight.register_post_accumulate_grad_hook if late else weight.register_hook
+                self._handles.append(hooked(show))
 
     def close(self) -> None:
         """Stop listening; the model is as if nobody ever had. Backward passes that are still to come are not heard."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.signals.direct import Direct, Sums, Tap
-from meristem.signals.weight_gradients import Learner, hear_weights, slice_squares, weights_of
+from meristem.signals.weight_gradients import Learner, Slices, hear_weights, weights_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Sums(Sums, Learner):
         return weights_of(axes, axis)
 
     def learn(self, weight: str, gradient: Tensor) -> None:
-        here = slice_squares({weight: gradient}, self.axes, self.axis, Role.PRODUCES).double()
+        here = Slices(self.axes, self.axis, Role.PRODUCES).squares({weight: gradient}).double()
         if not bool(here.isfinite().all()):
             self.overflow()
             return

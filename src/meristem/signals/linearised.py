@@ -27,7 +27,7 @@ class Linearised:
     Attributes:
         function: the middle.
         inner, outer: spatial sizes of what goes in and comes out.
-        slope: by what each unit is multiplied, shape (units,), if the derivative is nothing else; None if it mixes
+        slope: by what everything is multiplied, one number, if the derivative is nothing else; None if it mixes
             positions.
     """
 
@@ -38,22 +38,21 @@ class Linearised:
 
     def push(self, z: Tensor) -> Tensor:
         """The derivative applied to (batch, units, *inner): (batch, units, *outer)."""
-        return _pushed(self.function, z) if self.slope is None else z * _per_unit(self.slope, z)
+        return _pushing(self.function, z)(z) if self.slope is None else z * self.slope
 
     def pull(self, gradient: Tensor) -> Tensor:
         """Its transpose applied to (batch, units, *outer): (batch, units, *inner)."""
         if self.slope is not None:
-            return gradient * _per_unit(self.slope, gradient)
+            return gradient * self.slope
         z, h = _at(self.function, gradient.new_empty(*gradient.shape[:2], *self.inner))
         return torch.autograd.grad(h, z, gradient, materialize_grads=True)[0]
 
 
-def linearise(middle: Middle | None, units: int, spatial: Sequence[int], like: Tensor) -> Linearised:
-    """Takes the derivative of a middle, and looks whether it is the multiplication by a constant.
+def linearise(middle: Middle | None, spatial: Sequence[int], like: Tensor) -> Linearised:
+    """Takes the derivative of a middle, and looks, with two samples of two units, whether it multiplies by a constant.
 
     Args:
         middle: None for the identity.
-        units: for how many units.
         spatial: the spatial size that goes in.
         like: a tensor of the dtype and device.
 
@@ -62,14 +61,15 @@ def linearise(middle: Middle | None, units: int, spatial: Sequence[int], like: T
     """
     inner = tuple(spatial)
     if middle is None:
-        return Linearised(torch.clone, inner, inner, like.new_ones(units))
+        return Linearised(torch.clone, inner, inner, like.new_ones(()))
     generator = torch.Generator().manual_seed(0)
-    drawn = 1 + torch.rand(2, units, *inner, generator=generator, dtype=torch.float64)
+    drawn = 1 + torch.rand(2, 2, *inner, generator=generator, dtype=torch.float64)
     alone = drawn.clone()
     alone[1:] = 0
     alone[:, 1:] = 0
     drawn, alone = drawn.to(like), alone.to(like)
-    answer, lone = _pushed(middle, drawn), _pushed(middle, alone)
+    pushed = _pushing(middle, drawn)
+    answer, lone = pushed(drawn), pushed(alone)
     if answer.shape[:2] != drawn.shape[:2] or lone[1:].any() or lone[:, 1:].any():
         raise EditError(
             f"expected a middle that maps (batch, units, ...) to (batch, units, ...), each sample and unit alone, got "
@@ -78,8 +78,8 @@ def linearise(middle: Middle | None, units: int, spatial: Sequence[int], like: T
         )
     outer = tuple(answer.shape[2:])
     if outer == inner:
-        slope = (answer / drawn).mean([dim for dim in range(drawn.dim()) if dim != 1])
-        if torch.allclose(answer, drawn * _per_unit(slope, drawn), rtol=1e-5, atol=0):
+        slope = (answer / drawn).mean()
+        if torch.allclose(answer, drawn * slope, rtol=1e-5, atol=0):
             return Linearised(middle, inner, outer, slope)
     return Linearised(middle, inner, outer, None)
 
@@ -91,14 +91,14 @@ def _at(function: Middle, like: Tensor) -> tuple[Tensor, Tensor]:
         return z, function(z.clone())  # a clone, because the function may work in place
 
 
-def _pushed(function: Middle, tangent: Tensor) -> Tensor:
-    """The derivative times a tangent: the transpose of the transpose, which more operators know than forward mode."""
-    z, h = _at(function, tangent)
+def _pushing(function: Middle, like: Tensor) -> Middle:
+    """The derivative times tangents: the transpose of the transpose, which more operators know than forward mode."""
+    z, h = _at(function, like)
     with torch.enable_grad():
         gradient = torch.zeros_like(h, requires_grad=True)
         pulled = torch.autograd.grad(h, z, gradient, create_graph=True, materialize_grads=True)[0]
-    return torch.autograd.grad(pulled, gradient, tangent, materialize_grads=True)[0]
 
+    def push(tangent: Tensor) -> Tensor:
+        return torch.autograd.grad(pulled, gradient, tangent, retain_graph=True, materialize_grads=True)[0]
 
-def _per_unit(slope: Tensor, like: Tensor) -> Tensor:
-    return slope.reshape(1, -1, *(1 for _ in like.shape[2:]))
+    return push

@@ -13,7 +13,7 @@ from meristem.signals.contraction import Contraction, rows
 from meristem.signals.correlation import Lags, correlate, split
 from meristem.signals.precision import precise, wide
 
-_BLOCK = 128
+_BLOCK = 64
 """Rows of a product at once, of which what lies left of the diagonal is left out."""
 
 
@@ -37,26 +37,28 @@ def second_moment(x: Tensor, contraction: Contraction) -> tuple[Tensor, int]:
     """
     c, x = contraction, rows(x, contraction)
     with precise(x.device):
-        strided = not c.transposed and any(step > 1 for step in c.stride)
-        products = _unfolded(x, c) if strided else _correlated(x, c) if c.kernel else _products(x)
-        sums = _sums(x, c)
+        moment = x.new_empty(c.groups, c.fan_in + 1, c.fan_in + 1, dtype=wide(x))
+        if c.kernel:
+            strided = not c.transposed and any(step > 1 for step in c.stride)
+            half = _unfolded(x, c) if strided else _correlated(x, c)
+            torch.add(half, half.mT, out=moment[:, :-1, :-1])
+        else:
+            _multiply(x, moment[0, :-1, :-1])
         count = x.shape[0] * math.prod(c.outputs(x.shape[2:]))
-        moment = products.new_empty(c.groups, c.fan_in + 1, c.fan_in + 1)
-        torch.add(products, products.mT, out=moment[:, :-1, :-1])
-        moment[:, -1, :-1] = moment[:, :-1, -1] = sums
+        moment[:, -1, :-1] = moment[:, :-1, -1] = _sums(x, c)
         moment[:, -1, -1] = count
     return (moment if c.groups > 1 else moment[0]), count
 
 
-def _products(x: Tensor) -> Tensor:
-    """Half of the products of (samples, entries), block row by block row from the diagonal on."""
-    x = x.to(wide(x))
-    half = x.new_zeros(x.shape[1], x.shape[1])
+def _multiply(x: Tensor, products: Tensor) -> None:
+    """In place: `x.T @ x` of (samples, entries), block row by block row from the diagonal on, the rest their mirror."""
+    x = x.to(products.dtype)
     for start in range(0, x.shape[1], _BLOCK):
-        rows_of = slice(start, start + _BLOCK)
-        half[rows_of, start:] = x[:, rows_of].T @ x[:, start:]
-        half[rows_of, rows_of] *= 0.5
-    return half[None]
+        stop = start + _BLOCK
+        torch.mm(x[:, start:stop].T, x[:, start:], out=products[start:stop, start:])
+        square = products[start:stop, start:stop]
+        square.copy_((square + square.T) / 2)
+        products[stop:, start:stop] = products[start:stop, stop:].T
 
 
 def _correlated(x: Tensor, c: Contraction) -> Tensor:

@@ -48,23 +48,26 @@ class Recorder:
         self._axes = axes
         self._scale, self._steps = scale, steps
         self._listener: Listener | None = None
-        sensed = [axes.by_name[s.axis] for s in self._statistics if isinstance(s, Sensed)]
-        self._ear = Ear(axes, sensed, self._factor, lambda: self._closing) if sensed else None
+        self._sensors = {s: s.sensor(axes) for s in self._statistics if isinstance(s, Sensed)}
+        sensors = self._sensors.values()
+        self._ear = Ear(axes, sensors, self._factor, lambda: self._closing) if sensors else None
         self.restart()
 
     def restart(self) -> None:
         """Record again from nothing; cheaper than a new recorder. Only as long as the model is not edited."""
         self.cancel()
-        self._sensors = {s: s.sensor(self._axes) for s in self._statistics if isinstance(s, Sensed)}
+        for sensor in self._sensors.values():
+            sensor.restart()
         others = {s: s.accumulator() for s in self._statistics if not isinstance(s, Sensed)}
-        self._accumulators: dict[Statistic, Accumulator] = {s: {**self._sensors, **others}[s] for s in self._statistics}
+        known: dict[Statistic, Accumulator] = {**self._sensors, **others}
+        self._accumulators = {s: known[s] for s in self._statistics}
         self._closing = False
         self._silent = {s.axis for s in others}
         if self._silent:
             wanted = [self._axes.by_name[name] for name in sorted(self._silent)]
             self._listener = Listener(self._axes, wanted, self._receive, self._scale, self._steps)
         if self._ear is not None:
-            self._ear.open(self._sensors.values())
+            self._ear.open()
 
     @property
     def complete(self) -> bool:
@@ -130,12 +133,15 @@ class Recorder:
 
     def _problems(self) -> dict[str, str]:
         """By name of axis, why there are no results of it."""
-        silent = sorted(self._unheard())
-        unheard = {name: self._hidden(name) for name in sorted({s.axis for s in self._statistics} - set(silent))}
-        hidden = {name: ", ".join(sorted(weights)) for name, weights in unheard.items() if weights}
+        silent = self._unheard()
+        heard = {s.axis for s in self._statistics} - silent
+        hidden = {name: weights for name in heard if (weights := self._hidden(name))}
+        if not silent and not hidden:
+            return {}
+        names = sorted(silent)
         return {
-            **dict.fromkeys(silent, _SILENT.format(", ".join(silent))),
-            **{name: _HIDDEN.format(weights) for name, weights in hidden.items()},
+            **dict.fromkeys(names, _SILENT.format(", ".join(names))),
+            **{name: _HIDDEN.format(", ".join(sorted(hidden[name]))) for name in sorted(hidden)},
         }
 
     def _receive(self, name: str, batch: Batch) -> None:

@@ -90,30 +90,49 @@ def slice_norms(tensors: Mapping[str, Tensor], axes: AxisMap, axis: Axis, role: 
     Returns:
         float64, shape (axis.size,).
     """
-    return slice_squares(tensors, axes, axis, role).double().sqrt()
+    return Slices(axes, axis, role).squares(tensors).double().sqrt()
 
 
-def slice_squares(tensors: Mapping[str, Tensor], axes: AxisMap, axis: Axis, role: Role) -> Tensor:
-    """The squares of `slice_norms`, in float32 or better."""
-    squares: Tensor | None = None
-    for place in axes.places[axis.index]:
-        tensor = tensors.get(place.layout.name)
-        if tensor is not None and role in place.roles:
-            here = _squares(tensor, place.dim)
-            if not isinstance(place.layout.dims[place.dim], Leaf):
-                here = sum_by_unit(here.double(), axes, axis, place)
-            squares = here if squares is None else squares.double() + here
-    return torch.zeros(axis.size) if squares is None else squares
+class Slices:
+    """Where the slices lie that produce the units of an axis, or that read them: looked up once, for many tensors.
+
+    Args:
+        axes, axis: whose units.
+        role: PRODUCES for the fan-in of each unit, READS for its fan-out.
+        weight: only those in this weight; None for all.
+    """
+
+    def __init__(self, axes: AxisMap, axis: Axis, role: Role, weight: str | None = None) -> None:
+        self._axes, self._axis = axes, axis
+        self._places = [
+            (place, isinstance(place.layout.dims[place.dim], Leaf))
+            for place in axes.places[axis.index]
+            if role in place.roles and weight in (None, place.layout.name)
+        ]
+
+    def squares(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The squares of `slice_norms`, in float32 or better."""
+        squares: Tensor | None = None
+        for place, alone in self._places:
+            tensor = tensors.get(place.layout.name)
+            if tensor is not None:
+                here = _squares(tensor, place.dim)
+                if not alone:
+                    here = sum_by_unit(here.double(), self._axes, self._axis, place)
+                squares = here if squares is None else squares.double() + here
+        return torch.zeros(self._axis.size) if squares is None else squares
 
 
 def _squares(tensor: Tensor, dim: int) -> Tensor:
     """Sums of squares over all dimensions but one, in as few calls and as little memory as there is a way to."""
-    others = [other for other in range(tensor.dim()) if other != dim]
+    dims = tensor.dim()
+    others = [other for other in range(dims) if other != dim]
+    dtype = None if tensor.dtype is torch.float32 else wide(tensor)
     if dim == 0 and others:
-        return torch.linalg.vector_norm(tensor, 2, others, dtype=wide(tensor)).square()
+        return torch.linalg.vector_norm(tensor, 2, others, dtype=dtype).square_()
     if tensor.numel() > _SMALL or not others:
         return index_norms(tensor, dim, 2)
-    return tensor.to(wide(tensor)).square().sum(others)
+    return (tensor if dtype is None else tensor.to(dtype)).square().sum(others)
 
 
 _SMALL = 2**18

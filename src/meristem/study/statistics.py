@@ -33,8 +33,13 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % confidence interval by Student's t distribution: mean +- t(0.975, n - 1) * s / sqrt(n)."""
+    """Mean and 95 % confidence interval by Student's t distribution: mean +- t(0.975, n - 1) * s / sqrt(n).
+
+    Of what is not finite, the loss of a run that has diverged say, the mean may be infinite or NaN; its width is NaN.
+    """
     n = len(values)
+    if not all(map(math.isfinite, values)):
+        return Interval(sum(values) / n, math.nan)
     if n < 2:
         return Interval(fmean(values), math.nan)
     return Interval(fmean(values), float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n))

@@ -14,7 +14,8 @@ def resolve(path: str) -> Any:
     """What is at an import path `module:name`; modules in the current folder are found too.
 
     Raises:
-        ConfigError: there is no such module or name.
+        ConfigError: there is no such module or name, or the module cannot be imported: whatever it raises is in the
+            message.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:
@@ -26,6 +27,6 @@ def resolve(path: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be imported: {error}") from error
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return found

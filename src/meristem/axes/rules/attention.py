@@ -21,6 +21,7 @@ def attention(c: Context) -> list[Value]:
     if c.argument(6, "scale") is None:
         c.couple(head_size, Coupling.SCALED)
     c.couple(k.dims[-2], Coupling.SOFTMAX)
+    c.alike(head_size, value_size)
     lead_kv = broadcast(c, [Value(k.dims[:-2]), Value(v.dims[:-2])])
     if c.argument(7, "enable_gqa", False):
         lead_kv[-1] = _grouped_heads(c, q, k)

@@ -154,7 +154,8 @@ def cat(c: Context) -> list[Value]:
     """`cat(tensors, dim)`: pieces side by side, all other lengths the same."""
     values = [v for v in (c.value(t) for t in c.argument(0, "tensors")) if len(v.dims) == len(c.shape())]
     dim = c.argument(1, "dim", 0) % len(c.shape())
-    pieces = [v.dims[dim] if v.dims[dim] != ONE else c.space.single() for v in values]
+    filled = [v.dims[dim] for v in values if c.space.size(v.dims[dim])]
+    pieces = [piece if piece != ONE else c.space.single() for piece in filled]
     dims: list[Expression] = []
     for d in range(len(c.shape())):
         if d == dim:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from meristem.axes.expression import size_of
 from meristem.axes.map import AxisMap, TensorLayout
 from meristem.edit import Edit
-from meristem.edit.tree import Built, TreeRecord
+from meristem.edit.tree import Built, Copied, TreeRecord
 from meristem.errors import EditError
 from meristem.grow.parts.operators import Widening
 
@@ -140,7 +140,7 @@ def _arranged(
     for row, (name, node) in enumerate(children.items()):
         if isinstance(node, Built):
             raise EditError(f"LiGO arranges blocks, but this edit builds a new one, {start}{name}")
-        source = node.model_dump().popitem()[1]
+        source = node.copied if isinstance(node, Copied) else node.old
         alike = [column for column, path in enumerate(old) if own[path] == own[source]]
         for rest in own[source]:
             if rest not in weights:
