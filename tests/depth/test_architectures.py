@@ -17,6 +17,8 @@ from meristem import AxisMap, Edit, depth, replay, trace
 from meristem.axes.expression import units_along
 from meristem.axes.map import Role
 from meristem.edit import fit_config
+from meristem.grow import AKI, HyperCloning, Lemon, LiGO, Method
+from meristem.signals import View
 
 from ..zoo import torchvision_stub
 from ..zoo.models import row
@@ -73,11 +75,14 @@ EXACT: dict[str, tuple[str, Make]] = {
     "resnet18 single": ("resnet18", lambda p: depth.duplicated(p, "layer3.1", 2, depth.Silent())),
     "resnet18 deeper": ("resnet18", lambda p: depth.Insert(p, "after layer2.0", depth.Net2Deeper())),
     "resnet18 residual": ("resnet18", lambda p: depth.Insert(p, "after conv1", depth.ZeroResidual(activation="SiLU"))),
+    "vit beside": ("vit", lambda p: depth.AddBranch(p, "vit.layers.0.mlp.fc1")),
     "vit silent": ("vit", lambda p: depth.duplicated(p, "vit.layers.1", 1, depth.Silent())),
     "bert beside": ("bert", lambda p: depth.Insert(p, "after bert.encoder.layer.0", depth.ResidualCopy())),
     "bert residual": ("bert", lambda p: depth.Insert(p, "after bert.encoder.layer.1", depth.ZeroResidual())),
     "gpt2 silent": ("gpt2", lambda p: depth.duplicated(p, "transformer.h.0", 1, depth.Silent())),
     "gpt2 residual": ("gpt2", lambda p: depth.Insert(p, "before transformer.h.0", depth.ZeroResidual(norm=False))),
+    "llama beside": ("llama_gqa", lambda p: depth.AddBranch(p, "model.layers.0.mlp.up_proj")),
+    "gpt2 beside": ("gpt2", lambda p: depth.AddBranch(p, "transformer.h.1.mlp.c_fc")),
     "llama silent": ("llama_gqa", lambda p: depth.duplicated(p, "model.layers.0", 2, depth.Silent())),
     "inception branch": ("inception", lambda p: depth.ConcatBranch(p, "1.branch5x5_2", 5)),
     "densenet branch": ("densenet", lambda p: depth.ConcatBranch(p, "features.denseblock1.denselayer1", 3)),
@@ -110,6 +115,18 @@ def test_the_function_is_preserved(case: str) -> None:
     fresh, _ = MODELS[name]()
     replay(json.loads(json.dumps(list(axes.history))), fresh, example)
     assert list(fresh.state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("case", ["resnet18 silent", "resnet18 residual"])
+def test_so_it_is_in_train_mode(case: str) -> None:
+    name, make = EXACT[case]
+    model, example, axes = opened(name)
+    model.train()
+    before = outputs(copy.deepcopy(model), example)
+    Edit(axes).depth(make(depth.places(axes))).commit()
+    for old, new in zip(before, outputs(model.train(), example), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-12)
 
 
 @pytest.mark.heavy
@@ -182,6 +199,71 @@ def test_configurations_follow_width_and_depth(name: str, blocks: str, inner: st
     changed = fit_config(edit.commit().axes)
     assert {key: new for key, (_, new) in changed.items()} == {width: widened[0].size + 8}
     assert model.config.num_hidden_layers == len(widened) == 4
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
+    for old, new in zip(outputs(model, example), outputs(again, example), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-12)
+
+
+def untied(name: str) -> tuple[nn.Module, Any, AxisMap]:
+    """A model whose output layer has a matrix of its own."""
+    model, example, axes = opened(name)
+    if getattr(model.config, "tie_word_embeddings", False) and model.get_output_embeddings() is not None:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+        axes = trace(model, (), example)
+    return model, example, axes
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("name", "method", "blocks", "exact"),
+    [
+        ("bert", HyperCloning(), None, True),
+        ("bert", Lemon(), None, True),
+        ("gpt2", HyperCloning(), "transformer.h", True),
+        ("llama_gqa", AKI(HyperCloning()), "model.layers", False),
+    ],
+    ids=str,
+)
+def test_methods_of_transformers_grow_them_with_their_configuration(
+    name: str, method: Method, blocks: str | None, exact: bool, tmp_path: Any
+) -> None:
+    """All that the method is defined for is made twice as wide, and all blocks are doubled."""
+    model, example, axes = untied(name)
+    before = outputs(model, example)
+    edit = Edit(axes)
+    for axis in axes.editable:
+        if method.undefined(axes, axis) is None:
+            plan = method.propose(View(axes), axis, axis.size)
+            edit.gather(axis, plan.gather, plan.start)
+    if blocks is not None:
+        edit.depth(depth.Arrange(depth.places(axes), blocks, depth.stacked(2, 4), depth.Silent()))
+    axes = edit.commit().axes
+    after = outputs(model, example)
+    if exact:
+        for old, new in zip(before, after, strict=True):
+            if old.shape == new.shape:
+                torch.testing.assert_close(new, old, rtol=0, atol=1e-12)
+    assert fit_config(axes)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
+    for old, new in zip(after, outputs(again, example), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-12)
+
+
+@pytest.mark.heavy
+def test_ligo_grows_a_transformer_with_its_configuration(tmp_path: Any) -> None:
+    model, example, axes = untied("gpt2")
+    ids, method, edit = example["input_ids"], HyperCloning(), Edit(axes)
+    for axis in axes.editable:
+        if method.undefined(axes, axis) is None:
+            plan = method.propose(View(axes), axis, axis.size)
+            edit.gather(axis, plan.gather, plan.start)
+    edit.depth(depth.Arrange(depth.places(axes), "transformer.h", depth.interlaced(2, 4)))
+    axes = LiGO(steps=2).commit(edit, lambda: model(input_ids=ids, labels=ids).loss).axes
+    assert "n_embd" in fit_config(axes)
+    assert model.config.n_layer == len(model.transformer.h) == 4
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
     for old, new in zip(outputs(model, example), outputs(again, example), strict=True):

@@ -106,7 +106,7 @@ def test_all_levels_keep_to_the_budget(factor: float, sparse: bool) -> None:
             levels |= {entry.level for entry in event.ledger or ()}
             assert Account(plasticity.axes, wired.masks if wired else {}).flops <= bound + 1e-6
             assert model(x).shape == (32, 3)
-    assert "layer" in levels
+    assert levels == {"unit", "layer", *(["weight"] if sparse else [])}
 
 
 def test_what_changes_the_function_or_predicts_nothing_is_refused() -> None:
