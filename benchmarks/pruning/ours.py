@@ -55,9 +55,8 @@ def prune(
     needed = list(dict.fromkeys(s for axis in chosen for s in who.needs(axes, axis)))
     signals = evidence(axes, needed, batches, supervised) if needed else {}
     view = View(axes, generator=torch.Generator().manual_seed(seed), signals=signals)
-    limits = {
-        escape(axis.name): Limits(minimum=-(-axis.size // 10), multiple=fast_multiple(axes, axis)) for axis in chosen
-    }
+    multiples = {axis: fast_multiple(axes, axis) if criterion == OWN else 1 for axis in chosen}
+    limits = {escape(axis.name): Limits(minimum=-(-axis.size // 10), multiple=multiples[axis]) for axis in chosen}
     allocator = Ranked(limits=limits, per="flop") if criterion == OWN else Proportional()
     budget = Budget(flops=(1 - removed) * axes.flops())
     edit = Edit(axes)

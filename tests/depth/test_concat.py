@@ -16,7 +16,6 @@ from meristem import Edit, Plasticity, depth, load, replay, save, trace
 from meristem.depth import BranchTaylor, Gate, MeasuredLoss
 from meristem.diagnose import Monitor
 from meristem.edit.joints import Concat, Empty
-from meristem.edit.journal import Journal
 from meristem.edit.tree import Opening, Widths
 from meristem.errors import EditError, FrozenAxisError
 from meristem.grow import ZeroFanOut
@@ -26,6 +25,7 @@ from meristem.prune import ContributionUtility
 from meristem.schedule import Every
 
 from ..edit.snapshot import Snapshot, same, values
+from .failing import fail_everywhere
 from .models import Net, net
 
 
@@ -309,17 +309,6 @@ def test_history_checkpoint_and_replay(case: str, tmp_path: Any) -> None:
     assert torch.equal(loaded(x), model(x))
 
 
-class Failing(Journal):
-    """Fails at a step."""
-
-    at = 0
-
-    def perform(self, step: Any) -> None:
-        if len(self._done) > Failing.at:
-            raise MemoryError("injected")
-        super().perform(step)
-
-
 @pytest.mark.parametrize("case", ["remove", "insert"])
 def test_a_failure_anywhere_changes_nothing(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, make = EDITS[case]
@@ -329,18 +318,8 @@ def test_a_failure_anywhere_changes_nothing(case: str, monkeypatch: pytest.Monke
     optimizer.step()
     copied, change = copy.deepcopy(model), make(places)
     before = Snapshot([model, copied], [optimizer])
-    monkeypatch.setattr("meristem.edit.edit.Journal", Failing)
-    steps = 0
-    while True:
-        Failing.at = steps
-        try:
-            Edit(axes, optimizer, copied).depth(change).commit()
-        except MemoryError:
-            before.check()
-            steps += 3
-        else:
-            break
-    assert steps > 9
+    edit = Edit(axes, optimizer, copied).depth(change)
+    assert fail_everywhere(edit.commit, before, monkeypatch, stride=3) > 9
 
 
 def test_the_parameters_of_a_branch_that_went_have_no_successors() -> None:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from meristem import AxisMap, Edit, depth, load, replay, save, trace
 from meristem.edit import Reset, Zeros
 from meristem.edit.joints import Zero
-from meristem.edit.journal import Journal
 from meristem.errors import CheckpointError, ConfigError, EditError, StaleMapError, TraceError
 
 from ..edit.snapshot import Snapshot, same, values
+from .failing import fail_everywhere
 from .models import Net, net
 
 Make = Callable[[depth.Places], depth.Change]
@@ -179,17 +179,6 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-class Failing(Journal):
-    """Fails at a step."""
-
-    at = 0
-
-    def perform(self, step: Any) -> None:
-        if len(self._done) > Failing.at:
-            raise MemoryError("injected")
-        super().perform(step)
-
-
 @pytest.mark.parametrize("case", ["remove_slot", "silent_mixer", "net2deeper", "numbered"])
 def test_a_failure_anywhere_changes_nothing(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, make = net(ALL[case][0]), ALL[case][1]
@@ -199,18 +188,8 @@ def test_a_failure_anywhere_changes_nothing(case: str, monkeypatch: pytest.Monke
     change = make(places)
     assert change.tree(axes)  # proven before the failures begin
     before = Snapshot([model, copied], [optimizer])
-    monkeypatch.setattr("meristem.edit.edit.Journal", Failing)
-    steps = 0
-    while True:
-        Failing.at = steps
-        try:
-            Edit(axes, optimizer, copied).depth(change).commit()
-        except MemoryError:
-            before.check()
-            steps += 2
-        else:
-            break
-    assert steps > 2
+    edit = Edit(axes, optimizer, copied).depth(change)
+    assert fail_everywhere(edit.commit, before, monkeypatch, stride=2) > 2
 
 
 def test_a_model_that_does_not_run_afterwards_is_taken_back() -> None:

@@ -1,7 +1,7 @@
 """In step: axes that gain and lose the same number of units, since a fast kernel wants two lengths to be the same.
 
 The fused kernels of attention, for one, want the heads of queries and keys to be as large as those of values, which are
-other axes: where they differ, PyTorch computes attention step by step, two to three times slower on a CPU.
+other axes: where they differ, PyTorch computes attention step by step, which is slower.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from torch import nn
 from meristem.axes.attributes import Path, lengths_of, lengths_of_children, mentioned, read
 from meristem.axes.expression import Expression, Product, size_of
 from meristem.axes.map import AttributeBinding
+from meristem.axes.module_path import within
 from meristem.axes.recorder import Site, references
 from meristem.axes.rehearsal import Divergence, Mismatch, Outcome
 from meristem.axes.solution import Literal, Solution
@@ -233,7 +234,7 @@ class Explainer:
         recording, values = self.solution.recordings[mismatch.recording], self.solution.values[mismatch.recording]
         before = recording.calls[: mismatch.call]
         module = mismatch.site.module
-        near = [call for call in before if call.site.module == module or call.site.module.startswith(f"{module}.")]
+        near = [call for call in before if within(call.site.module, module)]
         numbers = [n for call in (*reversed(near), *reversed(before)) for n in (*call.outputs, *references(call))]
         seen: set[Expression] = set()
         for dim in (d for n in dict.fromkeys(numbers) if n in values for d in values[n].dims):
@@ -282,7 +283,7 @@ class Explainer:
         values = self.solution.values[recording]
         found: dict[Expression, None] = {}
         for call in self.solution.recordings[recording].calls:
-            if call.site.module == name or call.site.module.startswith(f"{name}."):
+            if within(call.site.module, name):
                 for output in call.outputs:
                     found.update(dict.fromkeys(self.space.resolve(dim) for dim in values[output].dims))
         for tensor, dims in self.solution.layouts.items():

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from meristem.axes.flow import Flow, Version
 from meristem.axes.map import AxisMap
+from meristem.axes.module_path import within
 from meristem.depth.branch import Branch, removing_branches
-from meristem.depth.candidates import Candidates, entries, within
+from meristem.depth.candidates import Candidates, entries
 from meristem.depth.dominance import dominance
 from meristem.depth.emptiness import unable
 from meristem.depth.lengths import Lengths

@@ -10,6 +10,7 @@ from torch import nn
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
 from meristem.axes.flow import Flow, Invocation, Version
 from meristem.axes.map import Axis, AxisMap, Role
+from meristem.axes.module_path import within
 from meristem.axes.space import SINGLE
 from meristem.depth.branch import Branch
 from meristem.depth.dominance import Dominance
@@ -145,11 +146,6 @@ def entries(model: nn.Module, paths: Iterable[str]) -> int:
     """Number of entries of the parameters of modules."""
     tensors = {id(p): p.numel() for path in paths for p in model.get_submodule(path).parameters()}
     return sum(tensors.values())
-
-
-def within(inner: str, outer: str) -> bool:
-    """Whether a module is another one or in it."""
-    return inner == outer or inner.startswith(f"{outer}.")
 
 
 def foreign(axes: AxisMap, axis: Axis, paths: Sequence[str]) -> str | None:

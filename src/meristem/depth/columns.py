@@ -10,8 +10,8 @@ from torch import Tensor
 
 from meristem.axes.expression import units_along
 from meristem.axes.map import AxisMap, Role
+from meristem.axes.module_path import within
 from meristem.depth.branch import Branch
-from meristem.depth.candidates import within
 from meristem.errors import EditError
 
 

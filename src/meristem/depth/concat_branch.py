@@ -9,7 +9,8 @@ import torch
 
 from meristem.axes.expression import Expression, Leaf, Product, leaves, size_of
 from meristem.axes.map import Axis, AxisMap, TensorLayout
-from meristem.depth.candidates import foreign, within
+from meristem.axes.module_path import within
+from meristem.depth.candidates import foreign
 from meristem.depth.change import Change
 from meristem.depth.places import Places
 from meristem.depth.rehearsal import Step, rehearse, skeleton

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from meristem.axes.module_path import within
 from meristem.depth.arrange import Arrange, duplicated
 from meristem.depth.change import Insert
 from meristem.depth.chooser import Chooser, Evenly
@@ -107,7 +108,7 @@ def _inner(places: Places, found: Sequence[Birth]) -> list[Birth]:
     def stage(change: Birth) -> bool:
         if not isinstance(change, Arrange) or len(places.run(change.at)) > 1:
             return False
-        return any(path == change.at or path.startswith(f"{change.at}.") for path in inside)
+        return any(within(path, change.at) for path in inside)
 
     return [change for change in found if not stage(change)]
 

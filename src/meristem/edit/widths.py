@@ -15,6 +15,7 @@ import torch
 
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
 from meristem.axes.map import Axis, AxisMap
+from meristem.axes.module_path import within
 from meristem.edit.checks import tensors_of
 from meristem.edit.commit import Request
 from meristem.edit.compute import Change
@@ -114,9 +115,6 @@ def _opened(axes: AxisMap, widths: Widths) -> tuple[AxisMap, list[Change]]:
 def _with_axis(axes: AxisMap, opening: Opening, beside: Axis, new: Axis) -> AxisMap:
     """The map in which all but the module itself reads the new axis behind the other one."""
 
-    def inside(path: str) -> bool:
-        return path == opening.module or path.startswith(f"{opening.module}.")
-
     def lay(expression: Expression) -> Expression:
         if isinstance(expression, Leaf):
             return Concat((expression, Leaf(new.index))) if expression.axis == beside.index else expression
@@ -124,11 +122,11 @@ def _with_axis(axes: AxisMap, opening: Opening, beside: Axis, new: Axis) -> Axis
             return Product(tuple(map(lay, expression.factors)))
         return Concat(tuple(map(lay, expression.parts)))
 
-    layouts = dict(axes.layouts)
+    path, layouts = opening.module, dict(axes.layouts)
     for name, layout in axes.layouts.items():
-        if not inside(name) and any(beside.index in leaves(dim) for dim in layout.dims):
+        if not within(name, path) and any(beside.index in leaves(dim) for dim in layout.dims):
             roles = tuple({**kinds, new.index: kinds.get(beside.index, frozenset())} for kinds in layout.roles)
             layouts[name] = replace(layout, dims=tuple(map(lay, layout.dims)), roles=roles)
-    attributes = tuple(b if inside(b.module) else replace(b, value=lay(b.value)) for b in axes.attributes)
-    work = tuple(w if inside(w.module) else replace(w, lengths=tuple(map(lay, w.lengths))) for w in axes.work)
+    attributes = tuple(b if within(b.module, path) else replace(b, value=lay(b.value)) for b in axes.attributes)
+    work = tuple(w if within(w.module, path) else replace(w, lengths=tuple(map(lay, w.lengths))) for w in axes.work)
     return replace(axes, axes=(*axes.axes, new), layouts=layouts, attributes=attributes, work=work)

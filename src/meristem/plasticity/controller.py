@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from meristem.ledger import Exchange
 from meristem.plasticity.choice import Choice
 from meristem.plasticity.done import Done
 from meristem.plasticity.event import Event
-from meristem.plasticity.given import require_axes, require_kinds
+from meristem.plasticity.given import Scaler, require_axes, require_kinds, several
 from meristem.plasticity.layers import Layers
 from meristem.plasticity.listening import Listening, Target, earliest
 from meristem.plasticity.pending import Pending
@@ -37,14 +37,6 @@ from meristem.schedule import Demand, Moment, Schedule
 from meristem.signals import Running, Statistic, View
 
 log = logging.getLogger("meristem.plasticity")
-
-
-class Scaler(Protocol):
-    """A gradient scaler, `torch.amp.GradScaler` for example."""
-
-    def get_scale(self) -> float:
-        """The factor by which losses are multiplied."""
-        ...
 
 
 class Plasticity:
@@ -137,7 +129,7 @@ class Plasticity:
         self.model = model
         found = example if isinstance(example, AxisMap) else trace(model, example)
         chosen = choose(found, axes)
-        optimizers, helpers = _several(optimizer), Helpers(integrate)
+        optimizers, helpers = several(optimizer), Helpers(integrate)
         self._schedule = schedule
         layers = Layers(
             Deepen(deepen) if isinstance(deepen, (CopyStart, Inserted)) else deepen,
@@ -180,7 +172,7 @@ class Plasticity:
 
     @optimizers.setter
     def optimizers(self, given: Any | Sequence[Any]) -> None:
-        optimizers = _several(given)
+        optimizers = several(given)
         self._helpers.require(self.axes, self._chosen(), optimizers)
         self._subject.retrain(optimizers, self._step)
 
@@ -395,7 +387,3 @@ class Plasticity:
         """The seed of the step's edit of this number: the same in a resumed run, and on every rank."""
         digest = hashlib.blake2b(f"{self._seed}/{self._step}/{number}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
-
-
-def _several(given: Any | Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(given) if isinstance(given, (list, tuple)) else (given,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from meristem.allocate import Allocator
 from meristem.axes import Axis, AxisMap
@@ -12,6 +13,15 @@ from meristem.grow import Method
 from meristem.ledger import Exchange
 from meristem.prune import Criterion
 from meristem.schedule import Schedule
+
+
+class Scaler(Protocol):
+    """A gradient scaler, `torch.amp.GradScaler` for example."""
+
+    def get_scale(self) -> float:
+        """The factor by which losses are multiplied."""
+        ...
+
 
 KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "schedule": ((Schedule,), "a schedule such as meristem.schedule.Every(100, grow=0.1)"),
@@ -55,3 +65,8 @@ def require_axes(schedule: Schedule, axes: AxisMap, chosen: Sequence[Axis]) -> N
             f"the schedule asks to {' and '.join(asked)}, but no axis of this model may be edited: "
             f"{'; '.join(frozen[:5])}{more}"
         )
+
+
+def several(given: Any | Sequence[Any]) -> tuple[Any, ...]:
+    """One or several optimizers, as a tuple."""
+    return tuple(given) if isinstance(given, (list, tuple)) else (given,)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from meristem.axes.module_path import within
 from meristem.depth import Places
 from meristem.report.lanes import lanes_of
 
@@ -107,7 +108,7 @@ def _spans(places: Places, modules: Sequence[str]) -> Iterator[tuple[Kind, int, 
 
 def _rows(path: str, modules: Sequence[str]) -> list[int]:
     """The rows of a module and of what is in it."""
-    return [number for number, name in enumerate(modules) if name == path or name.startswith(f"{path}.")]
+    return [number for number, name in enumerate(modules) if within(name, path)]
 
 
 def _gap(places: Places, module: str, after: bool, modules: Sequence[str]) -> int | None:
