@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.growth_quality.settings import DATA, NORMS, SCALES, Scale
 from meristem.errors import ConfigError
-from meristem.grow import METHODS, Method
+from meristem.grow import METHODS, Method, Mitosis
 
 SMALL, LARGE = "fixed small", "fixed large"
 
@@ -22,7 +22,10 @@ def label(method: Method) -> str:
     return name + "".join(f" {field}={getattr(method, field)}" for field in changed)
 
 
-GROWING: dict[str, Method] = {label(method): method for method in METHODS}
+GENTLE = Mitosis(kick=0.5)
+"""Copies that differ by half as much as by default: what its card advises near the largest stable rate."""
+
+GROWING: dict[str, Method] = {label(method): method for method in (*METHODS, GENTLE)}
 """Every growth method by its name; a new one joins by itself."""
 
 ARMS = (SMALL, LARGE, *GROWING)

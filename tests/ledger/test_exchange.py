@@ -168,12 +168,12 @@ def test_rates_make_gradients_decreases_of_the_loss() -> None:
     assert 0 < worths[0] == pytest.approx(worths[1] / 2)
 
 
-def run(seed: int = 0, steps: int = 40, save_at: int | None = None, sparse: bool = True, budget=None):
+def run(seed: int = 0, steps: int = 40, save_at: int | None = None, sparse: bool = True, budget=None, listen=1):
     """Train with an exchange every ten steps; the saved state, if asked for, and the end."""
     net, x, y = conv()
     optimizer = sgd(net)
     wired = sparsity(net, optimizer) if sparse else None
-    plasticity = controller(net, optimizer, wired, x, seed, budget)
+    plasticity = controller(net, optimizer, wired, x, seed, budget, listen)
     saved, events = None, []
     for step in range(1, steps + 1):
         events.append(one_step(plasticity, net, optimizer, x, y))
@@ -189,7 +189,7 @@ def run(seed: int = 0, steps: int = 40, save_at: int | None = None, sparse: bool
     return net, plasticity, wired, [event for event in events if event], saved
 
 
-def controller(net, optimizer, wired, x, seed, budget) -> Plasticity:
+def controller(net, optimizer, wired, x, seed, budget, listen) -> Plasticity:
     markets = [Units(TINY(), Protect(Taylor(), age=5)), *([Weights(wired, age=15)] if wired else [])]
     schedule = Every(10, exchange=0.2)
     return Plasticity(
@@ -200,6 +200,7 @@ def controller(net, optimizer, wired, x, seed, budget) -> Plasticity:
         exchange=Exchange(markets),
         follow=[wired] if wired else [],
         seed=seed,
+        listen=listen,
     )
 
 
@@ -225,15 +226,16 @@ def test_a_budget_may_follow_a_schedule() -> None:
     assert plasticity.axes.flops() < 0.6 * flops
 
 
-def test_runs_repeat_and_resume_exactly() -> None:
-    first, _, masks, events, saved = run(save_at=25)
-    again, _, _, _, _ = run()
+@pytest.mark.parametrize("listen", [1, 8])
+def test_runs_repeat_and_resume_exactly(listen) -> None:
+    first, _, masks, events, saved = run(save_at=25, listen=listen)
+    again, _, _, _, _ = run(listen=listen)
     assert any(entry.level == "weight" for event in events for entry in event.ledger)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     net, x, y = conv()
     optimizer = sgd(net)
     wired = sparsity(net, optimizer)
-    plasticity = controller(net, optimizer, wired, x, 0, None)
+    plasticity = controller(net, optimizer, wired, x, 0, None, listen)
     (state, (weights, moments)) = saved
     plasticity.load_state_dict(state["plasticity"])
     net.load_state_dict(weights)

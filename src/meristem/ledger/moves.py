@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class WeightMoves(Direct):
 
 @dataclass(eq=False)
 class _Sums(Sums, Learner):
+    kept: ClassVar[tuple[str, ...]] = ("totals", "counts")
+
     totals: Tensor
     """Gradients, their squares and drives, stacked."""
     counts: Tensor

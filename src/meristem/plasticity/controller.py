@@ -239,6 +239,7 @@ class Plasticity:
             schedule=self._memory,
             pending=self._pending,
             owed=self._owed,
+            listening=self._listening.memory(),
             **self._subject.memory(),
         ).plain()
 
@@ -253,8 +254,8 @@ class Plasticity:
             optimizer.load_state_dict(saved["optimizer"])
 
         A model that holds the history already, as `meristem.load` returns it, is left as it is. A resumed run equals
-        the uninterrupted one, unless it was interrupted among several steps over which statistics were being added up
-        (`listen` above 1): these begin anew.
+        the uninterrupted one. Only of a distributed run that was interrupted among several steps over which statistics
+        were being added up (`listen` above 1) these begin anew: they were those of one rank.
 
         Raises:
             CheckpointError: the state is malformed, the saved history does not begin with the edits that the model
@@ -264,7 +265,7 @@ class Plasticity:
         after = saved.foreseen(self.axes)
         choice = replace(self._choice, names=saved.axes)
         running = self._planner.running(after, choice.axes(after))
-        self._listening.cancel()
+        self._listening.resume(saved.listening)
         self._subject.resume(saved, after, running)
         self._step, self._seed, self._choice = saved.step, saved.seed, choice
         self._memory, self._owed, self._pending = dict(saved.schedule), saved.owed, saved.pending

@@ -8,8 +8,10 @@ from math import inf
 from typing import Any
 
 from meristem.axes.map import AxisMap
+from meristem.errors import CheckpointError
 from meristem.signals import Statistic
 from meristem.signals.direct import Recording
+from meristem.signals.ranks import distributed
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Listening:
         self._scale = scale
         self._target = Target()
         self._recorder: Recording | None = None
+        self._steps = length
+        self._saved: Mapping[str, Any] | None = None
 
     @property
     def target(self) -> Target:
@@ -52,15 +56,13 @@ class Listening:
     def aim(self, target: Target) -> None:
         """Record for this target and no other. What has been recorded for an equal one is kept."""
         if target != self._target:
-            self.cancel()
+            self._close()
             self._target = target if target.statistics else Target()
 
     def advance(self, step: int, axes: AxisMap) -> None:
         """What is due after this step: open the recorder, or announce the last step to it."""
         if self._recorder is None and step >= self._target.step - self._length:
-            self._recorder = Recording(
-                axes, self._target.statistics, self._scale, steps=max(1, int(self._target.step) - step)
-            )
+            self._open(step, axes)
         if self._recorder is not None and step >= self._target.step - 1:
             self._recorder.closing()
 
@@ -79,9 +81,48 @@ class Listening:
 
     def cancel(self) -> None:
         """Stop and forget."""
+        self._close()
+        self._saved = None
+
+    def memory(self) -> dict[str, Any] | None:
+        """What has been recorded so far, for `resume`: as JSON. None if nothing has been, or it cannot be kept.
+
+        In a distributed run every rank has recorded its own batches, and one state is saved for all: it is not kept.
+        """
+        heard = None if self._recorder is None or self._length == 1 or distributed() else self._recorder.memory()
+        return None if heard is None else {**self._wanted(), "steps": self._steps, "recording": heard}
+
+    def resume(self, memory: Mapping[str, Any] | None) -> None:
+        """Go on from there when the recorder is opened for the same target; for another one it begins anew."""
+        self.cancel()
+        self._saved = memory
+
+    def _close(self) -> None:
         if self._recorder is not None:
             self._recorder.cancel()
         self._recorder, self._target = None, Target()
+
+    def _open(self, step: int, axes: AxisMap) -> None:
+        saved, self._saved = self._saved, None
+        known = saved is not None and all(saved.get(key) == value for key, value in self._wanted().items())
+        self._steps = int(saved["steps"]) if saved is not None and known else max(1, int(self._target.step) - step)
+        self._recorder = Recording(axes, self._target.statistics, self._scale, steps=self._steps)
+        if saved is not None and known:
+            self._recall(self._recorder, saved)
+
+    def _recall(self, recorder: Recording, saved: Mapping[str, Any]) -> None:
+        try:
+            recorder.recall(saved["recording"])
+        except (KeyError, TypeError, AttributeError, CheckpointError) as error:
+            self.cancel()
+            raise CheckpointError(
+                f"what the state holds of statistics that were being recorded is malformed: {error}. The structure has "
+                "been loaded; without its entry 'listening' the state can be, and these statistics begin anew"
+            ) from error
+
+    def _wanted(self) -> dict[str, Any]:
+        """The target, in words and numbers."""
+        return {"target": self._target.step, "statistics": [repr(statistic) for statistic in self._target.statistics]}
 
 
 def earliest(targets: Sequence[Target]) -> Target:

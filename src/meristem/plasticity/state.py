@@ -35,6 +35,7 @@ class State(BaseModel):
         running: what is averaged all along.
         helpers: what the integrators remember.
         monitor: what the monitor remembers; None if there is none.
+        listening: what has been recorded of a window of several steps; None if there is nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,7 @@ class State(BaseModel):
     running: Mapping[str, Any] = {}
     helpers: Mapping[str, Any] = {}
     monitor: Mapping[str, Any] | None = None
+    listening: Mapping[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """As nested dicts, lists, numbers and strings: what goes through JSON unchanged."""

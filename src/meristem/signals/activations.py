@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -31,6 +32,8 @@ class Activations(Statistic):
 
 @dataclass(eq=False)
 class _Accumulator(Accumulator):
+    kept: ClassVar[tuple[str, ...]] = ("total",)
+
     total: Tensor | None = None
 
     def add(self, batch: Batch, closing: bool) -> None:

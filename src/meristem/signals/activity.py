@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -134,6 +134,8 @@ class StepActivity(UnitActivity):
 class _Heard(Sensor):
     """What both have in common."""
 
+    kept: ClassVar[tuple[str, ...]] = ("sums", "gradient", "rows", "closed", "overflowed")
+
     threshold: float = 0.0
     sums: Tensor | None = None
     """Shape (2, units): `|h| > threshold`, `|h|`, summed over rows."""
@@ -147,6 +149,10 @@ class _Heard(Sensor):
         super().restart()
         self.sums = self.gradient = None
         self.rows, self.closed = 0.0, False
+
+    def memory(self) -> dict[str, Any]:
+        self._add_up()
+        return super().memory()
 
     def reads(self, x: Tensor, dim: int, channels: Channels) -> tuple[Tensor, int]:
         rows = x.numel() // x.shape[dim] * channels.each
@@ -182,6 +188,8 @@ class _Heard(Sensor):
 
 @dataclass(eq=False)
 class _Accumulator(_Heard):
+    kept: ClassVar[tuple[str, ...]] = (*_Heard.kept, "gradients")
+
     counts: Tensor | None = None
     """Rows and ranks, of all ranks."""
     gradients: dict[str, Tensor] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -83,6 +84,8 @@ def without_best_move(batch: Batch, ridge: float) -> Batch:
 
 @dataclass(eq=False)
 class _Accumulator(Accumulator):
+    kept: ClassVar[tuple[str, ...]] = ("gradient", "moment", "samples", "last")
+
     ridge: float
     gradient: Tensor | None = None
     moment: Tensor | None = None

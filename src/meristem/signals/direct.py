@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from meristem.axes.map import AxisMap
-from meristem.errors import SignalError
+from meristem.errors import CheckpointError, SignalError
 from meristem.signals.batch import Batch
 from meristem.signals.ranks import agree, distributed
 from meristem.signals.recorder import Recorder
@@ -120,6 +120,27 @@ class Recording:
         if problem is not None:
             raise SignalError(problem)
         return {**found, **{statistic: one.result() for statistic, one in sums.items()}}
+
+    def memory(self) -> dict[str, Any] | None:
+        """As `Recorder.memory`."""
+        heard = None if self._recorder is None else self._recorder.memory()
+        sums = [one for tap in self._taps for one in tap.sums.values()]
+        if (heard is None and self._recorder is not None) or any(one.kept is None for one in sums):
+            return None
+        overflowed = [tap.overflowed for tap in self._taps]
+        return {"heard": heard, "sums": [one.memory() for one in sums], "overflowed": overflowed}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """As `Recorder.recall`."""
+        sums = [one for tap in self._taps for one in tap.sums.values()]
+        if len(memory["sums"]) != len(sums) or len(memory["overflowed"]) != len(self._taps):
+            raise CheckpointError(f"{len(sums)} statistics are recorded, {len(memory['sums'])} were saved")
+        if self._recorder is not None:
+            self._recorder.recall(memory["heard"])
+        for one, saved in zip(sums, memory["sums"], strict=True):
+            one.recall(saved)
+        for tap, overflowed in zip(self._taps, memory["overflowed"], strict=True):
+            tap.overflowed = bool(overflowed)
 
     def cancel(self) -> None:
         """Stop listening."""

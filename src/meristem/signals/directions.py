@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -86,6 +87,8 @@ class Directions(Statistic):
 @dataclass(eq=False)
 class _Accumulator(Accumulator):
     """Follows a basis of fan-out directions that the first batch gives; exact if it spans all of them."""
+
+    kept: ClassVar[tuple[str, ...]] = ("basis", "projected", "moment", "count", "samples")
 
     asked: Directions
     basis: Tensor | None = None

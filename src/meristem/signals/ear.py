@@ -222,6 +222,15 @@ class Ear:
         """The weights of an axis that got gradients although no call of them was ever heard."""
         return (self._ends[name] - self._called) & self._learnt
 
+    def memory(self) -> dict[str, Any]:
+        """What it knows of weights so far, for `recall`."""
+        return {"called": sorted(self._called), "learnt": sorted(self._learnt)}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._called |= set(memory["called"])
+        self._learnt |= set(memory["learnt"])
+
     def _enter(self) -> Hear:
         return partial(self.hear, _Current(self._session))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from meristem.signals.batch import Arrival, Batch, Block
 from meristem.signals.contraction import Contraction
 from meristem.signals.convolve import forward, weight_gradient
 from meristem.signals.langevin import climbed
+from meristem.signals.memory import plain, restored
 from meristem.signals.moments import second_moment
 from meristem.signals.natural import Reader, bound, inverse_root, ridged
 from meristem.signals.newborn import activations, kaiming, pre_activations
@@ -103,6 +105,8 @@ class _Moments:
 
 @dataclass(eq=False)
 class _Accumulator(Accumulator):
+    kept: ClassVar[tuple[str, ...]] = ("incoming", "moments", "samples")
+
     asked: Expansion
     incoming: Tensor | None = None
     moments: Tensor | None = None
@@ -130,6 +134,15 @@ class _Accumulator(Accumulator):
         gradient = sum(float(sums.outputs.trace()) for sums in self.sums.values()) / self.samples
         mean, square = self.moments[1:] / self.moments[0]
         return Expanded(self.incoming, readers, gradient, mean, (square - mean**2).clamp(min=0), *self.blocks)
+
+    def memory(self) -> dict[str, Any]:
+        return {**super().memory(), "sums": {name: plain(vars(found)) for name, found in self.sums.items()}}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        others = dict(memory)
+        sums = others.pop("sums", {})
+        super().recall(others)
+        self.sums = {name: _Moments(**restored(found)) for name, found in sums.items()}
 
     def _found(self, batch: Batch) -> Tensor:
         """The candidates: drawn, and improved a few at a time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class FanInGradient(Direct):
 
 @dataclass(eq=False)
 class _Sums(Sums, Learner):
+    kept: ClassVar[tuple[str, ...]] = ("squares", "passes", "seen")
+
     axes: AxisMap
     axis: Axis
     overflow: Callable[[], None]

@@ -117,6 +117,16 @@ class Listener:
         readers = {path.consumer.weight for path in self._paths[name]} - self._hooked
         return frozenset((producers | readers) & self._learnt)
 
+    def memory(self) -> dict[str, Any]:
+        """What it knows of weights so far, for `recall`."""
+        known = {"called": self._called, "hooked": self._hooked, "learnt": self._learnt}
+        return {"overflowed": self.overflowed, **{name: sorted(weights) for name, weights in known.items()}}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.overflowed = bool(memory["overflowed"])
+        self._called, self._hooked, self._learnt = (set(memory[name]) for name in ("called", "hooked", "learnt"))
+
     def _watch(self, name: str, parameter: Tensor) -> RemovableHandle:
         return parameter.register_hook(lambda gradient: self._learnt.add(name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -40,6 +41,8 @@ class SecondMoment(Statistic):
 
 @dataclass(eq=False)
 class _Accumulator(Accumulator):
+    kept: ClassVar[tuple[str, ...]] = ("total",)
+
     total: Tensor | None = None
     blocks: tuple[tuple[Block, ...], tuple[Block, ...]] = ((), ())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class Proposals(Statistic):
 
 @dataclass(eq=False)
 class _Accumulator(Accumulator):
+    kept: ClassVar[tuple[str, ...]] = ("incoming", "total", "moments")
+
     asked: Proposals
     incoming: Tensor | None = None
     total: Tensor | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from meristem.axes.map import Axis, AxisMap, Place, Role
 from meristem.signals.contraction import read_call, rows
 from meristem.signals.direct import Direct, Sums, Tap
 from meristem.signals.forward import Calls
+from meristem.signals.memory import plain, restored
 from meristem.signals.precision import precise
 
 
@@ -97,10 +98,18 @@ class _Heard:
 
 @dataclass(eq=False)
 class _Sums(Sums):
+    kept: ClassVar[tuple[str, ...]] = ()
+
     weights: tuple[str, ...]
     heard: dict[str, _Heard]
     own: tuple[str, ...]
     """Those that no earlier statistic brings along."""
+
+    def memory(self) -> dict[str, Any]:
+        return {name: plain(vars(self.heard[name])) for name in self.own if name in self.heard}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        self.heard.update({name: _Heard(**restored(found)) for name, found in memory.items()})
 
     def parts(self) -> Sequence[Tensor]:
         return [part for name in self.own for part in (self.heard[name].totals, self.heard[name].rows)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from meristem.axes.map import AxisMap
-from meristem.errors import SignalError
+from meristem.errors import CheckpointError, SignalError
 from meristem.signals.batch import Batch
 from meristem.signals.ear import Ear, Sensed, Sensor
 from meristem.signals.listener import Listener
@@ -117,6 +117,34 @@ class Recorder:
             self._listener.close()
         if self._ear is not None:
             self._ear.close()
+
+    def memory(self) -> dict[str, Any] | None:
+        """What has been recorded so far, between two steps, for `recall`: as JSON. None if nothing can be kept."""
+        if any(accumulator.kept is None for accumulator in self._accumulators.values()):
+            return None
+        return {
+            "silent": sorted(self._silent),
+            "listener": None if self._listener is None else self._listener.memory(),
+            "ear": None if self._ear is None else self._ear.memory(),
+            "sums": [accumulator.memory() for accumulator in self._accumulators.values()],
+        }
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from there; of the same statistics, before anything is heard.
+
+        Raises:
+            CheckpointError: it is malformed, or of other statistics.
+        """
+        if len(memory["sums"]) != len(self._accumulators):
+            raise CheckpointError(
+                f"{len(self._accumulators)} statistics are recorded, {len(memory['sums'])} were saved"
+            )
+        for accumulator, saved in zip(self._accumulators.values(), memory["sums"], strict=True):
+            accumulator.recall(saved)
+        self._silent = set(memory["silent"])
+        for ear in (self._listener, self._ear):
+            if ear is not None:
+                ear.recall(memory["listener" if ear is self._listener else "ear"])
 
     def _factor(self) -> float:
         return self._steps * (1.0 if self._scale is None else self._scale())

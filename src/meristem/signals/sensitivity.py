@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class Sensitivity(Direct):
 
 @dataclass(eq=False)
 class _Sums(Sums):
+    kept: ClassVar[tuple[str, ...]] = ("totals", "passes")
+
     axis: Axis
     places: Sequence[Place]
     totals: Tensor | None = None

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
+from meristem.errors import CheckpointError
+from meristem.signals.memory import plain, restored
 
 if TYPE_CHECKING:
     from meristem.signals.batch import Batch
 
 
 class Accumulator(ABC):
-    """Adds up one statistic over the batches of one or more training steps. Keeps nothing per sample."""
+    """Adds up one statistic over the batches of one or more training steps. Keeps nothing per sample.
+
+    Attributes:
+        kept: the names of its attributes that hold what it has added up: numbers, strings, tensors, and containers of
+            them. They are saved when a run is saved between two steps over which it adds up. None (the default): it
+            cannot be saved, and a run that is resumed there adds up anew.
+    """
+
+    kept: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def add(self, batch: Batch, closing: bool) -> None:
@@ -31,6 +41,17 @@ class Accumulator(ABC):
     @abstractmethod
     def result(self) -> Any:
         """The answer, after at least one batch."""
+
+    def memory(self) -> dict[str, Any]:
+        """What it has added up, for `recall`."""
+        return {name: plain(getattr(self, name)) for name in self.kept or ()}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from there. Raises `CheckpointError` if it is malformed."""
+        if set(memory) != set(self.kept or ()):
+            raise CheckpointError(f"{type(self).__name__} keeps {self.kept}, what was saved holds {tuple(memory)}")
+        for name, saved in memory.items():
+            setattr(self, name, restored(saved))
 
 
 @dataclass(frozen=True)
