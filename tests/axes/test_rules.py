@@ -55,6 +55,36 @@ def grouped_query(m: Any, x: Tensor) -> Tensor:
     return m.out(x.transpose(1, 2).reshape(b, t, -1))
 
 
+def chosen_experts(m: Any, x: Tensor) -> Tensor:
+    """The matrices of two experts for every sample."""
+    shares, chosen = m.gate(x).softmax(-1).topk(2)
+    hidden = torch.einsum("bi,beih->beh", x, m.up[chosen]).relu() + m.shift[chosen]
+    return torch.einsum("beh,behk,be->bk", hidden, m.down[chosen], shares)
+
+
+def dispatched_experts(m: Any, x: Tensor) -> Tensor:
+    """Samples are sent to their two experts, one expert after the other."""
+    shares, chosen = m.gate(x).softmax(-1).topk(2)
+    found = x.new_zeros(len(x), m.down.shape[-1])
+    for expert in range(m.gate.out_features):
+        sample, place = torch.where(chosen == expert)
+        hidden = (x[sample] @ m.up[expert]).relu() + m.shift[expert]
+        found.index_add_(0, sample, hidden @ m.down[expert] * shares[sample, place, None])
+    return found
+
+
+def experts(run: Callable[..., Any]) -> nn.Module:
+    return Forward(
+        lambda m, x: m.head(run(m, m.stem(x))),
+        stem=nn.Linear(5, 7),
+        gate=nn.Linear(7, 4),
+        up=nn.Parameter(torch.randn(4, 7, 6)),
+        shift=nn.Parameter(torch.randn(4, 6)),
+        down=nn.Parameter(torch.randn(4, 6, 8)),
+        head=nn.Linear(8, 3),
+    )
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], Sequence[tuple[int, ...]], list[int]]] = {
     # name: (model, shapes of the inputs without the batch, sizes of the editable axes)
     "lora": (lora, [(5,)], [6, 4]),
@@ -174,6 +204,17 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Sequence[tuple[int, ...]], list[
             conv=nn.Conv1d(5, 6, 2), head=nn.Linear(6, 3),
         ),
         [(4, 5)],
+        [6],
+    ),
+    "experts whose matrices are chosen": (lambda: experts(chosen_experts), [(5,)], [7, 6, 8]),
+    "experts to which samples are sent": (lambda: experts(dispatched_experts), [(5,)], [7, 6, 8]),
+    "a table": (
+        lambda: Forward(
+            lambda m, x: m.head((m.a(x) + m.table[x.argmax(1)]).relu() * m.scales.index_select(0, x.argmin(1))),
+            a=nn.Linear(5, 6), table=nn.Parameter(torch.randn(5, 6)), scales=nn.Parameter(torch.randn(5, 6)),
+            head=nn.Linear(6, 3),
+        ),
+        [(5,)],
         [6],
     ),
 }  # fmt: skip

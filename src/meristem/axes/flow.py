@@ -163,9 +163,10 @@ def record_flow(model: nn.Module, example: Example) -> Flow:
     try:
         return _recorded(model, example, real=False)
     except Exception as error:
-        if not needs_values(error):
-            raise
-    return _recorded(model, example, real=True)
+        try:
+            return _recorded(model, example, real=True)
+        except Exception as again:
+            raise (again if needs_values(error) else error) from None
 
 
 def _recorded(model: nn.Module, example: Example, *, real: bool) -> Flow:

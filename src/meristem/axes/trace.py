@@ -131,7 +131,7 @@ def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:
 
 
 def _record(model: nn.Module, example: Example) -> Recording:
-    """Run on fake tensors; where values are needed, on real ones."""
+    """Run on fake tensors; where that fails, because values are needed, say, on real ones."""
     args, kwargs, training = example
     recorder: Recorder | None = None
 
@@ -143,12 +143,13 @@ def _record(model: nn.Module, example: Example) -> Recording:
     try:
         return run(model, args, kwargs, make, real=False, training=training).recording
     except Exception as error:
-        if not needs_values(error):
-            raise _trace_error(model, example, recorder, error) from error
+        first, seen = error, recorder
     try:
         return run(model, args, kwargs, make, real=True, training=training).recording
     except Exception as error:
-        raise _trace_error(model, example, recorder, error) from error
+        if needs_values(first):
+            first, seen = error, recorder
+        raise _trace_error(model, example, seen, first) from first
 
 
 def needs_values(error: BaseException) -> bool:

@@ -91,6 +91,23 @@ def multiply(c: Context, a: Value, b: Value) -> Value:
     return c.derived(dims, [a, b], nonlinear=[a.dims[i]])
 
 
+@rule("_grouped_mm")
+def grouped(c: Context) -> list[Value]:
+    """`_grouped_mm(x, weights, offsets)`: x (rows, in) is cut into groups of rows, weights (groups, in, out) reads and
+    produces, one matrix for each group."""
+    x, weights = c.value(c.argument(0, "self")), c.value(c.argument(1, "mat2"))
+    if (len(x.dims), len(weights.dims)) != (2, 3) or c.argument(3, "bias") is not None:
+        return c.unknown()
+    c.positional(x.dims[0], "its units are cut into groups by position")
+    c.positional(weights.dims[0], "its units are picked by position")
+    contract(c, x, weights, [(-1, 1)])
+    produces(c, weights, [2])
+    c.kind(weights.dims[2], "features")
+    dims = [x.dims[0], weights.dims[2]]
+    c.operations(*dims, x.dims[1])
+    return [c.derived(dims, [x, weights], nonlinear=[x.dims[1]])]
+
+
 @rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner")
 def matmul(c: Context) -> list[Value]:
     """Products of two tensors, batched or not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meristem.axes.context import Context, broadcast
 from meristem.axes.expression import ONE, Expression
+from meristem.axes.map import Role
 from meristem.axes.rules.registry import rule
 from meristem.axes.solution import Value
 
@@ -40,10 +41,22 @@ def index(c: Context) -> list[Value]:
     if any(c.recording.dtypes[r.value].itemsize == 1 for r in c.argument(1, "indices") if r is not None):
         return c.unknown()  # a mask: the number of units depends on the data
     new = broadcast(c, picked)
+    weight = _chosen(c, x, [d for d in range(len(x.dims)) if d not in used], picked)
     adjacent = used == list(range(used[0], used[0] + len(used)))
     front = used[0] if adjacent else 0
     kept: list[Expression] = [dim for d, dim in enumerate(x.dims) if d not in used]
-    return [c.derived([*kept[:front], *new, *kept[front:]], [x, *picked], keeps_zero=x.keeps_zero)]
+    return [c.derived([*kept[:front], *new, *kept[front:]], [x, *([] if weight else picked)], keeps_zero=x.keeps_zero)]
+
+
+def _chosen(c: Context, x: Value, kept: list[int], picked: list[Value]) -> bool:
+    """Whether data choose among weights, so that the result is a weight. A vector for each choice is none: it is what
+    an embedding gives, and the table produces its units."""
+    if not x.static or all(value.static for value in picked):
+        return False
+    c.meets_activation(x)
+    if len(kept) == 1:
+        c.mark(x, kept[0], Role.PRODUCES)
+    return len(kept) > 1
 
 
 @rule("index_put", "_index_put_impl")
@@ -63,6 +76,22 @@ def index_put(c: Context) -> list[Value]:
     return [Value(x.dims)]
 
 
+@rule("index_add")
+def index_add(c: Context) -> list[Value]:
+    """`index_add(x, dim, index, source)`: along one dimension rows are picked and added to, the others are shared."""
+    x, source = c.value(c.call.args[0]), c.value(c.argument(3, "source"))
+    dim = c.argument(1, "dim") % len(x.dims)
+    for own in (x.dims[dim], source.dims[dim]):
+        c.positional(own, PICKED)
+    for d, (own, other) in enumerate(zip(x.dims, source.dims, strict=True)):
+        if d != dim:
+            c.unify(own, other)
+    for value, met in ((x, source), (source, x)):
+        if value.static and not met.static:
+            c.meets_activation(value)
+    return [c.derived(x.dims, [x, source])]
+
+
 @rule("index_select")
 def index_select(c: Context) -> list[Value]:
     """`index_select(x, dim, index)`: the units of an index, in its order."""
@@ -70,7 +99,8 @@ def index_select(c: Context) -> list[Value]:
     dim = c.argument(1, "dim") % len(x.dims)
     c.positional(x.dims[dim], PICKED)
     new = picked.dims[0] if picked.dims else ONE
-    return [c.derived([*x.dims[:dim], new, *x.dims[dim + 1 :]], [x, picked])]
+    weight = _chosen(c, x, [d for d in range(len(x.dims)) if d != dim], [picked])
+    return [c.derived([*x.dims[:dim], new, *x.dims[dim + 1 :]], [x] if weight else [x, picked])]
 
 
 @rule("gather", "take_along_dim", "scatter", "scatter_add", "scatter_reduce")
