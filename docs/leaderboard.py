@@ -83,8 +83,9 @@ def page(summary: Summary, others: Sequence[Summary]) -> Iterator[str]:
     yield (
         f"Growing and pruning VGG-11 under one protocol, version {protocol}, scale `{scale}`; what it is, is said in "
         "[](../submit.md), what was found in [](grid.md). Ranked by final test accuracy, mean ± 95 % interval: "
-        "where intervals overlap, a rank says little, and with two seeds they are wide. Training FLOPs are in units of "
-        "those of the fixed net that is as large in the end, which stands above the entries and is not ranked. "
+        "where intervals overlap, a rank says little. Seconds and memory of what was submitted are those of another "
+        "machine, or another hour. Training FLOPs are in units of those of the fixed net that is as large in the end, "
+        "which stands above the entries and is not ranked. "
         f"{summary.machine}.\n"
     )
     entries = [Ranked(arm, False) for arm in summary.arms]

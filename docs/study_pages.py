@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drawing import draw
 
-from meristem.report.figures import against_compute
+from meristem.report.figures import against_compute, against_seconds
 from meristem.report.newborns import newborns_over_age
 from meristem.study.claim import Finding, Outcome
 from meristem.study.statistics import Interval
@@ -94,8 +94,12 @@ def group(summary: Summary, name: str, arms: Sequence[ArmSummary]) -> Iterator[s
         for arm in arms
     ]
     yield table(titles, rows)
-    draw(against_compute(arms, summary.course), FIGURES / f"{stem}.svg", height=max(420, 24 * len(arms)))
-    yield f"```{{image}} ../_static/studies/{stem}.svg\n:alt: {summary.course.title} against training compute\n```\n"
+    figures = {f"{stem}.svg": (against_compute(arms, summary.course), "training compute")}
+    if timed := [arm for arm in arms if arm.name in summary.timed]:
+        figures[f"{stem}-seconds.svg"] = (against_seconds(timed, summary.course), "seconds of training")
+    for target, (figure, clock) in figures.items():
+        draw(figure, FIGURES / target, height=max(420, 24 * len(arms)))
+        yield f"```{{image}} ../_static/studies/{target}\n:alt: {summary.course.title} against {clock}\n```\n"
     for arm in arms:
         found = newborns_over_age(arm.records)
         if found is not None:

@@ -78,9 +78,11 @@ def test_state_dicts_of_every_kind_are_read(folder):
     state = torch.load("weights.pt", weights_only=True)
     save_file(state, "weights.safetensors")
     torch.save({"epoch": 3, "model": {f"module.{name}": x for name, x in state.items()}}, "nested.pt")
+    lightning = {**{f"net.{name}": x for name, x in state.items()}, "loss.weight": torch.ones(3)}
+    torch.save({"epoch": 3, "state_dict": lightning}, "lightning.ckpt")
     settings = (*BASE, "--flops", 0.5, "--yes", "--no-onnx")
     saved = []
-    for number, file in enumerate(("weights.pt", "weights.safetensors", "nested.pt")):
+    for number, file in enumerate(("weights.pt", "weights.safetensors", "nested.pt", "lightning.ckpt")):
         done = run("prune", file, *settings, "--out", f"out{number}")
         assert done.exit_code == 0, done.output
         model = net()
@@ -88,6 +90,24 @@ def test_state_dicts_of_every_kind_are_read(folder):
         saved.append(model.state_dict())
     for other in saved[1:]:
         assert all(torch.equal(tensor, other[name]) for name, tensor in saved[0].items())
+
+
+def test_a_checkpoint_that_holds_the_model_twice_is_refused(folder):
+    state = torch.load("weights.pt", weights_only=True)
+    torch.save({f"{prefix}.{name}": x for prefix in ("net", "ema") for name, x in state.items()}, "twice.pt")
+    done = run("prune", "twice.pt", *BASE, "--flops", 0.5, "--yes", "--no-onnx")
+    assert done.exit_code == 1
+    assert "twice.pt does not fit Sequential: missing: 0.weight" in plain(done.output)
+
+
+def test_a_tolerance_of_the_loss(folder):
+    words = (*BASE, "--tolerance", 0.02, "--yes", "--no-onnx")
+    done = run("prune", "weights.pt", *words, "--loader", "my_nets:loader")
+    assert done.exit_code == 0, done.output
+    assert "Shrunk" in plain(done.output)
+    alone = run("prune", "weights.pt", *words)
+    assert alone.exit_code == 1
+    assert "tolerance= looks at data" in plain(alone.output)
 
 
 def test_examples_losses_and_ready_models_come_by_import_path(folder):

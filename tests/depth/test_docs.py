@@ -20,7 +20,7 @@ def test_every_public_name_is_on_the_page() -> None:
         "interlaced",
         "upscaled",
     )
-    kinds = ("Net2Deeper", "ZeroResidual", "ResidualCopy", "Silent", "AutoGrow", "Plain")
+    kinds = ("Net2Deeper", "ZeroResidual", "ResidualCopy", "Silent", "AutoGrow", "AdamFit", "Plain")
     criteria = ("Gate", "BranchTaylor", "BlockInfluence", "MeasuredLoss", "removable_blocks", "removable_branches")
     controller = ("Deepen", "Shorten", "Evenly", "AtRandom", "ByGain", "predicted_gains", "cost")
     for name in (*users, *kinds, *criteria, *controller, "places"):

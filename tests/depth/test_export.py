@@ -1,10 +1,13 @@
-"""Edited models leave for elsewhere: ONNX."""
+"""Edited models leave for elsewhere: ONNX, `torch.export`, compiled code."""
 
 from __future__ import annotations
 
+import copy
+import shutil
 from typing import Any
 
 import pytest
+import torch
 
 from meristem import Edit, depth, trace
 from meristem.cli.exported import export
@@ -35,3 +38,53 @@ def test_edited_models_become_onnx_files_that_compute_the_same(name: str, tmp_pa
     drift = export(model, (x,), {}, tmp_path / "model.onnx")
     assert drift is not None
     assert drift < 1e-5
+
+
+@pytest.mark.heavy
+def test_an_edited_transformer_is_exported_as_it_computes() -> None:
+    """Layers inserted, copied and removed, a branch gone and one born: `torch.export` takes the model as it is, with
+    its mask as a keyword argument, and the program takes other batches of the same shape."""
+    model, x = net("transformer").model(), net("transformer").x()
+    axes = trace(model, x)
+    for make in (
+        lambda p: depth.Insert(p, "after layers.1", depth.ZeroResidual(hidden=3, activation="GELU")),
+        lambda p: depth.duplicated(p, "layers.0", 1, depth.Plain()),
+        lambda p: depth.RemoveBranch(p, "layers.1.mlp"),
+        lambda p: depth.AddBranch(p, "layers.0.attention"),
+        lambda p: depth.Remove(p, "layers.4"),
+    ):
+        axes = Edit(axes).depth(make(depth.places(axes))).commit().axes
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # what started from zero counts
+    exported = torch.export.export(model, (x,))
+    assert {*exported.state_dict} == {*model.state_dict()}
+    program = exported.module()
+    for tokens in (x, (x + 3) % 11):
+        torch.testing.assert_close(program(tokens), model(tokens), rtol=0, atol=1e-12)
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++")
+def test_a_compiled_model_computes_the_same_after_every_edit() -> None:
+    """With PyTorch's default backend: compiled once, called after an insertion, a copy and a removal; forward, and
+    gradients of new parameters."""
+    model, x = net("perceptron").model(), net("perceptron").x()
+    axes = trace(model, x)
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(model)
+    for make in (
+        lambda p: depth.Insert(p, "after 1", depth.Net2Deeper()),
+        lambda p: depth.duplicated(p, "6", 1, depth.Plain()),
+        lambda p: depth.Arrange(p, "4", (0, 2, 3)),
+    ):
+        before = len(list(model.parameters()))
+        axes = Edit(axes).depth(make(depth.places(axes))).commit().axes
+        assert len(list(model.parameters())) != before
+        reference = copy.deepcopy(model)
+        torch.testing.assert_close(compiled(x), reference(x), rtol=0, atol=1e-12)
+    compiled(x).square().mean().backward()
+    reference(x).square().mean().backward()
+    for one, two in zip(model.parameters(), reference.parameters(), strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad, two.grad, rtol=0, atol=1e-12)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,104 +13,9 @@ from meristem import Edit, depth, trace
 from meristem.errors import EditError, StaleMapError
 
 from ..edit.snapshot import Snapshot
+from .brute import brute_insertions, brute_removals, brute_runs, slots
+from .brute_branches import brute_branches
 from .models import NETS, Net, net
-
-
-class Probe(nn.Module):
-    """Gives back its first argument and notes its shapes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: list[tuple[int, ...]] = []
-
-    def forward(self, x: Tensor, *others: Any, **more: Any) -> Tensor:
-        assert isinstance(x, Tensor)
-        assert x.is_floating_point()
-        self.shapes.append(tuple(x.shape))
-        return x
-
-
-def counted(model: nn.Module, x: Tensor, without: nn.Module | None = None) -> tuple[Tensor, Counter[int]]:
-    """The result of a run, and how often each module was called, apart from one and what is in it."""
-    calls: Counter[int] = Counter()
-    skipped = {id(m) for m in without.modules()} if without is not None else set()
-    originals = {id(m): m for m in model.modules() if id(m) not in skipped}
-    handles = [m.register_forward_hook(lambda m, *_: calls.update([id(m)])) for m in originals.values()]
-    try:
-        return model(x), calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def copied(found: Net) -> nn.Module:
-    return found.model()
-
-
-def slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    for path, parent in model.named_modules():
-        for name in parent._modules:
-            yield f"{path}.{name}" if path else name, parent, name
-
-
-def container(parent: nn.Module) -> bool:
-    return isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or set(parent._modules) == {
-        "stage1",
-        "stage2",
-    }
-
-
-def put(parent: nn.Module, names: list[str], children: list[nn.Module]) -> None:
-    """New children; numbers count, words stay."""
-    if isinstance(parent, (nn.Sequential, nn.ModuleList)):
-        names = [str(n) for n in range(len(children))]
-    elif "stage1" in parent._modules:
-        names = [f"stage{n + 1}" for n in range(len(children))]
-    parent._modules.clear()
-    parent._modules.update(zip(names, children, strict=True))
-
-
-def adjust(model: nn.Module, parent: nn.Module) -> None:
-    """The numbers that the nets keep beside a container."""
-    if "count" in vars(model) and parent is model.layers:
-        model.count = len(parent._modules)
-    if "depth" in vars(model) and parent is model.trunk:
-        model.depth = len(parent._modules)
-
-
-def brute_insertions(found: Net) -> set[tuple[str, str, bool]]:
-    """(side, module, whether as a child of the container): where the identity can be put and changes nothing."""
-    x, expected = found.x(), found.model()(found.x())
-    works: set[tuple[str, str, bool]] = set()
-    for path, _, _ in slots(found.model()):
-        for side in ("before", "after"):
-            for inside in (True, False):
-                model, probe = found.model(), Probe()
-                parent = model.get_submodule(path.rpartition(".")[0])
-                name, child = path.rpartition(".")[2], model.get_submodule(path)
-                if inside and not container(parent):
-                    continue
-                if inside:
-                    names, children = list(parent._modules), list(parent.children())
-                    at = names.index(name) + (side == "after")
-                    put(parent, [*names[:at], "new", *names[at:]], [*children[:at], probe, *children[at:]])
-                    adjust(model, parent)
-                else:
-                    pair = (child, probe) if side == "after" else (probe, child)
-                    for holder in list(model.modules()):
-                        for key, held in list(holder._modules.items()):
-                            if held is child:
-                                holder._modules[key] = nn.Sequential(*pair)
-                _, plain = counted(found.model(), x)
-                try:
-                    result, calls = counted(model, x)
-                except Exception:
-                    continue
-                called = len(probe.shapes) == calls[id(child)] if id(child) in calls else False
-                if called and len(set(probe.shapes)) == 1 and torch.equal(result, expected):
-                    works.add((side, path, inside))
-                assert sum(plain.values()) > 0
-    return works
 
 
 @pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
@@ -122,43 +25,6 @@ def test_insertions_are_those_of_brute_force(found: Net) -> None:
     mine = {(way.side, way.module, way.inside is not None) for way in places.ways if way.frozen is None}
     assert mine == brute_insertions(found)
     assert {way.edge for way in places.insertions} == {way.edge for way in places.ways}
-
-
-def brute_removals(found: Net) -> set[str]:
-    """Modules that keep the shape of their input and without which all other modules run as before."""
-    x, works = found.x(), set()
-    for path, _, name in slots(found.model()):
-        for inside in (True, False):
-            model = found.model()
-            child, shapes = model.get_submodule(path), set()
-
-            def note(_m: nn.Module, given: tuple[Any, ...], returned: Any, shapes: set[bool] = shapes) -> None:
-                first = returned[0] if isinstance(returned, tuple) else returned
-                shapes.add(isinstance(given[0], Tensor) and given[0].shape == first.shape)
-
-            child.register_forward_hook(note)
-            expected, before = counted(model, x, without=child)
-            parent = model.get_submodule(path.rpartition(".")[0])
-            if shapes != {True} or (inside and not container(parent)):
-                continue
-            if inside:
-                kept = [key for key in parent._modules if key != name]
-                put(parent, kept, [parent._modules[key] for key in kept])
-                adjust(model, parent)
-            else:
-                for holder in list(model.modules()):
-                    for key, held in list(holder._modules.items()):
-                        if held is child:
-                            holder._modules[key] = Probe()
-            others = {id(m) for m in model.modules()} & set(before)
-            try:
-                result, after = counted(model, x)
-            except Exception:
-                continue
-            same = {key: before[key] for key in others} == {key: after[key] for key in others}
-            if same and others == set(before) and result.shape == expected.shape:
-                works.add(path)
-    return works
 
 
 @pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
@@ -178,6 +44,28 @@ def test_runs_and_branches_are_those_found_by_hand(found: Net) -> None:
     runs = {(run.container, run.first, run.period, len(run)) for run in places.runs if run.frozen is None}
     assert runs == found.runs
     assert {branch.name for branch in places.branches if branch.frozen is None} == found.branches
+
+
+@pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
+def test_runs_are_those_of_brute_force(found: Net) -> None:
+    """The longest of those that overlap; those of one block alone are no repetition."""
+    model = found.model()
+    places = depth.places(trace(model, found.x()))
+    mine = {(r.container, r.first, r.period, len(r)) for r in places.runs if r.frozen is None and len(r) > 1}
+    works = brute_runs(found)
+    assert mine <= works
+
+    def children(run: tuple[str, int, int, int]) -> set[int]:
+        return set(range(run[1], run[1] + run[2] * run[3]))
+
+    assert all(any(run[0] == own[0] and children(run) <= children(own) for own in mine) for run in works)
+
+
+@pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
+def test_branches_are_those_of_brute_force(found: Net) -> None:
+    model = found.model()
+    places = depth.places(trace(model, found.x()))
+    assert {branch.name for branch in places.branches if branch.frozen is None} == brute_branches(found)
 
 
 @pytest.mark.parametrize("found", [n for n in NETS if n.branches], ids=lambda n: n.name)
@@ -206,6 +94,7 @@ def test_the_model_is_left_as_it_was() -> None:
         assert places.runs is not None
         assert places.branches is not None
         assert places.removals is not None
+        assert places.beside is not None
         before.check()
 
 
@@ -338,7 +227,7 @@ def test_places_of_other_widths_are_stale() -> None:
     assert len(seen.runs) == 1
     after = Edit(axes).grow("stage.0.conv1", 1).commit().axes
     assert len(seen.runs) == 1
-    for kind in ("ways", "removals", "runs", "branches"):
+    for kind in ("ways", "removals", "runs", "branches", "sums", "concatenations"):
         with pytest.raises(StaleMapError, match="other widths"):
             getattr(before, kind)
     assert depth.places(after).run("stage").frozen is None

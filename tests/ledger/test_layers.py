@@ -118,3 +118,24 @@ def test_what_changes_the_function_or_predicts_nothing_is_refused() -> None:
         layers(rate=0.0)
     with pytest.raises(ConfigError, match="preserves it"):
         Exchange([Layers(Deepen(depth.Plain()), Shorten(depth.BranchTaylor()), 1.0)]).require(axes, axes.editable)
+
+
+def test_layers_and_branches_are_offered_together() -> None:
+    """The best price of all: a block, a summand, or a part of a concatenation; the function stays."""
+    model, x, y = net()
+    several = (depth.Silent(), depth.Added(), depth.Appended(4))
+    budget = Budget(flops=10 * trace(model, x[:1]).flops())
+    prices = {}
+    for what in (*several, several):
+        exchange = Exchange([Layers(Deepen(what), Shorten(depth.BranchTaylor()), 1e-4)])
+        axes, trade = traded(exchange, model, x, y, Demand("exchange", 1.0, budget), True)
+        (entry,) = (entry for entry in trade.entries if entry.kind == "birth")
+        prices[what] = entry.price
+        if what is several:
+            assert trade.flops[1] - trade.flops[0] == pytest.approx(entry.cost)
+            before = model(x)
+            births = [change for change in trade.changes if not isinstance(change, (depth.Remove, depth.RemoveBranch))]
+            Edit(axes).depth(births[0]).commit()
+            torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+    assert prices[several] == max(prices[what] for what in several)
+    assert len(set(prices.values())) == 3

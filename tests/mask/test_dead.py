@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import meristem
-from meristem.mask import Masks, RigL, Sparse, dead_units, remove_dead
+from meristem.errors import ConfigError
+from meristem.mask import NM, Fixed, Masks, RigL, Sparse, dead_units, remove_dead
 from tests.mask.models import batches, convnet, mlp, train
 
 
@@ -144,6 +145,24 @@ def test_sparse_training_follows():
         net(x).pow(2).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def test_a_pattern_is_not_kept_at_the_cost_of_the_function():
+    """What is left of two groups with two weights each is one with four."""
+    net = mlp()
+    x = batches(1)[0]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    mask = torch.tensor([0, 0, 1, 1] * 4, dtype=torch.bool).expand(12, 16)
+    method = Fixed(masks={"2.weight": mask}, distribution=NM(m=4))
+    sparsity = Sparse(net, optimizer, method, parameters="2.weight")
+    axes, before = meristem.trace(net, x), net(x)
+    with pytest.raises(ConfigError, match="close"):
+        remove_dead(axes, sparsity, optimizer)
+    assert axes["0"].size == 16
+    sparsity.close()
+    assert remove_dead(axes, sparsity.masks, optimizer).removed == {"0": 8}
+    assert bool(sparsity.masks["2.weight"].all())
+    assert torch.allclose(net(x), before, rtol=0, atol=1e-12)
 
 
 def test_a_failed_edit_changes_no_bias():

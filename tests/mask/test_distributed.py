@@ -1,4 +1,4 @@
-"""Masks under DistributedDataParallel: all ranks choose what one process would on the whole batch."""
+"""Masks under DistributedDataParallel: all ranks choose what one process would on the whole batch, edits included."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from meristem import Edit, trace
 from meristem.mask import SNIP, GraSP, RigL, Sparse
 from tests.mask.models import batches, loss_of, mlp
 
-METHODS = {"RigL": RigL(density=0.3, interval=2, end=8), "SNIP": SNIP(density=0.3), "GraSP": GraSP(density=0.3)}
+UNITS = "RigL, and units that come and go"
+METHODS = {
+    UNITS: RigL(density=0.3, interval=2, end=8),
+    "RigL": RigL(density=0.3, interval=2, end=8),
+    "SNIP": SNIP(density=0.3),
+    "GraSP": GraSP(density=0.3),
+}
 
 
 def run(part: slice, wrap: bool, seed: int) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
@@ -26,10 +33,15 @@ def run(part: slice, wrap: bool, seed: int) -> dict[str, tuple[dict[str, Tensor]
         trained: nn.Module = DistributedDataParallel(net) if wrap else net
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
         sparse = Sparse(net, optimizer, method, closure=partial(loss_of, net, first[part]))
-        for x in data:
+        axes = trace(net, first[:1])
+        for step, x in enumerate(data):
             loss_of(trained, x[part]).backward()
             optimizer.step()
             optimizer.zero_grad()
+            if name == UNITS and step in (0, 2):
+                edit = Edit(axes, optimizer, follow=[sparse], seed=4)
+                axes = (edit.grow("0", 3) if step else edit.prune("2", [1, 5])).commit().axes
+                trained = DistributedDataParallel(net) if wrap else net
         found[name] = dict(sparse.masks), net.state_dict()
     return found
 

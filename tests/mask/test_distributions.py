@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from meristem.errors import ConfigError
-from meristem.mask import ERK, NM, Global, Rows, Uniform
+from meristem.mask import ERK, NM, Global, GradualMagnitude, GraNet, PerLayer, Rows, Sparse, Static, TopKAST, Uniform
 from meristem.mask.select import shared, top
+from tests.mask.models import batches, mlp, train
 
 SHAPES = {"a": (8, 3, 3, 3), "b": (16, 8, 3, 3), "c": (16, 16, 1, 1), "d": (5, 16)}
 
@@ -125,6 +126,67 @@ def test_rows_and_groups_keep_the_same_of_each(density):
             kept = worth.masked_fill(~group, torch.inf).amin(1)
             gone = worth.masked_fill(group, -torch.inf).amax(1)
             assert bool((kept > gone).all())
+
+
+GIVEN = PerLayer({"a": 1.0, "[bc]": 0.25, "*": 0.5})
+WHOLE = sum(s.numel() * {"a": 1.0, "d": 0.5}.get(name, 0.25) for name, s in scores().items()) / TOTAL
+
+
+def test_every_layer_keeps_the_share_that_is_given_for_it():
+    for density in (WHOLE, round(WHOLE, 4)):
+        masks = GIVEN.masks(scores(), density)
+        assert {n: int(m.sum()) for n, m in masks.items()} == {"a": 216, "b": 288, "c": 64, "d": 40}
+        assert all(torch.equal(mask, top(scores()[name], int(mask.sum()))) for name, mask in masks.items())
+
+
+@pytest.mark.parametrize("density", [0.2, WHOLE, 0.5, 0.8, 1.0])
+def test_a_schedule_brings_every_layer_as_far(density):
+    found = {name: int(m.sum()) / m.numel() for name, m in GIVEN.passing(scores(), density).items()}
+    given = {"a": 1.0, "b": 0.25, "c": 0.25, "d": 0.5}
+    way = (density - WHOLE) / (1 - WHOLE)
+    for name, share in given.items():
+        wanted = share + (1 - share) * way if way >= 0 else share * density / WHOLE
+        assert abs(found[name] - wanted) <= 1 / scores()[name].numel() + 1e-12
+    counts = [int(m.sum()) for m in GIVEN.passing(scores(), density).values()]
+    assert sum(counts) == round(density * TOTAL)
+
+
+@pytest.mark.parametrize(
+    ("densities", "density", "reason"),
+    [
+        ({"a": 0.5, "b": 0.5, "c": 0.5}, 0.5, "'d'.* has none"),
+        ({"*": 0.5, "e*": 0.1}, 0.5, "'e\\*'.* matches none"),
+        ({"a": 1.0, "*": 0.25}, 0.1, r"come to 0\.3451 .*give density=0\.3451"),
+    ],
+)
+def test_densities_that_do_not_belong_to_the_layers_are_refused(densities, density, reason):
+    with pytest.raises(ConfigError, match=reason):
+        PerLayer(densities).masks(scores(), density)
+    with pytest.raises(ConfigError, match="density"):
+        PerLayer({"a": 0.0})
+
+
+@pytest.mark.parametrize("kind", [GradualMagnitude, GraNet])
+def test_what_a_schedule_cannot_come_to_is_refused_at_the_start(kind):
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    for distribution in (PerLayer({"0.*": 0.1, "other": 0.5, "*": 1.0}), Global(least=61)):
+        with pytest.raises(ConfigError, match=r"other|fewer than 61"):
+            Sparse(net, optimizer, kind(density=0.3, end=9, interval=2, distribution=distribution))
+
+
+def test_methods_come_to_given_densities():
+    given, whole = PerLayer({"0.*": 0.1, "2.weight": 0.5, "4.weight": 1.0}), (32 + 96 + 48) / 560
+    for method in (
+        Static(density=whole, distribution=given),
+        TopKAST(density=whole, backward=0.6, distribution=given),
+        GradualMagnitude(density=whole, end=4, interval=2, distribution=given),
+    ):
+        net = mlp()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+        sparsity = Sparse(net, optimizer, method)
+        train(net, optimizer, batches(5))
+        assert sparsity.masks.nonzeros == {"0.weight": 32, "2.weight": 96, "4.weight": 48}
 
 
 def test_groups_must_fit():

@@ -243,9 +243,6 @@ def test_layers_come_and_go(name):
     train(net, optimizer, batches(8))
     for key, mask in sparsity.masks.items():
         assert not net.get_parameter(key)[~mask].any()
-    both = {"axes": [{"axis": "0", "before": 16, "units": [[0, 8]]}], "depth": {}}
-    with pytest.raises(StaleMapError, match="one after the other"):
-        sparsity.after(Commit(axes, both, {}, (), moved))
 
 
 def test_what_a_method_keeps_follows():

@@ -193,6 +193,54 @@ def test_export_is_the_same_function_and_says_why():
     assert torch.equal(dense.model(x), net(x))
 
 
+class Attending(nn.Module):
+    """Attention to itself, and a linear layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize(
+    ("net", "dense"),
+    [
+        (lambda: nn.Sequential(nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True), nn.Linear(16, 8)), "0."),
+        (Attending, "attention."),
+    ],
+)
+def test_weights_that_a_fused_kernel_reads_stay_dense(net, dense):
+    torch.manual_seed(0)
+    model, x = net().eval(), torch.randn(2, 5, 16)
+    masks = Sparse(model, torch.optim.SGD(model.parameters(), lr=0.1), Static(density=0.05)).masks
+    exported = to_torch_sparse(model, masks)
+    wanted = model(x)
+    assert torch.allclose(exported.model(x), wanted, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(exported.model(x), wanted, rtol=0, atol=1e-5)
+    inside = [layout for layout in exported.layouts if layout.name.startswith(dense)]
+    outside = [layout for layout in exported.layouts if layout not in inside]
+    assert len(inside) >= 2
+    assert all(layout.layout == "dense" for layout in inside)
+    assert all("reads it itself" in layout.reason for layout in inside if "in_proj" not in layout.name)
+    assert [layout.layout for layout in outside] == ["csr"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("turned", [lambda x: x, lambda x: x.transpose(0, 1), lambda x: x[0], lambda x: x[0, ::2].T])
+def test_sparse_layers_take_inputs_of_every_layout(turned, bias):
+    torch.manual_seed(0)
+    x = turned(torch.randn(6, 12, 6))
+    model = nn.Sequential(nn.Linear(x.shape[-1], 8, bias=bias))
+    masks = Sparse(model, torch.optim.SGD(model.parameters(), lr=0.1), Static(density=0.3)).masks
+    exported = to_torch_sparse(model, masks, csr_below=0.5)
+    assert [layout.layout for layout in exported.layouts] == ["csr"]
+    assert torch.allclose(exported.model(x), model(x), rtol=0, atol=1e-5)
+    assert torch.allclose(exported.model[0](input=x), model(x), rtol=0, atol=1e-5)
+
+
 def test_two_of_four():
     assert two_of_four(torch.tensor([[0.0, 1, 2, 0, 3, 0, 0, 0]]))
     assert not two_of_four(torch.tensor([[0.0, 1, 2, 3]]))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import meristem
 from meristem.errors import ConfigError, StaleMapError, WrappedModelError
 from meristem.mask import METHODS, SET, SNIP, Fixed, Magnitude, Masks, RigL, Sparse, Static, Uniform, weights_of
 from tests.mask.models import OPTIMIZERS, batches, convnet, loss_of, mlp, train
@@ -290,6 +291,50 @@ def test_replicas_with_the_mean_gradient_do_what_one_does_on_the_whole_batch():
     for parameters in zip(*(net.parameters() for net in nets), strict=True):
         assert torch.equal(parameters[1], parameters[2])
         assert torch.allclose(parameters[0], parameters[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("methods", [(RIGL, RIGL), (Static(), RIGL), (RIGL, Static())])
+def test_updates_that_would_take_the_gradients_of_another_are_refused(methods):
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    first = Sparse(net, optimizer, methods[0], parameters="0.weight")
+    before = net[2].weight.clone()
+    with pytest.raises(ConfigError, match=r"RigL replace the other's steps.*PerLayer.*close"):
+        Sparse(net, optimizer, methods[1], parameters="2.weight")
+    assert torch.equal(net[2].weight, before)
+    first.close()
+    Sparse(net, optimizer, methods[1], parameters="2.weight")
+    train(net, optimizer, batches(4))
+
+
+def test_two_on_one_optimizer():
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    both = [Sparse(net, optimizer, SET(density=0.3, interval=2), parameters=f"{i}.weight") for i in (0, 2)]
+    with pytest.raises(ConfigError, match=r"both mask 0\.weight"):
+        Sparse(net, optimizer, Static(), parameters=["0.weight", "4.weight"])
+    train(net, optimizer, batches(4))
+    assert [sparsity.updated for sparsity in both] == [4, 4]
+    for sparsity in both:
+        assert_silent(net, sparsity)
+
+
+def test_units_of_a_compiled_model_come_and_go():
+    """What is compiled is compiled anew; it computes what the plain model with the same edits does."""
+    runs = []
+    for compiled in (False, True):
+        net, x = mlp(), batches(1)[0]
+        called = torch.compile(net, backend="eager") if compiled else net
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+        sparsity = Sparse(net, optimizer, RIGL)
+        axes, losses = meristem.trace(net, x), train(called, optimizer, batches(4))
+        for change in (lambda edit: edit.grow("0", 3), lambda edit: edit.prune("2", [1, 5])):
+            axes = change(meristem.Edit(axes, optimizer, follow=[sparsity])).commit().axes
+            assert torch.equal(called(x), net(x))
+            losses += train(called, optimizer, batches(4))
+            assert_silent(net, sparsity)
+        runs.append((losses, sparsity.state_dict()))
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.heavy

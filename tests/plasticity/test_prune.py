@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from meristem.axes import Role, trace
-from meristem.errors import ConfigError, EditError
+from meristem.errors import ConfigError, EditError, UnknownAxisError
 from meristem.prune import Magnitude, Protect, Random
 from meristem.prune.catalogue import require_defined
 from meristem.signals import View
@@ -85,6 +85,21 @@ def test_protect_keeps_newborns_below_the_age():
     assert scores[7:9].isinf().all()
     assert scores[:7].equal(plain[:7])
     assert scores[9] == plain[9]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"axes": ("0", "layer2*")}, r"axes=...\) names 'layer2\*', but the model has no such axis"),
+        ({"units": {"zero": [0, 1]}}, r"units=...\) names 'zero'"),
+    ],
+)
+def test_a_name_that_protects_nothing_is_an_error(settings, message):
+    model, x = build("mlp")
+    axes = trace(model, x)
+    with pytest.raises(UnknownAxisError, match=message):
+        Protect(Magnitude(), **settings).scores(View(axes), axes["0"])
+    assert Protect(Magnitude(), axes=("?",), units={"0": [1]}).scores(View(axes), axes["0"]).isinf().all()
 
 
 def test_a_criterion_without_meaning_is_refused_by_name():

@@ -17,8 +17,10 @@ from tests.prune.table import EVERY, NETS, WRAPPED, cached, scores_of, seen
 
 NORMED = {"batch norm", "batch norm, linear", "groups", "depthwise"}
 SMOOTH = {net for net in NETS if "tanh" in net}
-UNKNOWN = {"group norm, groups", "group norm, within", "layer norm stream", "rms norm stream", "heads", "head size",
+UNKNOWN = {"group norm, groups", "group norm, within", "layer norm stream", "rms norm stream", "heads",
            "swiglu", "swiglu, chunked", "groups", "within groups", "depthwise"}  # fmt: skip
+PARTLY = "two activations are contracted over its units, as queries and keys are"
+READING = {"ActivationVariance", "APoZ", "Dormancy", "GradientDormancy", "WandaUnits"}
 REFUSALS: dict[str, dict[str, set[str]]] = {
     "no batch normalization with a scale carries it": {net: {"BatchNormScale"} for net in NETS if net not in NORMED},
     "what follows it is never exactly zero, as it is behind ReLU": {net: {"APoZ"} for net in SMOOTH | UNKNOWN},
@@ -28,9 +30,10 @@ REFUSALS: dict[str, dict[str, set[str]]] = {
     "2.weight is a transposed convolution, in which positions differ in what they read": {
         f"into transposed, {kind}": {"Compensated"} for kind in ("relu", "tanh")
     },
-    "out reads it in a way that cannot be followed": {
-        "value size": {"ActivationVariance", "APoZ", "Dormancy", "GradientDormancy", "WandaUnits", "Compensated"}
-    },
+    "out reads it in a way that cannot be followed": {"value size": {*READING, "Compensated"}},
+    f"{PARTLY}, and what weights read of them is only a part": {"head size": READING},
+    f"{PARTLY}, which no gate at the weights sees; TaylorWeights needs none": {"head size": {"Taylor", "Compensated"}},
+    f"{PARTLY}, so that the weights that read them are only a part of the fan-out": {"head size": {"NormProduct"}},
 }
 """By reason, for every net, which criteria refuse its axis; all others must work."""
 REFUSED = {(net, name) for nets in REFUSALS.values() for net, names in nets.items() for name in names}

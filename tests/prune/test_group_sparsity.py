@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import meristem
-from meristem.errors import ConfigError, EditError
+from meristem.errors import ConfigError, EditError, StaleMapError
 from meristem.prune import GroupNorm, GroupSparsity
 from meristem.signals import View
 
@@ -45,3 +45,12 @@ def test_equal_units_are_pushed_alike_and_faults():
         GroupSparsity(-1.0)
     with pytest.raises(EditError, match="found none"):
         GroupSparsity()(meristem.trace(nn.Linear(3, 2), torch.randn(1, 3)))
+
+
+def test_a_map_from_before_an_edit_is_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    axes = meristem.trace(model, torch.randn(2, 3))
+    later = meristem.Edit(axes).prune("0", [1]).commit().axes
+    with pytest.raises(StaleMapError, match="the map says"):
+        GroupSparsity()(axes)
+    assert GroupSparsity()(later) > 0

@@ -169,3 +169,17 @@ def test_scales_that_are_not_polarized_have_no_threshold():
         model.get_parameter("1.weight").copy_((rising - 0.5) / 100)
     with pytest.raises(ConfigError, match="no valley"):
         Polarization().threshold(meristem.trace(model, torch.randn(2, 2)))
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.4, 0.6), (0.0, 0.0), (0.3, 0.9)], ids=str)
+def test_scales_none_or_all_of_which_went_to_zero_have_none_either(scales):
+    """The first empty bin passed for a valley."""
+    model = nn.Sequential(nn.Linear(2, 200), nn.BatchNorm1d(200), nn.Linear(200, 2)).eval()
+    with torch.no_grad():
+        model.get_parameter("1.weight").copy_(torch.linspace(*scales, 200))
+    axes = meristem.trace(model, torch.randn(2, 2))
+    with pytest.raises(ConfigError, match="not polarized yet"):
+        Polarization().threshold(axes)
+    with torch.no_grad():
+        model.get_parameter("1.weight").copy_(torch.cat([torch.zeros(80), torch.linspace(0.4, 0.6, 120)]))
+    assert 0 < Polarization().threshold(axes) < 0.4

@@ -20,6 +20,7 @@ from meristem.prune import (
     Random,
     Removal,
     latency,
+    latency_ratio,
     least_within,
     measured,
     most_within,
@@ -140,6 +141,19 @@ def test_latency_is_the_median_and_leaves_modes_alone(net, x, monkeypatch):
     assert [module.training for module in net] == [True, False, True]
     with pytest.raises(ConfigError, match="runs"):
         latency(net, x, runs=0)
+
+
+def test_a_ratio_of_latencies_is_the_median_over_passes_in_turn(net, x, monkeypatch):
+    """A machine that becomes four times slower half-way: each alone would be off, the ratio is not."""
+    times = [9.0, 9.0, 1.0, 2.0, 1.0, 2.0, 4.0, 8.0, 4.0, 8.0]  # of the model and the other, warm-up first
+    clock = iter([t for time in times for t in (0.0, time)])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    other = nn.Sequential(*net).train()
+    assert latency_ratio(net, other, x, runs=4, warm_up=1) == 0.5
+    assert other.training
+    assert net.training
+    with pytest.raises(ConfigError, match="runs"):
+        latency_ratio(net, other, x, runs=0)
 
 
 def test_latency_takes_arguments_by_name():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 import meristem
 from meristem.allocate import Proportional
 from meristem.errors import ConfigError, EditError
-from meristem.prune import ActivationVariance, ContributionUtility, GraSP, Magnitude, Random, Taylor
+from meristem.prune import ActivationVariance, ContributionUtility, Criterion, GraSP, Magnitude, Random, Taylor
 from meristem.recipes import goal, shrink, supervised
 from meristem.recipes.shrunk import Shrunk
 
@@ -68,9 +69,56 @@ def test_latency_is_measured_while_amounts_are_tried(monkeypatch):
     """With a clock that counts hidden units, the result is known."""
     model = mlp()
     monkeypatch.setattr(goal, "latency", lambda model, args, kwargs, **runs: float(len(model[0].weight)))
+    monkeypatch.setattr(
+        goal, "latency_ratio", lambda model, other, args, kwargs, **runs: len(model[0].weight) / len(other[0].weight)
+    )
     found = shrink(model, X, latency=0.4)
     assert found.axes["0"].size == 12
     assert found.seconds == (30.0, 12.0)
+    assert found.missed is None
+
+
+def test_latency_is_measured_once_more_and_a_target_that_was_missed_is_named(monkeypatch):
+    """A clock that is right while amounts are tried, and shows no gain at all once the model has shrunk."""
+    model = mlp()
+
+    def clock(model, other, args, kwargs, **runs):
+        return 0.9 if shrunk else len(model[0].weight) / len(other[0].weight)
+
+    shrunk: list[nn.Module] = []
+    monkeypatch.setattr(goal, "latency_ratio", clock)
+    found = shrink(model, X, latency=0.4, finetune=shrunk.append)
+    assert found.seconds[1] == pytest.approx(0.9 * found.seconds[0])
+    assert found.missed == "target missed: asked for latency 0.4, measured 0.9 at the end"
+    assert found.missed in str(found)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_as_much_goes_as_a_tolerance_of_the_loss_allows(rounds):
+    """Of the mean over the first batches, in eval mode."""
+    model, batches = convolutional(), data(1, 6, 6)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return sum(float(supervised(model.eval(), batch)) for batch in batches[:3]) / 3
+
+    base = loss()
+    settings = {"tolerance": 0.05, "batches": batches, "steps": 3, "rounds": rounds, "criterion": Taylor()}
+    found = shrink(model, IMAGE, **settings)
+    assert sum(axis.before - axis.after for axis in found.change.axes) > 0
+    assert loss() <= 1.05 * base * (1 + 1e-12)
+    assert found.missed is None
+    with pytest.raises(EditError, match="no unit can go"):
+        shrink(model, IMAGE, **{**settings, "tolerance": 1e-9, "criterion": Largest()})
+
+
+def test_a_tolerance_that_training_gave_away_is_named():
+    def spoil(model: nn.Module) -> None:
+        with torch.no_grad():
+            model[2].weight.mul_(100)
+
+    found = shrink(mlp(), X, tolerance=0.05, batches=data(4), finetune=spoil)
+    assert "target missed: asked for a loss of at most" in (found.missed or "")
 
 
 def test_rounds_approach_the_target_in_equal_factors_and_score_anew():
@@ -103,6 +151,14 @@ def test_an_allocator_brings_its_own_limits():
     found = shrink(convolutional(), IMAGE, flops=0.3, allocate=Proportional())
     shares = [axis.after / axis.before for axis in found.change.axes]
     assert max(shares) - min(shares) < 1 / 12
+
+
+@dataclass(frozen=True)
+class Largest(Criterion):
+    """The most important go first: units with large weights."""
+
+    def scores(self, view, axis):
+        return -Magnitude().scores(view, axis)
 
 
 # ------------------------------------------------------------------ what is left of the function
@@ -256,6 +312,10 @@ def test_supervised_takes_pairs_and_batches_by_name():
         ({"flops": 0.05}, EditError, "0.1 at best"),
         ({"parameters": 0.5, "multiple": 40}, EditError, "cannot be brought"),
         ({"latency": 1e-9}, EditError, "latency cannot be brought"),
+        ({"tolerance": 0.0, "batches": data(4)}, ConfigError, "the loss may rise, above 0"),
+        ({"tolerance": 0.1}, ConfigError, "tolerance= looks at data"),
+        ({"tolerance": 0.1, "batches": iter(data(4))}, ConfigError, "for a tolerance: give a DataLoader"),
+        ({"tolerance": 0.1, "flops": 0.5, "batches": data(4)}, ConfigError, "exactly one of flops"),
         ({"flops": 0.5, "axes": "1"}, KeyError, "no axis"),
     ],
 )

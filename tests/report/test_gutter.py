@@ -32,10 +32,16 @@ def test_brackets_and_signs_stand_where_the_places_are(tmp_path: Path) -> None:
     overlapping = [(a.x, a.top, a.bottom) for a in picture.places.brackets]
     assert all(x != u or bottom < v or w < top for i, (x, top, bottom) in enumerate(overlapping)
                for u, v, w in overlapping[i + 1 :])  # fmt: skip
+    beside = {place.module for place in places.beside if place.frozen is None}
+    assert beside == {bar.hint.split(" ")[3] for bar in picture.places.bars}
+    (bar,) = (bar for bar in picture.places.bars if bar.hint.startswith("a branch beside layers.1.mlp.0 "))
+    assert bar.hint.endswith("can be added or appended, with units beside those of layers.1.mlp.0")
+    assert [module for module, y in rows.items() if bar.top < y < bar.bottom] == ["layers.1.mlp.0"]
     write_picture(tmp_path / "picture.html", "net", axes, places)
     page = (tmp_path / "picture.html").read_text()
     assert page.count('class="bracket') == len(picture.places.brackets)
     assert page.count('class="plus"') == len(picture.places.pluses)
+    assert page.count('class="bar"') == len(picture.places.bars)
     bare = draw(axes)
     assert bare.places == gutter(None, [], 0, 0, 1)
     assert bare.names_x == picture.names_x - picture.places.width

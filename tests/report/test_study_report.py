@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from meristem.report.figures import against_compute, widths_over_time
+from meristem.report.figures import against_compute, against_seconds, widths_over_time
 from meristem.report.findings import correction, findings_table, rows, tally
 from meristem.report.study import write_report
 from meristem.report.table import cost_cells, summary_table
@@ -22,8 +22,8 @@ def page(tmp_path_factory):
     return path
 
 
-def printed(table) -> str:
-    console = Console(width=250, record=True)
+def printed(table, width=250) -> str:
+    console = Console(width=width, record=True)
     console.print(table)
     return console.export_text()
 
@@ -34,6 +34,15 @@ def test_the_table_holds_means_and_intervals():
     assert "81.0 ± 2.5" in text
     assert "71.0 ± 2.5" in text
     assert "120 G" in text
+
+
+def test_columns_that_do_not_fit_stand_below_and_nothing_is_cut_off():
+    wide, narrow = (printed(summary_table(SUMMARY, width), width) for width in (250, 50))
+    numbers = re.findall(r"[\d.]+ ± [\d.]+|\d+ G", wide)
+    assert sorted(re.findall(r"[\d.]+ ± [\d.]+|\d+ G", narrow)) == sorted(numbers)
+    assert narrow.count("Growing and pruning") == narrow.count("confidence interval") == 1
+    assert all(len(line) <= 50 for line in narrow.splitlines())
+    assert len(re.findall("seeds|training", narrow)) == len(re.findall("seeds|training", wide))
 
 
 def test_costs_that_are_not_known_stay_empty():
@@ -74,6 +83,9 @@ def test_compute_figure_shows_every_arm_with_its_band():
     assert list(lines[0]["x"]) == pytest.approx([40, 80, 120])
     assert list(lines[0]["y"]) == pytest.approx([61, 71, 81], abs=0.02)
     assert len(bands) == 4
+    timed = [trace for trace in drawn(against_seconds(SUMMARY.arms, SUMMARY.course)) if "name" in trace]
+    assert [list(line["x"]) for line in timed] == [list(arm.courses["accuracy"].seconds) for arm in SUMMARY.arms]
+    assert [list(line["y"]) for line in timed] == [list(line["y"]) for line in lines]
 
 
 def test_width_figure_shows_births_and_deaths_where_they_happened():

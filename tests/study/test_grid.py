@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,25 +20,29 @@ from meristem.errors import ConfigError
 from meristem.grow import Random, ZeroFanOut
 from meristem.mask import RigL, Scene
 from meristem.prune import Magnitude
-from meristem.schedule import Every
+from meristem.schedule import Every, Moment
 from meristem.signals import Recorder, View
 from meristem.study.catalogue import find
 from meristem.study.execute import Outcome, execute
 from meristem.study.studies.grid import STUDY, Contender, Submission
 from meristem.study.studies.grid.arms import arms
+from meristem.study.studies.grid.cells import Cells
 from meristem.study.studies.grid.claims import claims
-from meristem.study.studies.grid.contender import Still
+from meristem.study.studies.grid.contender import LISTEN, Still
 from meristem.study.studies.grid.entries import final_net
 from meristem.study.studies.grid.experiment import Contest, Fixed
 from meristem.study.studies.grid.insertion import BlindGradMax, UnreadGradMax
-from meristem.study.studies.grid.layers import Cells, Layers
+from meristem.study.studies.grid.layers import Layers
 from meristem.study.studies.grid.net import WIDTHS, first_net, last_net, vgg11
 from meristem.study.studies.grid.neurons import Neurons
+from meristem.study.studies.grid.rewired import Paced, Rewired
+from meristem.study.studies.grid.rounds import rounds
 from meristem.study.studies.grid.running import Running
+from meristem.study.studies.grid.schedules import own
 from meristem.study.studies.grid.settings import SCALES
 from meristem.study.studies.grid.submission import found_in
 from meristem.study.studies.grid.twin import Probe, Watch
-from meristem.study.studies.grid.weights import Rewired, Weights
+from meristem.study.studies.grid.weights import Weights
 from meristem.study.summary import summarize
 from meristem.train.data import load
 from meristem.train.experiment import carry_out
@@ -107,6 +113,22 @@ def test_contests_begin_and_end_at_either_end(level):
     assert size(first_net(level, "shrinking", *given)) == grown
     assert size(first_net(level, "constant", *given)) == size(last_net(level, "constant", *given)) == grown
     assert (shrunk < grown) == (level != "weight")
+
+
+@pytest.mark.parametrize(
+    ("level", "course", "name"),
+    [
+        ("neuron", "constant", "VGG-11"),
+        ("neuron", "shrinking", "VGG-11 at half the width"),
+        ("layer", "growing", "VGG-11"),
+        ("cell", "shrinking", "VGG-11"),
+        ("cell", "constant", "VGG-11 with four branches more"),
+        ("weight", "growing", "VGG-11"),
+        ("weight", "constant", "VGG-11 with a quarter of the weights"),
+    ],
+)
+def test_nets_are_compared_with_fixed_ones_as_large(level, course, name):
+    assert final_net(level, course).name == name
 
 
 def test_parallel_convolutions_have_the_variance_of_one():
@@ -187,6 +209,113 @@ def test_the_fixed_schedule_goes_from_first_to_last(tmp_path, course, prune, siz
     assert [c.step for c in run.changes] == (times if prune is None else [t + d for t in times for d in (0, 4)])
 
 
+@pytest.mark.parametrize("course", ["growing", "shrinking", "constant"])
+def test_pairs_on_their_own_schedules_are_born_and_die_as_on_the_fixed_one(tmp_path, course):
+    found = {}
+    for schedule in ("fixed", "own"):
+        way = Neurons(grow="random", prune="L1", insertion="safe", schedule=schedule)
+        run = ran(tmp_path / schedule, course=course, way=way)
+        assert run.metrics["size"] == 1
+        found[schedule] = [sum((Counter(dict(getattr(c, k))) for c in run.changes), Counter()) for k in KINDS]
+    assert found["own"] == found["fixed"]
+    assert [(c.step, bool(c.births), bool(c.deaths)) for c in run.changes] == [
+        (3, True, False),
+        (10, False, True),
+        (10 + LISTEN, True, False),
+    ]
+
+
+KINDS = ("births", "deaths")
+
+
+def setting_of(**changes):
+    model = first_net("neuron", changes.get("course", "growing"), (1, 8, 8), 10, TINY.widths, True)
+    axes = meristem.trace(model, torch.zeros(2, 1, 8, 8))
+    config = TINY.model_copy(update=changes)
+    return config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize(("given", "deaths"), [(12, 4), (9, 1), (8, 0)])
+def test_a_removal_leaves_what_is_planned_however_many_were_born(given, deaths):
+    setting = setting_of(course="growing", steps=200)
+    today = SimpleNamespace(by_name={name: SimpleNamespace(size=given) for name in setting.sizes})
+    schedule = own(setting, "GradMax", "L1", lambda: today)
+    demands = {step: schedule.due(Moment(step, 0.0), schedule.initial())[0] for step in range(1, 201)}
+    times = {step: found for step, found in demands.items() if found}
+    assert list(times) == [26, 49, 72, 96, 100]
+    births = [demand.amount["layer3.conv"] for step in (26, 49, 72, 96) for demand in times[step]]
+    assert sum(births) == 4 + 4 * max(1, round(8 / 8))  # to full width, and what turns over on the fixed schedule
+    (removal,) = times[100]
+    assert removal.action == "prune"
+    assert removal.amount == (dict.fromkeys(setting.sizes, deaths) if deaths else {})
+
+
+@pytest.mark.parametrize("prune", [None, "L1"])
+def test_firefly_grows_by_the_same_factor_twice(prune):
+    setting = setting_of(course="growing", steps=200, widths=(64,) * 8)
+    schedule = own(setting, "Firefly", prune, lambda: setting.axes)
+    births = {step: schedule.due(Moment(step, 0.0), schedule.initial())[0][0].amount for step in (67, 133)}
+    first, second = (births[step]["layer3.conv"] for step in (67, 133))
+    if prune is None:
+        assert (first, second) == (45 - 32, 64 - 45)
+    else:
+        assert (first, second) == (32, 32)  # from 32 to 64, of which 32 die, to 64
+
+
+def test_polarization_removes_in_one_ranking_and_newborns_do_not_come_with_a_removal():
+    setting = setting_of(course="constant", steps=20)
+    schedule = own(setting, "GradMax", "polarization", lambda: setting.axes)
+    demands = {step: schedule.due(Moment(step, 0.0), schedule.initial())[0] for step in range(1, 21)}
+    assert [(step, d.action) for step, found in demands.items() for d in found] == [
+        (3, "grow"),
+        (10, "prune"),
+        (10 + LISTEN, "grow"),
+    ]
+    assert demands[10][0].amount == 8 * 2  # two newborns of each convolution are still to come
+
+
+def test_mitosis_has_a_recipe_of_its_own():
+    with pytest.raises(ValueError, match="leave prune out"):
+        Neurons(grow="Mitosis", prune="L1", schedule="own")
+
+
+LOSSES = [2.0] * 10 + [1.0] * 10 + [0.98] * 10 + [0.9] * 10 + [0.88] * 10 + [0.87] * 10 + [0.5] * 40
+
+
+@pytest.mark.parametrize(
+    ("pace", "prune", "expected"),
+    [
+        ("periodic", False, dict.fromkeys(range(5, 101, 5), (0, 1))),
+        ("periodic", True, {50: (2, 0), **dict.fromkeys(range(55, 101, 5), (0, 1))}),
+        ("at once", False, {25: (0, 4)}),
+        ("at once", True, {50: (2, 0), 75: (0, 4)}),
+        ("convergent", False, {30: (0, 1), 50: (0, 1)}),  # at 20 the gain is 1, at 40 it is 0.08; at 60 it did not help
+        ("convergent", True, {50: (2, 0), 80: (0, 1)}),  # it begins anew when there is room
+        (None, True, {50: (4, 0)}),
+    ],
+)
+def test_layers_come_when_their_methods_say(pace, prune, expected):
+    parts = rounds(SimpleNamespace(steps=100), "own", 4, pace, prune)
+    states = [part.schedule.initial() for part in parts]
+    found = {}
+    for step, loss in enumerate(LOSSES, start=1):
+        counts = Counter()
+        for index, part in enumerate(parts):
+            if part.schedule.next(step - 1) <= step:
+                demands, states[index] = part.schedule.due(Moment(step, loss), states[index])
+                counts.update({demand.action: demand.amount for demand in demands})
+                assert not demands or step in part.steps
+        if counts:
+            found[step] = (counts["shorten"], counts["deepen"])
+    assert found == expected
+
+
+def test_parts_are_inserted_where_they_are_missing_and_the_weakest_die(tmp_path):
+    run = ran(tmp_path, level="layer", course="constant", way=Layers(grow="identity", prune="L1", schedule="own"))
+    assert [(c.step, len(c.births), len(c.deaths)) for c in run.changes] == [(10, 0, 2), (15, 2, 0)]
+    assert run.metrics["size"] == 1
+
+
 @pytest.mark.parametrize(
     ("level", "course", "way"),
     [
@@ -211,7 +340,11 @@ def test_what_preserves_the_function_makes_no_jump(tmp_path, level, course, way)
         ("layer", "shrinking", Layers(prune="polarization", strength=2e-3)),
         ("layer", "constant", Layers(grow="random", prune="L1")),
         ("cell", "constant", Cells(grow="random", prune="L1")),
+        ("cell", "constant", Cells(grow="copy", prune="L1", schedule="own")),
+        ("cell", "shrinking", Cells(prune="L1", schedule="own")),
         ("weight", "growing", Weights(drop=True, grow="gradient")),
+        ("weight", "growing", Weights(drop=True, grow="gradient", schedule="own")),
+        ("weight", "shrinking", Weights(drop=True, grow="random", schedule="own")),
         ("weight", "shrinking", Weights(named="GraNet")),
     ],
 )
@@ -301,6 +434,18 @@ def test_an_eighth_of_the_weights_is_exchanged(grow, first, last, stay, after):
         assert sorted((mask & ~best).flatten().nonzero().flatten().tolist()) == sorted(expected.tolist())
 
 
+def test_paced_densities_follow_their_curves_and_exchanges_end():
+    grown = Paced(first=0.25, last=1.0, drop=True, grow="gradient", begin=0, end=60, interval=16)
+    assert [step for step in range(1, 100) if grown.due(step)] == [16, 32, 48, 60]
+    assert [grown.density(step) for step in (0, 30, 60)] == pytest.approx([0.25, 0.625, 1.0])
+    assert [grown.turnover(step) for step in (0, 30, 60)] == pytest.approx([0.3, 0.15, 0.0])
+    pruned = Paced(first=1.0, last=0.25, drop=True, grow="random", begin=20, end=60, interval=20)
+    assert [step for step in range(1, 100) if pruned.due(step)] == [40, 60]
+    assert [pruned.density(step) for step in (20, 40, 60)] == pytest.approx([1.0, 0.25 + 0.75 / 8, 0.25])
+    with pytest.raises(ValueError, match="drops and grows by itself"):
+        Weights(named="RigL", schedule="own")
+
+
 @pytest.mark.parametrize("norm", [False, True])
 def test_sparse_layers_without_normalization_keep_the_variance(norm):
     torch.manual_seed(0)
@@ -336,9 +481,13 @@ def test_the_grid_is_whole():
             for grow in ("GradMax", "GradMax-Opt", "Firefly", "random"):
                 assert f"neuron, {course}: {prune} + {grow}, BN, safe" in names
                 assert (f"neuron, {course}: {prune} + {grow}, no BN" in names) == (prune == "L1")
+                assert f"neuron, {course}: {prune} + {grow}, BN, safe, own schedule" in names
     for level in ("neuron", "layer", "cell", "weight"):
         for course in ("growing", "shrinking", "constant"):
-            assert any(name.startswith(f"{level}, {course}: ") for name in names)
+            found = {name for name in names if name.startswith(f"{level}, {course}: ")}
+            assert found
+            named = {f"{level}, {course}: {one}, BN" for one in ("RigL", "SET", "GradualMagnitude", "GraNet")}
+            assert any(name.endswith(", own schedule") for name in found) or named & found
             assert final_net(level, course).entry(True).name in names
 
 

@@ -13,13 +13,14 @@ from meristem.study import judge
 from meristem.study.catalogue import find
 from meristem.study.execute import execute
 from meristem.study.studies.language.arms import BOTH, CLONED, FORGOTTEN, LEARNED, OURS, SCRATCH, SILENT, SMALL
+from meristem.study.studies.language.equal import LowerAtEqual, loss_at
 from meristem.study.studies.language.experiment import Learn
 from meristem.study.studies.language.growth import Stage, grown
 from meristem.study.studies.language.net import GPT, Shape
 from meristem.study.studies.language.outcome import outcome
 from meristem.study.studies.language.source import LETTERS, Windows, made_up
 from meristem.study.studies.language.study import STUDY
-from meristem.train.record import Evaluation, RunFolder
+from meristem.train.record import Costs, Evaluation, Run, RunFolder
 
 
 def test_a_made_up_text_is_always_the_same_and_has_words():
@@ -108,9 +109,32 @@ def test_the_same_seed_gives_the_same_run_and_growth_is_paid_for(tmp_path):
     assert runs[0].evaluations[-1].sizes["characters"] == 8
 
 
+def learned(seed, *points):
+    """A run with these looks: operations, seconds, loss."""
+    looks = [Evaluation(i, {"test loss": p[2]}, 1, p[0], p[1], {}) for i, p in enumerate(points)]
+    other = Evaluation(9, {"loss at birth": 9.0}, 1, points[-1][0], points[-1][1], {})
+    return Run(seed, {}, (looks[0], other, *looks[1:]), (), Costs(0, 0, 0, 0, None))
+
+
+def test_losses_are_compared_when_the_first_of_both_ends():
+    slow = [learned(seed, (0, 0.0, 4.0), (10, 4.0, 3.0), (20, 8.0, 2.0 + seed)) for seed in range(3)]
+    fast = [learned(seed, (0, 0.0, 4.0), (15, 2.0, 2.0), (30, 6.0, 1.0)) for seed in (0, 2, 5)]
+    assert loss_at(slow[0], "seconds", 6.0) == pytest.approx(2.5)
+    assert math.isnan(loss_at(slow[0], "flops", 21))
+    results = {"slow": slow, "fast": fast}
+    seconds = LowerAtEqual("seconds", "fast", "slow").outcome(results)
+    assert seconds.estimate == pytest.approx(((2.5 - 1.0) + (3.5 - 1.0)) / 2)  # at 6 s, seeds 0 and 2
+    assert seconds.what == "test loss at equal seconds: slow − fast"
+    flops = LowerAtEqual("flops", "slow", "fast").outcome(results)
+    assert flops.estimate == pytest.approx(((5 / 3 - 2.0) + (5 / 3 - 4.0)) / 2)  # at 20
+    with pytest.raises(ConfigError, match="there is no arm 'quick'"):
+        LowerAtEqual("flops", "quick", "slow").outcome(results)
+
+
 @pytest.mark.parametrize("scale", STUDY.scales)
 def test_all_arms_spend_the_same_and_end_alike(scale):
     size = STUDY.scales[scale]
+    assert set(STUDY.timed) <= {arm.name for arm in STUDY.arms(size)}
     for arm in STUDY.arms(size):
         config = arm.config
         assert isinstance(config, Learn)

@@ -89,10 +89,12 @@ class _Search:
         """Walk, and give what was found."""
         for call in self._recording.calls:
             weight = self._weight(call)
-            if weight is None:
-                self._pass(call)
-            else:
+            if weight is not None:
                 self._contract(call, weight)
+            elif call.name == "aten.embedding":
+                self._look_up(call)
+            else:
+                self._pass(call)
         return {axis: tuple(paths) for axis, paths in self._found.items()}
 
     # ------------------------------------------------------------------ contractions
@@ -123,6 +125,14 @@ class _Search:
             if (axis, Role.PRODUCES) in roles:
                 obstacle = None if _alone(layout, Role.PRODUCES, axis) else "several channels belong to one unit"
                 self._carried.setdefault(out, {})[axis] = [_Partial(end, (), dims, obstacle)]
+
+    def _look_up(self, call: Call) -> None:
+        """What an embedding produces can be followed to those who read it, but no newborn computed from statistics."""
+        name, out = self._names.get(call.args[0].value), call.outputs[0]
+        roles = {} if name is None or self._layouts[name].buffer else self._layouts[name].roles[-1]
+        for axis in (axis for axis, kinds in roles.items() if Role.PRODUCES in kinds):
+            self._carried.setdefault(out, {})[axis] = []
+            self._block(out, axis, "an embedding produces its units", End(name or "", 0))
 
     def _bias(self, call: Call) -> str | None:
         place = _BIAS.get(call.name, 2)

@@ -47,7 +47,9 @@ def inspect(
     dtype: Annotated[str, typer.Option(help="Type of the inputs: float32, int64, ...")] = "float32",
     high: Annotated[int, typer.Option(min=1, help="Integer inputs are drawn from 0 to HIGH - 1.")] = 100,
     picture: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("runs/inspect.html"),
-    places: Annotated[bool, typer.Option("--places", help="Also where layers may be inserted and removed.")] = False,
+    places: Annotated[
+        bool, typer.Option("--places", help="Also where layers and branches may be inserted and removed.")
+    ] = False,
 ) -> None:
     """Show what can be grown and pruned in a model, and why the rest cannot; write the picture.
 
@@ -85,6 +87,9 @@ def prune(
     parameters: Annotated[float | None, typer.Option(help="Share of the parameters, instead.")] = None,
     memory: Annotated[float | None, typer.Option(help="Share of the memory of the weights, instead.")] = None,
     latency: Annotated[float | None, typer.Option(help="Share of the measured time of a pass, instead.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Share by which the loss may rise, such as 0.05, instead; needs --loader.")
+    ] = None,
     criterion: Annotated[
         str | None, typer.Option(help="Who goes; default: Taylor with data, GroupNorm without.")
     ] = None,
@@ -111,7 +116,7 @@ def prune(
     from meristem.cli.given import Data, Given
     from meristem.cli.prune import run_prune
 
-    target = {"flops": flops, "parameters": parameters, "memory": memory, "latency": latency}
+    target = {"flops": flops, "parameters": parameters, "memory": memory, "latency": latency, "tolerance": tolerance}
     settings = {"steps": steps, "rounds": rounds, "keep": tuple(keep or ()), "floor": floor, "multiple": multiple}
     given = Given(checkpoint, model, kwargs, shape or [], dtype, high, example, device)
     data = Data(loader, loss, epochs, learning_rate)

@@ -94,7 +94,7 @@ def _conclude(plan: Plan, folder: Path, outcome: Outcome) -> None:
     if not summary.arms:
         raise ConfigError(f"{folder} holds no finished run of {plan.study.name}; run it without --report-only first")
     console = Console()
-    console.print(summary_table(summary))
+    console.print(summary_table(summary, console.width))
     if summary.findings:
         console.print(findings_table(summary))
     if summary.missing:

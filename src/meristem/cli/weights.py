@@ -26,7 +26,8 @@ def restored(path: Path, model: nn.Module, args: tuple[Any, ...], kwargs: Mappin
 
     Args:
         path: a state dict as .safetensors, or as torch saves it and loads it with `weights_only` (then also below one
-            key of a dict); or what `meristem.save` wrote, edits and all.
+            key of a dict); or what `meristem.save` wrote, edits and all. Where the model's names all stand below one
+            prefix, as in the checkpoint of a module that holds the model, what is below it is taken.
         model: freshly built.
         args, kwargs: example inputs, as for `trace`.
 
@@ -53,12 +54,31 @@ def restored(path: Path, model: nn.Module, args: tuple[Any, ...], kwargs: Mappin
     state = _state(path, found)
     for prefix in WRAPPERS:
         consume_prefix_in_state_dict_if_present(state, prefix)
+    state = _unprefixed(state, model)
     _complete(state, model)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit {type(model).__name__}: {_misfits(state, model, error)}") from error
     return trace(model, args, kwargs)
+
+
+def _unprefixed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What stands below the only prefix below which all of the model is; the state itself if there is none."""
+    own = set(model.state_dict())
+    if not own.isdisjoint(state):
+        return state
+    ends = [(key, key.rpartition(".")[2]) for key in state]
+    last = {name.rpartition(".")[2] for name in own}
+    prefixes = {key.removesuffix(name) for key, end in ends if end in last for name in own if key.endswith(f".{name}")}
+    below = [
+        {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        for prefix in sorted(prefixes)
+    ]
+    for found in below:
+        _complete(found, model)
+    fitting = [found for found in below if own <= found.keys()]
+    return fitting[0] if len(fitting) == 1 else state
 
 
 def _complete(state: dict[str, Tensor], model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from meristem.axes.flow import Version
-from meristem.edit.joints import Concat
+from meristem.edit.joints import Beside, Concat
 from meristem.edit.tree import Built, Node, Old, Option, TreeRecord, Widths
 
 
@@ -61,8 +61,8 @@ class Branch:
 
 def removing_branches(model: nn.Module, branches: Sequence[Branch]) -> TreeRecord:
     """The record that removes branches: their last module gives way to zeros, or to nothing where they are
-    concatenated, the others to the identity. A `Concat` of an earlier edit loses them instead, and gives its place to
-    the last child that remains."""
+    concatenated, the others to the identity. A `Beside` or a `Concat` of an earlier edit loses them instead, and gives
+    its place to the last child that remains."""
     slots: dict[str, Node] = {module: Built(build="Chain") for branch in branches for module in branch.others}
     containers: dict[str, dict[str, Node]] = {}
     exits = {branch.exit: branch for branch in branches if branch.exit is not None}
@@ -79,10 +79,10 @@ def removing_branches(model: nn.Module, branches: Sequence[Branch]) -> TreeRecor
 
 
 def _left(model: nn.Module, path: str, gone: dict[str, Branch]) -> tuple[str, list[Node]]:
-    """If a module is a child of a `Concat` of an earlier edit: the path of that, and the children that stay."""
+    """If a module is a child of a joint of an earlier edit: the path of that, and the children that stay."""
     parent = path.rpartition(".")[0]
     joint = model.get_submodule(parent)
-    if not isinstance(joint, Concat):
+    if not isinstance(joint, (Beside, Concat)):
         return parent, []
     paths = [f"{parent}.{name}" if parent else name for name in joint._modules]
     return parent, [Old(old=child) for child in paths if child not in gone]

@@ -14,6 +14,7 @@ from meristem.depth.dominance import dominance
 from meristem.depth.emptiness import unable
 from meristem.depth.lengths import Lengths
 from meristem.depth.rehearsal import Step, proven, rehearse, skeleton
+from meristem.edit.tree import TreeRecord
 
 Judge = Callable[[Sequence[Branch]], "str | None"]
 
@@ -38,7 +39,7 @@ def find_branches(axes: AxisMap, flow: Flow, lengths: Callable[[], Lengths]) -> 
         if isinstance(run, str):
             return run
         private = {call for branch in branches for call in search.private(branch)}
-        private |= {branch.end for branch in branches if (branch.exit or "").rpartition(".")[0] in record.slots}
+        private |= {branch.end for branch in branches if _unjoined(branch, record)}
         gone = {axes[name].index for name in record.widths.emptied}
         modules = {module for branch in branches for module in branch.modules}
         remains = skeleton(flow, modules, private)
@@ -69,6 +70,13 @@ def find_branches(axes: AxisMap, flow: Flow, lengths: Callable[[], Lengths]) -> 
         branch if branch is not old else replace(old, frozen=old.frozen or reasons.get(old))
         for old, branch in zip(found, best, strict=True)
     )
+
+
+def _unjoined(branch: Branch, record: TreeRecord) -> bool:
+    """Whether the call goes, too, that joins a branch: in a joint of an earlier edit that has one child less to add, or
+    one left."""
+    joint = (branch.exit or "").rpartition(".")[0]
+    return joint in record.slots or (branch.join == "add" and joint in record.containers)
 
 
 def _groups(flow: Flow, branches: Sequence[Branch]) -> list[list[Branch]]:

@@ -13,7 +13,9 @@ from torch import Tensor
 from meristem.depth.arrange import Arrange
 from meristem.depth.change import Insert
 from meristem.depth.gain import cost, predicted_gains
+from meristem.depth.parallel import AddBranch, ConcatBranch
 from meristem.edit.deepen import DepthChange
+from meristem.edit.joints import Beside, Concat
 from meristem.signals import View
 
 
@@ -36,7 +38,8 @@ class Chooser(ABC):
 
 @dataclass(frozen=True)
 class Evenly(Chooser):
-    """Where there is least: the run with the fewest blocks, the container with the fewest children.
+    """Where there is least: the run with the fewest blocks, the container with the fewest children, the module with the
+    fewest branches beside it that an edit has put there.
 
     With blocks this is the round robin of AutoGrow (Wen et al., KDD 2020, arXiv 1906.02909): from 1-1-1 the stages grow
     to 2-1-1, 2-2-1, 2-2-2. (That it needs no memory is derived.) For modules among layers that are no children of a
@@ -44,7 +47,7 @@ class Evenly(Chooser):
     """
 
     def scores(self, view: View, changes: Sequence[DepthChange]) -> Tensor:
-        """Minus the number of blocks or children."""
+        """Minus the number of blocks, children or branches."""
         return torch.tensor([-self._standing(change) for change in changes], dtype=torch.float64)
 
     def _standing(self, change: DepthChange) -> int:
@@ -53,6 +56,9 @@ class Evenly(Chooser):
         if isinstance(change, Insert):
             inside = change.places.insertion(change.at).inside
             return 1 if inside is None else len(change.places.containers[inside].names)
+        if isinstance(change, (AddBranch, ConcatBranch)):
+            around = change.places.model.get_submodule(change.module.rpartition(".")[0])
+            return len(around._modules) if isinstance(around, (Beside, Concat)) else 1
         return 1
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from meristem.axes.flow import Flow
+from meristem.axes.module_path import within
 from meristem.depth.runs import Run
 from meristem.depth.silence import Obstacle, opened_by
 from meristem.edit.plant import Planting
@@ -72,14 +73,15 @@ class AutoGrow(CopyStart):
     normalization or layer of each branch, which scales its contribution, is initialized by its own rule.
 
     Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks", KDD 2020, arXiv 1906.02909;
-    `zero`, `uniform` and `gaussian` (the authors' default, of standard deviation 1) fill the scale of the new block's
-    last batch normalization; their fourth, a fit by Adam, is not here. The range of `uniform`, [0, 1), is PyTorch's
-    old default for that scale and not from the paper. Where a branch ends in a linear layer or a convolution,
-    `gaussian` and `uniform` scale the layer's own start by numbers drawn so, one for each feature (derived).
+    `zero`, `uniform` on [0, 1) and `gaussian` of standard deviation 1 (the default) fill scale and shift of the new
+    block's last batch normalization, as the authors' code does; their fourth is `AdamFit`. Where a branch ends in a
+    linear layer or a convolution, `gaussian` and `uniform` multiply the layer's own start by numbers drawn so, one for
+    each slice along its first dimension (derived).
 
     The paper finds that random starts and fast growth beat function-preserving, slow growth.
 
-    Preserved: the function with `zero`, where `Silent` preserves it.
+    Preserved: the function with `zero`, where `Silent` preserves it. Nothing of the neighbour is left in the block, so
+    it takes over no optimizer state, and its units are newborn; models that follow start from the same values.
 
     Args:
         scale: "zero", "uniform" or "gaussian".
@@ -111,15 +113,19 @@ class AutoGrow(CopyStart):
                 reset = _reset(part)
                 if reset is not None:
                     reset()
+            planting.reborn.update(id(tensor) for tensor in (*copy.parameters(), *copy.buffers()))
         names = {name for number in blocks for name in _silencing(flow, run, number)}
+        scales = {id(parameter) for _, copy in copies for parameter in _scales(copy)}
         for parameter in _copies_of(planting, copies, names):
-            shape = (len(parameter), *[1] * (parameter.dim() - 1))
-            scale = torch.zeros(shape)
+            scale = torch.zeros(len(parameter), *[1] * (parameter.dim() - 1))
             if self.scale == "uniform":
                 scale.uniform_()
             elif self.scale == "gaussian":
                 scale.normal_(0, self.deviation)
-            parameter.mul_(scale.to(parameter))
+            if id(parameter) in scales:
+                parameter.copy_(scale)
+            else:
+                parameter.mul_(scale.to(parameter))
 
     def inexact(self) -> tuple[str, ...]:
         """New blocks compute something, unless their scale is zero."""
@@ -163,7 +169,18 @@ def _silencing(flow: Flow, run: Run, number: int) -> tuple[str, ...]:
                 "added to what the block is given"
             )
         names.update(dict.fromkeys(found))
+    outside = next((name for name in names if not any(within(name, path) for path in run.blocks[number])), None)
+    if outside is not None:
+        raise EditError(f"no zeros of its own turn {first} into the identity: {outside} is outside")
     return tuple(names)
+
+
+def _scales(block: nn.Module) -> Iterator[torch.Tensor]:
+    """The parameters of normalizations: of modules all of whose parameters are vectors."""
+    for part in block.modules():
+        own = list(part.parameters(recurse=False))
+        if all(parameter.dim() < 2 for parameter in own):
+            yield from own
 
 
 def _reset(part: nn.Module) -> Callable[[], object] | None:

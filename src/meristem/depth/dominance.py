@@ -40,12 +40,16 @@ class Dominance:
 
 def dominance(flow: Flow) -> Dominance:
     """The dominance of a run, over the tensors that depend on the inputs."""
-    end = len(flow.recording.calls)
     edges: dict[int, set[int]] = {}
     for reader, read in enumerate([*flow.reads, flow.results]):
         for version in read:
             if version in flow.active:
                 edges.setdefault(version.call, set()).add(reader)
+    return dominators(edges, len(flow.recording.calls))
+
+
+def dominators(edges: Mapping[int, set[int]], end: int) -> Dominance:
+    """The dominance of a graph whose edges lead to higher numbers, from `INPUT` to `end`."""
     alive = _reaching(edges, end)
     nodes = sorted(call for call in {*edges, end} & alive)
     successors = {call: tuple(sorted(edges.get(call, set()) & alive)) for call in nodes}

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import nn
 
-from meristem.axes.flow import Flow, Invocation, Version
+from meristem.axes.flow import Flow, Version
 from meristem.axes.map import Example
 from meristem.depth.container import Container
+from meristem.depth.edges import Side, edge_at
 from meristem.depth.rehearsal import first_difference, proven, rehearse, skeleton
 from meristem.edit.joints import Chain
 from meristem.edit.tree import Built, Node, Old, TreeRecord
-
-Side = Literal["after", "before"]
 
 
 @dataclass(frozen=True)
@@ -127,20 +125,20 @@ def _candidates(
             continue
         parent = module.rpartition(".")[0]
         for side in ("after", "before"):
-            tensors = [_tensor(flow, call, side) for call in calls]
-            found = [tensor for tensor in tensors if tensor is not None]
-            if not found or len(found) != len(tensors):
+            passed = tuple(edge for call in calls if (edge := edge_at(flow, call, side)) is not None)
+            if len(passed) < len(calls):
                 continue
-            edge = edges.setdefault(_edge(flow, module, side, found), len(edges))
-            shapes = {flow.shape(tensor) for tensor in found}
-            dims = {features.get(tensor) for tensor in found}
+            read = all(edge.readers for edge in passed)
+            number = edges.setdefault((passed, None if read else module), len(edges))
+            shapes = {flow.shape(edge.version) for edge in passed}
+            dims = {features.get(edge.version) for edge in passed}
             alone = all(call.alone for call in calls)
             place = Insertion(
                 side=side,
                 module=module,
                 inside=None,
-                edge=edge,
-                shape=flow.shape(found[0]),
+                edge=number,
+                shape=flow.shape(passed[0].version),
                 features=dims.pop() if len(dims) == 1 else None,
                 calls=len(calls),
                 alone=alone,
@@ -153,23 +151,3 @@ def _candidates(
 
 def _frozen(place: Insertion, reason: str) -> Insertion:
     return place if place.frozen else replace(place, frozen=reason)
-
-
-def _tensor(flow: Flow, call: Invocation, side: Side) -> Version | None:
-    """The tensor on that side of a module, if it is one of numbers that depend on the model's inputs."""
-    if side == "after":
-        found = flow.version(call.outputs[0], call.last) if call.returns else None
-    else:
-        found = flow.version(call.inputs[0], call.first) if call.leads else None
-    if found is None or found not in flow.active or not flow.recording.dtypes[found.number].is_floating_point:
-        return None
-    return found
-
-
-def _edge(flow: Flow, module: str, side: Side, tensors: Sequence[Version]) -> object:
-    """What two places on one edge have in common: tensors on the way to all readers, or to those in one module."""
-    inside = [range(call.first, call.last) for call in flow.of[module]]
-    for tensor in tensors if side == "before" else ():
-        if any(not any(reader in calls for calls in inside) for reader in flow.readers.get(tensor, ())):
-            return tuple(tensors), module
-    return tuple(tensors)

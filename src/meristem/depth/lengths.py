@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from torch import nn
 
 from meristem.axes.expression import Concat, Expression, Leaf, Product, size_of
 from meristem.axes.flow import Flow, Version
-from meristem.axes.map import AxisMap
+from meristem.axes.map import AxisMap, Role
 from meristem.axes.rules import find
 from meristem.axes.running import canonical_tensors
 from meristem.axes.solution import Solution
@@ -86,3 +86,22 @@ def _pair(one: Expression, two: Expression, found: dict[int, Expression]) -> Non
     if len(inner[0]) == len(inner[1]):
         for first, second in zip(*inner, strict=True):
             _pair(first, second, found)
+
+
+def features(flow: Flow, solution: Solution) -> Mapping[Version, int | None]:
+    """By tensor, the dimension that weights produce: the last, or the one after the batch. Where none is produced, the
+    one that weights read."""
+    roots: dict[Role, set[int]] = {role: set() for role in Role}
+    for mark in solution.marks:
+        roots[mark.role] |= solution.space.roots(mark.within)
+    found: dict[Version, int | None] = {}
+    for version in flow.active:
+        value = solution.values[0].get(version.number)
+        dims = value.dims if value is not None else ()
+        for role in (Role.PRODUCES, Role.READS):
+            own = [d for d, dim in enumerate(dims) if solution.space.roots(dim) & roots[role]]
+            one = next((d for d in (len(dims) - 1, 1) if d in own), None)
+            if one is not None:
+                found[version] = one
+                break
+    return found

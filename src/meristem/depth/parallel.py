@@ -1,17 +1,23 @@
-"""A parallel branch: a silent copy of a module beside it, joined by a sum."""
+"""Parallel branches: a copy of a module beside it, joined by a sum or by a concatenation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from meristem.axes.map import AxisMap
+import torch
+
+from meristem.axes.map import Axis, AxisMap
+from meristem.depth.addition import FEWEST_UNITS, Addition, appended, copy_in, summed, tensors_over
 from meristem.depth.change import Change
 from meristem.depth.copies import set_zero
 from meristem.depth.places import Places
-from meristem.depth.rehearsal import first_difference, rehearse, skeleton
 from meristem.depth.silence import Obstacle, silenced_by
+from meristem.edit.compute import Change as Gathering
+from meristem.edit.compute import Computation
+from meristem.edit.gather import MAX_UNITS, Gather, whole_number
+from meristem.edit.newborns import ZeroFanOut
 from meristem.edit.plant import Planting
-from meristem.edit.tree import Built, Copied, Old, TreeRecord
+from meristem.edit.tree import Opening, TreeRecord, Widths
 from meristem.errors import EditError
 
 
@@ -30,49 +36,102 @@ class AddBranch(Change):
         module: the path of the module.
 
     Raises:
-        EditError: the module is not called, does not return a tensor, or no zeros silence it.
+        EditError: there is no such place, or it is frozen: the module is not called, does not return a tensor, no zeros
+            silence it, or the model cannot do with a sum in its place.
     """
 
     places: Places = field(repr=False)
     module: str
 
     def __post_init__(self) -> None:
-        self._zeros()
+        self.places.addition("add", self.module)
 
     def tree(self, axes: AxisMap) -> TreeRecord:
-        """The sum around the module. Raises `EditError` if the model cannot do with a sum in its place."""
-        children = {"0": Old(old=self.module), "1": Copied(copied=self.module)}
-        record = TreeRecord(slots={self.module: Built(build="Beside", children=children)})
-        found = rehearse(axes.model, axes.examples, record)
-        if isinstance(found, str):
-            raise EditError(f"{self.module} can have no branch beside it: {found}")
-        own = {self.module, f"{self.module}.0", f"{self.module}.1"}
-        widths = self.places.now(axes)
-        reason = first_difference(skeleton(widths, {self.module}), skeleton(found.flows[0], own))
-        if reason is not None:
-            raise EditError(f"{self.module} can have no branch beside it: {reason}")
-        return record
+        """The sum around the module. Raises `EditError` if the places are of another model."""
+        self.places.check(axes)
+        return summed(axes.model, self.module)
 
     def start(self, record: TreeRecord, planting: Planting, axes: AxisMap) -> None:
         """Zeros in the copy's last layer."""
-        node = record.slots[self.module]
-        assert isinstance(node, Built), "`tree` builds the sum"
-        copy = planting.made[id(node.children["1"])]
-        set_zero(planting, [pair for pair in planting.copies if pair[1] is copy], set(self._zeros()))
+        flow = self.places.flow
+        names: set[str] = set()
+        for call in flow.of[self.module]:
+            found = silenced_by(flow, flow.version(call.outputs[0], call.last))
+            assert not isinstance(found, Obstacle), "the place would be frozen"
+            names.update(found)
+        copy = planting.made[id(copy_in(record))]
+        set_zero(planting, [pair for pair in planting.copies if pair[1] is copy], names)
 
     def inexact(self) -> tuple[str, ...]:
         """Nothing: the copy is silent."""
         return ()
 
-    def _zeros(self) -> tuple[str, ...]:
-        flow = self.places.flow
-        calls = flow.of.get(self.module, ())
-        if not calls or not all(call.returns for call in calls):
-            raise EditError(f"{self.module} is not called on the example, or returns something else than a tensor")
-        found: dict[str, None] = {}
-        for call in calls:
-            names = silenced_by(flow, flow.version(call.outputs[0], call.last))
-            if isinstance(names, Obstacle):
-                raise EditError(f"no zeros silence {self.module}: {names.reason}")
-            found.update(dict.fromkeys(names))
-        return tuple(found)
+
+@dataclass(frozen=True)
+class ConcatBranch(Change):
+    """Put a copy of a module beside it that returns units of its own: both are given the same, and what they return is
+    concatenated.
+
+    Everything that reads the module's units reads those of the branch behind them, by columns that are zero at first.
+    The module stays as it is; it and its copy become the children `0` and `1` of a `Concat`. What the copy computes its
+    units with starts as for newborn units (`ZeroFanOut`), the rest of it is copied. The branch-level growth of Frels'
+    framework (2023) with a concatenation as merge node; that the branch is a copy, and its start, are derived.
+
+    Preserved: the function, to rounding, in train mode, too, unless the units are normalized together with others, or
+    otherwise coupled, before anything reads them; then `inexact` says by what (also where only the module itself and
+    the copy itself normalize their own units, which would be exact).
+
+    Attributes:
+        places: the places of the model as it is now.
+        module: the path of the module.
+        units: how many units the branch has; 2 or more.
+
+    Raises:
+        EditError: there is no such place, or it is frozen: the module is not called, does not return a tensor, has no
+            units that it alone produces, or several kinds of them, or the model cannot do with a concatenation there.
+    """
+
+    places: Places = field(repr=False)
+    module: str
+    units: int
+
+    def __post_init__(self) -> None:
+        if not FEWEST_UNITS <= whole_number(self.units, "the number of units of a branch") <= MAX_UNITS:
+            raise EditError(
+                f"ConcatBranch: expected 2 or more units (a single one of a concatenation cannot be told from a length "
+                f"that broadcasts), at most {MAX_UNITS}; got {self.units!r}"
+            )
+        self.places.addition("cat", self.module)
+
+    def widths(self, axes: AxisMap) -> Widths:
+        """Room beside the module's units."""
+        return Widths(opened=(Opening(axis=self._axis.name, module=self.module, units=self.units),))
+
+    def tree(self, axes: AxisMap) -> TreeRecord:
+        """The concatenation. Raises `EditError` if the places are of another model."""
+        self.places.check(axes)
+        return appended(axes, self._place, self.units)
+
+    def start(self, record: TreeRecord, planting: Planting, axes: AxisMap) -> None:
+        """The branch's units start as newborns."""
+        copied = planting.made[id(copy_in(record))]
+        own = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
+        gather = Gather((-1,) * self.units, (True,) * self.units)
+        seed = int(torch.randint(2**31, (), device="cpu"))
+        axis = axes.axes[self._axis.index]
+        computation = Computation(axes, [Gathering(axis, gather, ZeroFanOut())], seed)
+        for name, layout in tensors_over(axes, self.module, axis):
+            value, _ = computation.tensor(layout, planting.before[layout.name].detach())
+            own[name].copy_(value)
+
+    def inexact(self) -> tuple[str, ...]:
+        """The couplings of the module's units."""
+        return tuple(ZeroFanOut().inexact(self._axis, Gather.grow(self._axis.size, self.units)))
+
+    @property
+    def _place(self) -> Addition:
+        return self.places.addition("cat", self.module)
+
+    @property
+    def _axis(self) -> Axis:
+        return self.places.axes[self._place.units]

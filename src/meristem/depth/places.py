@@ -11,19 +11,22 @@ from rich.table import Table
 from torch import nn
 
 from meristem.axes.flow import Flow, Version, record_flow
-from meristem.axes.map import AxisMap, Role
-from meristem.axes.solution import Solution
+from meristem.axes.map import AxisMap
+from meristem.depth.addition import Addition, Join, alike
+from meristem.depth.additions import find_additions
+from meristem.depth.beside import Besides
 from meristem.depth.branch import Branch
 from meristem.depth.branches import find_branches
 from meristem.depth.container import Container, container_at, is_container
 from meristem.depth.counts import with_counts
 from meristem.depth.insertions import Insertion, find_insertions
-from meristem.depth.lengths import Lengths
+from meristem.depth.lengths import Lengths, features
 from meristem.depth.removals import Removal, find_removals
 from meristem.depth.runs import Run, find_runs
+from meristem.depth.table import table
 from meristem.errors import EditError, StaleMapError
 
-Place = TypeVar("Place", Insertion, Removal, Run, Branch)
+Place = TypeVar("Place", Insertion, Removal, Run, Branch, Addition)
 
 
 class Places:
@@ -98,7 +101,7 @@ class Places:
     def features(self) -> Mapping[Version, int | None]:
         """By tensor, the dimension that layers produce or read."""
         self._check_unchanged()
-        return _features(self.flow, self.lengths.solution)
+        return features(self.flow, self.lengths.solution)
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -127,6 +130,33 @@ class Places:
         self._check_unchanged()
         return find_branches(self.axes, self.flow, lambda: self.lengths)
 
+    @cached_property
+    def _search(self) -> Besides:
+        return Besides(self.axes, self.flow, lambda: self.lengths)
+
+    @cached_property
+    def sums(self) -> tuple[Addition, ...]:
+        """Every way to add a branch that is joined by a sum; several may make no difference to where it is."""
+        self._check_unchanged()
+        return find_additions(self._search, "add")
+
+    @cached_property
+    def concatenations(self) -> tuple[Addition, ...]:
+        """Every way to add a branch that is joined by a concatenation, likewise."""
+        self._check_unchanged()
+        return find_additions(self._search, "cat")
+
+    @property
+    def beside(self) -> tuple[Addition, ...]:
+        """Both."""
+        return (*self.sums, *self.concatenations)
+
+    @property
+    def additions(self) -> tuple[Addition, ...]:
+        """One way to add a branch for each pair of tensor edges and each way to join it: if possible beside a module
+        that is deep inside."""
+        return tuple(ways[0] for ways in alike(self.beside))
+
     @property
     def insertions(self) -> tuple[Insertion, ...]:
         """One way to every tensor edge: if possible a new child of a container, after a module that is deep inside."""
@@ -147,6 +177,13 @@ class Places:
         """The branch of that name, the path of its last module. Raises `EditError` if it cannot be removed."""
         return _open(module, self.branches, "branch can be removed")
 
+    def addition(self, join: Join, module: str) -> Addition:
+        """The place for a branch beside a module. Raises `EditError` if there is none or it is frozen."""
+        if module not in self.flow.of:
+            raise EditError(f"{module} is not called on the example, so that there is no place for a branch beside it")
+        found, how = (self.sums, "added") if join == "add" else (self.concatenations, "appended")
+        return _open(module, [place for place in found if place.module], f"place for a branch that is {how}")
+
     def run(self, path: str) -> Run:
         """The run in a container, or that of a block. Raises `EditError` if there is none, several, or it is frozen."""
         found = [r for r in self.runs if path in (r.name, r.container) or any(path in block for block in r.blocks)]
@@ -154,17 +191,8 @@ class Places:
         return _only(path, named or found, self.runs, "blocks repeat")
 
     def __rich__(self) -> Table:
-        table = Table(title="Places")
-        for column in ("what", "where", "how"):
-            table.add_column(column)
-        for way in self.insertions:
-            table.add_row("insert", way.name, way.frozen or (f"in {way.inside or 'the model'}" if way.inside is not None
-                          else "around it"))  # fmt: skip
-        for kind, found in (("remove", self.removals), ("run", self.runs), ("branch", self.branches)):
-            table.add_section()
-            for place in found:
-                table.add_row(kind, place.name, place.frozen or _shown(place))
-        return table
+        kinds = {"remove": self.removals, "run": self.runs, "branch": self.branches}
+        return table(self.insertions, kinds, self.beside)
 
     def __str__(self) -> str:
         console = Console(width=120, color_system=None)
@@ -197,25 +225,6 @@ def _runs_children(path: str, module: nn.Module, flow: Flow) -> bool:
     return any((f"{path}.{name}" if path else name) in flow.of for name in module._modules)
 
 
-def _features(flow: Flow, solution: Solution) -> Mapping[Version, int | None]:
-    """By tensor, the dimension that weights produce: the last, or the one after the batch. Where none is produced, the
-    one that weights read."""
-    roots: dict[Role, set[int]] = {role: set() for role in Role}
-    for mark in solution.marks:
-        roots[mark.role] |= solution.space.roots(mark.within)
-    found: dict[Version, int | None] = {}
-    for version in flow.active:
-        value = solution.values[0].get(version.number)
-        dims = value.dims if value is not None else ()
-        for role in (Role.PRODUCES, Role.READS):
-            own = [d for d, dim in enumerate(dims) if solution.space.roots(dim) & roots[role]]
-            one = next((d for d in (len(dims) - 1, 1) if d in own), None)
-            if one is not None:
-                found[version] = one
-                break
-    return found
-
-
 def _preference(way: Insertion) -> tuple[bool, bool, bool, int]:
     return way.frozen is not None, way.inside is None, way.side == "before", -way.module.count(".")
 
@@ -238,15 +247,3 @@ def _only(path: str, found: list[Run], everything: tuple[Run, ...], what: str) -
             f"{len(found)} runs of blocks found at {path!r}, expected one; {what} at: {names or '(nowhere)'}"
         )
     return _open(found[0].name, found, what)
-
-
-def _shown(place: Removal | Run | Branch) -> str:
-    if isinstance(place, Run):
-        return f"{len(place)} block{'s' if len(place) > 1 else ''}" + (
-            f" of {place.period}" if place.period > 1 else ""
-        )
-    if isinstance(place, Branch):
-        how = ", its units go with it" if place.units else ""
-    else:
-        how = "" if place.inside is not None else ", replaced by the identity"
-    return f"{place.parameters:,} parameters{how}"

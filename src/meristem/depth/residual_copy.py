@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from meristem.axes.module_path import within
 from meristem.depth.copies import set_zero
 from meristem.depth.inserted import Inserted, Spot
 from meristem.depth.silence import Obstacle, silenced_by
@@ -41,6 +42,9 @@ class ResidualCopy(Inserted):
         found = silenced_by(spot.flow, spot.version)
         if isinstance(found, Obstacle):
             raise EditError(f"{spot.place.name}: no zeros silence the block: {found.reason}")
+        outside = next((name for name in found if not within(name, spot.place.module)), None)
+        if outside is not None:
+            raise EditError(f"{spot.place.name}: no zeros of its own silence the block: {outside} is outside")
         return Built(build="Beside", children={"0": Built(build="Chain"), "1": Copied(copied=spot.place.module)})
 
     def start(self, spot: Spot, module: nn.Module, planting: Planting) -> None:

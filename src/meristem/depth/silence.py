@@ -14,8 +14,10 @@ KEEPS_ZERO = {
     "aten.mul", "aten.div", "aten.dropout", "aten.feature_dropout", "aten.view", "aten.reshape", "aten._unsafe_view",
     "aten.permute", "aten.transpose", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.flatten", "aten.unflatten",
     "aten.movedim", "aten.roll", "aten.neg", "aten.to", "aten._to_copy",
+    "aten.tanh", "aten.gelu", "aten.silu", "aten.elu", "aten.selu", "aten.celu", "aten.mish", "aten.hardswish",
 }  # fmt: skip
-"""Operators that make zeros of a zero argument: the first one, or either factor."""
+"""Operators that make zeros of a zero argument, the first one or either factor, and pass a gradient on to it there. Not
+ReLU: PyTorch's derivative of it is 0 at 0."""
 
 _SAME = {"aten.to", "aten._to_copy"}
 _WEIGHTED = {
@@ -23,6 +25,7 @@ _WEIGHTED = {
     "aten.conv_transpose1d": (1, 2), "aten.conv_transpose2d": (1, 2), "aten.conv_transpose3d": (1, 2),
     "aten.convolution": (1, 2), "aten.matmul": (1, None), "aten.mm": (1, None), "aten.batch_norm": (1, 2),
     "aten.layer_norm": (2, 3), "aten.group_norm": (2, 3), "aten.instance_norm": (1, 2), "aten.rms_norm": (2, None),
+    "aten.embedding": (0, None),
 }  # fmt: skip
 """Operators whose result is zero if their weight and bias are: the positions of these among the arguments."""
 
@@ -53,7 +56,7 @@ def silenced_by(flow: Flow, version: Version) -> tuple[str, ...] | Obstacle:
             return parameters
         before = factor(flow, version)
         if before is None:
-            return Obstacle(f"{call.name} at {call.site.where} is not zero where the layer before it is")
+            return Obstacle(f"{call.name} at {call.site.where} makes no zeros that learn of a layer of zeros")
         version = before
     return Obstacle("no layer computes it")
 

@@ -49,6 +49,7 @@ class Commit:
             are called now, and of those that left, as they were called.
         followed: after a depth edit, by its name now, how units were gathered in each parameter and buffer that stayed;
             empty if no units changed. Tensors of its shape follow with `meristem.edit.compute.gathered`.
+        shapes: likewise, by its name now, the shape that each had before.
     """
 
     axes: AxisMap
@@ -59,6 +60,7 @@ class Commit:
     inserted: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     followed: Mapping[str, Recipe] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Edit:
@@ -301,7 +303,12 @@ def _swap(
         if rebuilt is not None:
             tree = rebuilt.deepening
             commit = replace(
-                commit, moved=tree.moved, inserted=tree.inserted, removed=tree.removed, followed=rebuilt.followed
+                commit,
+                moved=tree.moved,
+                inserted=tree.inserted,
+                removed=tree.removed,
+                followed=rebuilt.followed,
+                shapes=rebuilt.shapes,
             )
         journal.apply(told(commit))
     journal.forget()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meristem.edit.journal import SetContents, Step
-from meristem.edit.optimizer import length_steps
+from meristem.edit.optimizer import length_steps, power_of
 from meristem.edit.plant import Planting
-from meristem.edit.state import StatePolicy, StateStart, is_dropped
+from meristem.edit.state import ParentMoments, StatePolicy, StateStart, is_dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ def group_steps(
     Args:
         optimizers: all that follow.
         planting: the edit of the model.
-        policy: whether copies take over the state of their originals; parameters without state start as in a new
-            optimizer, with a step count of their own.
+        policy: whether copies take over the state of their originals, and by what it is multiplied; parameters without
+            state start as in a new optimizer, with a step count of their own.
     """
     joining = _homes(optimizers, planting)
     gone = {id(tensor) for tensor in planting.gone.values()}
@@ -63,7 +63,8 @@ def group_steps(
         state = [(p, s) for p, s in optimizer.state.items() if id(p) not in gone]
         if takes_over:
             own = [p for p, homes in joining if any(n == number for n, _ in homes)]
-            state += _taken_over(optimizer, planting, own)
+            factor = policy.gradient_factor if isinstance(policy, ParentMoments) else 1.0
+            state += _taken_over(optimizer, planting, own, factor)
         if hasattr(optimizer, "_numel_cache"):  # LBFGS keeps vectors over all parameters, and how long they are
             if state and not is_dropped(policy):
                 resets.append(f"{type(optimizer).__name__} keeps state over all parameters at once; it is reset")
@@ -106,10 +107,16 @@ def _nearest(name: str, tensor: Tensor, planting: Planting, held: dict[int, set[
 
 
 def _taken_over(
-    optimizer: Optimizer, planting: Planting, new: Sequence[Tensor]
+    optimizer: Optimizer, planting: Planting, new: Sequence[Tensor], factor: float
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """The state of copies, where what they copy has one of its shape."""
+    """The state of copies, where what they copy has one of its shape; scaled as gradients are by this factor."""
     for parameter in new:
         source = planting.origins.get(id(parameter))
         if source is not None and source in optimizer.state:
-            yield parameter, copy.deepcopy(optimizer.state[source])
+            state = copy.deepcopy(optimizer.state[source])
+            yield parameter, {key: _scaled(value, factor ** power_of(optimizer, key)) for key, value in state.items()}
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    """What is remembered of gradients; step counts and other numbers stay."""
+    return value * factor if isinstance(value, Tensor) and value.dim() and factor != 1 else value

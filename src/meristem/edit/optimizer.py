@@ -36,6 +36,13 @@ POWERS: Mapping[str, int] = {
 """With which power of the gradient a state grows, where it is not the first."""
 
 
+def power_of(optimizer: Optimizer, key: str) -> int:
+    """With which power of the gradient a state of an optimizer grows."""
+    if key == "momentum_buffer" and isinstance(optimizer, torch.optim.RMSprop):
+        return 0  # it holds gradients that were divided by their root mean square
+    return POWERS.get(key, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Follow:
     """What state needs to know of one parameter: `recipe` is that of its state, see `state_recipes`."""
@@ -136,9 +143,7 @@ class _Rule:
         return torch.cat(pieces)
 
     def _gathered(self, key: str, state: Tensor, follow: Follow, recipe: Recipe) -> Tensor:
-        power = POWERS.get(key, 1)
-        if key == "momentum_buffer" and isinstance(self.optimizer, torch.optim.RMSprop):
-            power = 0  # it holds gradients that were divided by their root mean square
+        power = power_of(self.optimizer, key)
         factors = {d: a.gradient**power for d, a in recipe.items() if a.gradient is not None and power}
         return filled(state, recipe, factors, self._fill(key, follow.name, state, recipe))
 

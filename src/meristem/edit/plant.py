@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -25,7 +25,8 @@ class Planting:
         model: the model.
         children: the new children of every module that gets others: (module, children).
         copies: every copied module, with its original.
-        reborn: the tensors in copies that have units of their own, by their identity.
+        reborn: the tensors in copies that are no copies, by their identity: those with units of their own, and what
+            starts afresh.
         built: every newly built module that is not within another one.
         made: the module of every node, by the node's identity.
     """
@@ -35,7 +36,7 @@ class Planting:
     copies: tuple[tuple[nn.Module, nn.Module], ...]
     built: tuple[nn.Module, ...]
     made: Mapping[int, nn.Module]
-    reborn: frozenset[int] = frozenset()
+    reborn: set[int] = field(default_factory=set)
 
     @property
     def steps(self) -> list[Step]:
@@ -159,7 +160,7 @@ class _Planter:
         for module in self.built:
             module.train(self.model.training)
         made = tuple(children.values()), tuple(self.copies), tuple(self.built), self.made
-        return Planting(self.model, *made, frozenset(self.reborn))
+        return Planting(self.model, *made, self.reborn)
 
     def _container(self, path: str) -> tuple[nn.Module, dict[str, nn.Module | None]]:
         module = self._old(path)

@@ -13,7 +13,7 @@ from meristem.edit.indices import Recipe
 from meristem.edit.journal import Journal
 from meristem.edit.state import ParentMoments
 from meristem.edit.succession import Succession, succession
-from meristem.edit.widths import begun, check_filled, followed, with_widths
+from meristem.edit.widths import begun, check_filled, followed, shapes_of, with_widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,11 @@ class Rebuilt:
     def followed(self) -> Mapping[str, Recipe]:
         """By the names of now, how units were gathered in the parameters and buffers that stayed."""
         return followed(self.request, self.deepening.moved)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """By the names of now, what shapes the parameters and buffers that stayed had before."""
+        return shapes_of(self.request, self.deepening.moved)
 
 
 def rebuild(journal: Journal, request: Request, depth: Sequence[DepthChange]) -> Rebuilt:

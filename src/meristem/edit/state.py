@@ -14,7 +14,7 @@ from meristem.axes.map import Axis, AxisMap
 from meristem.edit.compute import Change
 from meristem.edit.gather import Gather
 from meristem.edit.indices import Along, Indices, Recipe
-from meristem.errors import EditError
+from meristem.errors import ConfigError, EditError
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +109,29 @@ class ParentMoments(StateStart):
     and those of fan-out stay; the state is then what it would have been, had the wide model been trained from the
     start (from the exact relation of gradients; tested). Splits in halves likewise, up to the distance of the halves.
 
+    How the gradient of a copied layer or block differs from that of its original no method knows: the block stands at
+    another place. `gradient_factor` says what it is taken to be: then first moments are multiplied by it, second ones
+    by its square, and the step count is copied. With Adam the factor cancels in the first update, up to epsilon; with
+    the momentum of SGD the copy's first steps are that much shorter.
+
     Fails: state that is not a sum of powers of gradients (RMSprop's momentum, Rprop's step sizes) is copied as it is.
+
+    Args:
+        gradient_factor: of the gradients of copied layers and blocks; above 0. Default: 1, their state is copied as it
+            is. `Zeros` lets them start without.
+
+    Raises:
+        ConfigError: the factor is not above 0.
     """
+
+    gradient_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gradient_factor < float("inf"):
+            raise ConfigError(
+                f"ParentMoments: gradient_factor must be a number above 0, got {self.gradient_factor!r}; Zeros() lets "
+                "copies start without state"
+            )
 
 
 @dataclass(frozen=True)

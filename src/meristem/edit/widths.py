@@ -88,6 +88,12 @@ def followed(request: Request, moved: Mapping[str, str]) -> dict[str, Recipe]:
     return found
 
 
+def shapes_of(request: Request, moved: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """The shapes that parameters and buffers that stayed had before an edit of units, by the names of now."""
+    axes = request.axes
+    return {new: axes.layouts[old].shape(axes.sizes) for old, new in moved.items() if old in axes.layouts}
+
+
 def _open(axes: AxisMap, name: str) -> Axis:
     axis = axes.by_name.get(name)
     if axis is None:

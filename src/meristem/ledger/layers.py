@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
-from meristem.depth import Arrange, Deepen, Shorten, places, predicted_gains
+from meristem.depth import Deepen, Shorten, places, predicted_gains
 from meristem.depth.criterion import path_of
-from meristem.depth.deepen import Birth
+from meristem.depth.deepen import name_of
 from meristem.edit import Edit
 from meristem.edit.deepen import DepthChange
 from meristem.errors import ConfigError, EditError
@@ -24,7 +24,7 @@ from meristem.signals import Statistic, View
 
 @dataclass(frozen=True)
 class Layers(Market):
-    """Layers and blocks: at one edit the birth and the death with the best prices are offered, of all places.
+    """Layers, blocks and branches: at one edit the birth and the death with the best prices are offered, of all places.
 
     A birth preserves the function, so it is worth what gradient descent makes of it: `rate * sum (dL/dw)^2` over its
     parameters, the first-order decrease of the loss by T steps of learning rate eta with the same gradient, for
@@ -70,8 +70,8 @@ class Layers(Market):
             if change.inexact():
                 why = ", ".join(change.inexact())
                 raise ConfigError(
-                    f"{self.deepen.what} changes the function at {change.at} ({why}), so that no gain is predicted; "
-                    "use one that preserves it, such as depth.Silent or depth.ZeroResidual"
+                    f"{change} changes the function ({why}), so that no gain is predicted; use what preserves it, such "
+                    "as depth.Silent, depth.ZeroResidual or depth.Added"
                 )
 
     def needs(self, axes: AxisMap, chosen: Sequence[Axis], most: float) -> tuple[Statistic, ...]:
@@ -86,7 +86,7 @@ class Layers(Market):
         born, dead = self.deepen.changes(found), self.shorten.changes(found)
         gains = self.rate * predicted_gains(view.axes, born, closure)
         losses = self.shorten.criterion.scores(dead, closure).clamp(min=0)
-        births = [_lot("birth", c, _name(c), g, account.layer(c)) for c, g in zip(born, gains.tolist(), strict=True)]
+        births = [_lot("birth", c, name_of(c), g, account.layer(c)) for c, g in zip(born, gains.tolist(), strict=True)]
         deaths = [_lot("death", c, path_of(c), w, account.layer(c)) for c, w in zip(dead, losses.tolist(), strict=True)]
         births = sorted((one for one in births if one.entry.cost <= most), key=lambda one: -one.entry.price)[:1]
         deaths.sort(key=lambda one: one.entry.price)
@@ -103,10 +103,6 @@ def _lot(kind: Kind, change: DepthChange, where: str, worth: float, flops: float
 
 def _ladder(lot: Lot) -> Ladder:
     return Ladder(Key("layer", lot.entry.kind, lot.entry.where), (lot,))
-
-
-def _name(change: Birth) -> str:
-    return f"copy of {change.at}" if isinstance(change, Arrange) else change.at
 
 
 def _changes(lots: Sequence[Lot]) -> list[DepthChange]:

@@ -55,7 +55,8 @@ class Weights(Market):
 
     Attributes:
         sparse: keeps the masks; give it to the controller's `follow=` too. Its method should not change masks itself
-            (`Static`); one that does finds the new densities.
+            (`Static`). `RigL`, `SET`, `SNFS` and `DeepR` keep to the new densities; `GradualMagnitude`, `GraNet` and
+            `IterativeMagnitude` go back to their own at each update: exchange after their last one.
         amplitude: a (default 1.0).
         lots: into how many lots what one parameter can trade at one edit is cut (default 32).
         least: so many weights stay in each parameter (default 1).
@@ -63,7 +64,8 @@ class Weights(Market):
             unit are as young as it is. Default 0: at once.
 
     Raises:
-        ConfigError: `lots` or `least` is below 1, the age below 0, or the amplitude not above 0.
+        ConfigError: `lots` or `least` is below 1, the age below 0, the amplitude not above 0, or the method's masks are
+            its own: they keep to a pattern (`NM`, `Rows`), or are all chosen anew (`TopKAST`).
 
     Fails: prices are those of single trades. Weights that read alike and are born into the same row make the same move,
     of which each is promised the whole: give a closure, and trade a little at a time. Where the loss is a mean over
@@ -83,6 +85,12 @@ class Weights(Market):
         if self.lots < 1 or self.least < 1 or self.age < 0 or not self.amplitude > 0:
             raise ConfigError(
                 f"expected lots and least of at least 1, an age of at least 0 and an amplitude above 0, got {self!r}"
+            )
+        method = self.sparse.method
+        if method.obstacle is not None:
+            raise ConfigError(
+                f"single weights of {type(method).__name__} cannot be exchanged: {method.obstacle}. Use a method that "
+                "leaves them to others, such as Static(distribution=Uniform())"
             )
 
     @property

@@ -23,6 +23,7 @@ from meristem.mask.method import Method
 from meristem.mask.momentum import Momentum
 from meristem.mask.nm import NM
 from meristem.mask.one_shot import OneShot, one_shot
+from meristem.mask.per_layer import PerLayer
 from meristem.mask.random import Random
 from meristem.mask.rigl import RigL
 from meristem.mask.rows import Rows
@@ -66,6 +67,7 @@ __all__ = [
     "Method",
     "Momentum",
     "OneShot",
+    "PerLayer",
     "Plan",
     "Random",
     "RigL",

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.edit import Edit
 from meristem.edit.checks import tensors_of
+from meristem.errors import ConfigError
 from meristem.mask.constant import Constant, constants
 from meristem.mask.masks import Masks
 from meristem.mask.sparse import Sparse
@@ -87,7 +88,15 @@ def remove_dead(
 
     Raises:
         EditError, StaleMapError: as `Edit.commit`. What was removed before stays removed.
+        ConfigError: the method keeps its masks to a pattern (`NM`, `Rows`), which would cost weights that are there as
+            its groups are torn apart; then `sparsity.close()`, and give `sparsity.masks`. Nothing is changed.
     """
+    if isinstance(masks, Sparse) and masks.method.pattern is not None:
+        raise ConfigError(
+            f"removing units would tear the groups of {masks.method.pattern!r} apart, and weights that are there would "
+            "have to go; end training by `sparsity.close()`, and call remove_dead(axes, sparsity.masks)"
+        )
+    followers = [*([follow] if isinstance(follow, nn.Module) else follow), *([] if masks is None else [masks])]
     removed: dict[str, int] = {}
     left: dict[str, str] = {}
     while True:
@@ -101,10 +110,9 @@ def remove_dead(
                     left[name] = silent.obstacle
             units = sorted({*found.unread, *silent.removable(found.constant)})[: axis.size - max(axis.minimum, 1)]
             if units:
-                commit = Edit(axes, optimizers, follow).prune(axis, units).commit(lambda s=silent, u=units: s.steps(u))
-                axes, removed[name] = commit.axes, removed.get(name, 0) + len(units)
-                if masks is not None:
-                    masks.after(commit)
+                edit = Edit(axes, optimizers, followers).prune(axis, units)
+                axes = edit.commit(lambda s=silent, u=units: s.steps(u)).axes
+                removed[name] = removed.get(name, 0) + len(units)
                 break
         else:
             return Cleared(axes, removed, left)

@@ -8,7 +8,7 @@ import torch
 
 from meristem.mask.distribution import Distribution
 from meristem.mask.erk import ERK
-from meristem.mask.method import Method
+from meristem.mask.method import Method, check_counted
 from meristem.mask.random import Random
 from meristem.mask.rewiring import grown, random_start
 from meristem.mask.scene import Plan, Scene
@@ -44,6 +44,9 @@ class DeepR(Method):
     penalty: float = 1e-5
     noise: float = 1e-5
     distribution: Distribution = field(default_factory=ERK)
+
+    def __post_init__(self) -> None:
+        check_counted(self, self.distribution)
 
     def start(self, scene: Scene) -> Plan:
         masks = random_start(scene, self.distribution, self.density).masks

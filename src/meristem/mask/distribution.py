@@ -29,9 +29,17 @@ class Distribution(ABC):
             ConfigError: the density cannot be had.
         """
 
+    def passing(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+        """As `masks`, at a density that a schedule passes on its way, or in a net whose sizes have changed: where it
+        cannot be had exactly the next lower one. Default: `masks`."""
+        return self.masks(scores, density)
+
 
 class Counted(Distribution):
-    """A distribution that says how many weights each layer keeps; the best ones do."""
+    """A distribution that says how many weights each layer keeps; the best ones do.
+
+    Any other keeps to a pattern, which is lost where a method exchanges weights by counts.
+    """
 
     @abstractmethod
     def counts(self, scores: Mapping[str, Tensor], density: float) -> dict[str, int]:

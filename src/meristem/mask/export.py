@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ SMALLEST: Mapping[torch.dtype, tuple[int, int]] = {
     torch.float32: (32, 32),
 }
 """Rows and columns of which a semi-structured matrix must have a multiple, by type."""
+
+FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""PyTorch's modules that in inference read the weights of the modules in them without calling these."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def to_torch_sparse(model: nn.Module, masks: Mapping[str, Tensor], *, csr_below:
 
     The weight of an `nn.Linear` becomes semi-structured (`torch.sparse.to_sparse_semi_structured`) where it is 2:4 and
     on a GPU of compute capability 8.0 or more, and CSR where its density is below `csr_below`. Everything else is
-    dense: PyTorch has no sparse convolutions. Weights that are used by several modules stay dense.
+    dense: PyTorch has no sparse convolutions. Weights that are used by several modules stay dense, and so do those in
+    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer`, which in inference hand them to one fused kernel.
 
     Args:
         model: stays as it is.
@@ -69,30 +74,48 @@ def to_torch_sparse(model: nn.Module, masks: Mapping[str, Tensor], *, csr_below:
             weight = torch.where(mask, parameter.detach(), 0)
             density = int((weight != 0).sum()) / weight.numel()
             shared = len(names[id(parameter)]) > 1
-            layout, reason = _layout(owner, name, weight, density, shared, csr_below)
+            elsewhere = "several modules use it" if shared else _reader(exported, name)
+            layout, reason = _layout(owner, name, weight, density, elsewhere, csr_below)
             found.append(Layout(name, layout, density, reason))
             if layout == "dense":
                 parameter.copy_(weight)
             else:
                 sparse = torch.sparse.to_sparse_semi_structured(weight) if layout == "2:4" else _csr(weight)
                 owner.register_parameter("weight", nn.Parameter(sparse, requires_grad=False))
+                owner.register_forward_pre_hook(_in_one_piece, with_kwargs=True)
     return Exported(exported, tuple(found))
 
 
 def _layout(
-    owner: nn.Module, name: str, weight: Tensor, density: float, shared: bool, csr_below: float
+    owner: nn.Module, name: str, weight: Tensor, density: float, elsewhere: str | None, csr_below: float
 ) -> tuple[str, str]:
     """The layout for one weight, and why it is not a sparser one."""
     if not isinstance(owner, nn.Linear) or name.rpartition(".")[2] != "weight":
         return "dense", f"{type(owner).__name__} has no sparse kernel in PyTorch"
-    if shared:
-        return "dense", "several modules use it"
+    if elsewhere is not None:
+        return "dense", elsewhere
     reason = semi_structured_obstacle(weight)
     if reason is None:
         return "2:4", ""
     if density < csr_below:
         return "csr", reason
     return "dense", f"{reason}; density {density:.3g} is not below csr_below={csr_below:g}"
+
+
+def _reader(model: nn.Module, name: str) -> str | None:
+    """Why the module that holds a weight is not the one that reads it, or None."""
+    path = ""
+    for part in name.split(".")[:-1]:
+        module = model.get_submodule(path)
+        if isinstance(module, FUSED):
+            return f"{type(module).__name__} reads it itself, by a kernel for dense weights"
+        path = f"{path}.{part}".lstrip(".")
+    return None
+
+
+def _in_one_piece(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Inputs of a sparse layer contiguous: PyTorch's kernels take no others of more than two dimensions."""
+    return tuple(a.contiguous() for a in args), {name: a.contiguous() for name, a in kwargs.items()}
 
 
 def _csr(weight: Tensor) -> Tensor:

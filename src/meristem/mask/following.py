@@ -37,16 +37,8 @@ def recipes(commit: Commit) -> tuple[dict[str, Recipe], dict[str, tuple[int, ...
 
 
 def deep(commit: Commit) -> bool:
-    """Whether an edit changed the tree of modules, so that names moved.
-
-    Raises:
-        StaleMapError: it changed units too, which nothing that only knows the new names can follow.
-    """
+    """Whether an edit changed the tree of modules, so that names moved."""
     (record,) = parsed([commit.record])
-    if record.depth is not None and record.axes:
-        raise StaleMapError(
-            "this edit changed units and layers at once, which masks cannot follow; commit the two one after the other"
-        )
     return record.depth is not None
 
 
@@ -64,11 +56,7 @@ def follow(commit: Commit, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Ten
     for name, tensor in tensors.items():
         if name not in changed:
             continue
-        if tuple(tensor.shape) != shapes[name]:
-            raise StaleMapError(
-                f"what follows {name} has the shape {tuple(tensor.shape)}, but before this edit it was {shapes[name]}; "
-                "an earlier edit was missed, or this one was followed already"
-            )
+        _check(name, tensor, shapes[name])
         found[name] = _gathered(tensor, changed[name])
     return found
 
@@ -77,14 +65,26 @@ def renamed(commit: Commit, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Te
     """Tensors, by parameter name, after an edit of the module tree: those of parameters that stayed, by the new names.
 
     Returns:
-        as `follow`: units may go with a branch, or come with one, in what reads them.
+        as `follow`, of all of them: units may go or come in the same edit, by themselves or with a branch.
+
+    Raises:
+        StaleMapError: a tensor has not the shape that its parameter had before the edit.
     """
     found: dict[str, tuple[Tensor, Tensor | None]] = {}
     for name, tensor in tensors.items():
         if name in commit.moved:
+            _check(name, tensor, commit.shapes.get(commit.moved[name]))
             recipe = commit.followed.get(commit.moved[name], {})
             found[commit.moved[name]] = _gathered(tensor, recipe) if recipe else (tensor, None)
     return found
+
+
+def _check(name: str, tensor: Tensor, before: tuple[int, ...] | None) -> None:
+    if before is not None and tuple(tensor.shape) != before:
+        raise StaleMapError(
+            f"what follows {name} has the shape {tuple(tensor.shape)}, but before this edit it was {before}; an "
+            "earlier edit was missed, or this one was followed already"
+        )
 
 
 def _gathered(tensor: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor | None]:

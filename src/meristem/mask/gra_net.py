@@ -10,7 +10,7 @@ from meristem.mask.distribution import Distribution
 from meristem.mask.erk import ERK
 from meristem.mask.everywhere import Global
 from meristem.mask.gradient import Gradient
-from meristem.mask.method import Method, check_times
+from meristem.mask.method import Method, check_counted, check_times
 from meristem.mask.rewiring import check_fraction, cosine, cubic, exchanged, magnitudes, random_start
 from meristem.mask.scene import Plan, Scene
 
@@ -53,6 +53,7 @@ class GraNet(Method):
     def __post_init__(self) -> None:
         check_times(self, self.interval, self.end)
         check_fraction("GraNet(fraction=...)", self.fraction)
+        check_counted(self, self.distribution, self.start_distribution)
         if self.last is not None and self.last < self.end:
             raise ConfigError(f"last={self.last!r} must not be before end={self.end!r}")
 
@@ -65,6 +66,7 @@ class GraNet(Method):
         return self.end if self.last is None else self.last
 
     def start(self, scene: Scene) -> Plan:
+        self.distribution.masks(magnitudes(scene), self.density)  # what cannot be had in the end is refused now
         return random_start(scene, self.start_distribution, self.first)
 
     def due(self, step: int) -> bool:
@@ -75,7 +77,7 @@ class GraNet(Method):
         targets = dict(scene.targets)
         if scene.step <= self.end:
             density = cubic(scene.step, 0, self.end, self.first, self.density)
-            masks = self.distribution.masks(worth, density)
+            masks = self.distribution.passing(worth, density)
             targets = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
         fraction = cosine(scene.step, self._last, self.fraction, min(0.005, self.fraction))
         for name, mask in masks.items():

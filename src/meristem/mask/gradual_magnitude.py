@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from meristem.errors import ConfigError
 from meristem.mask.distribution import Distribution
 from meristem.mask.everywhere import Global
-from meristem.mask.method import Method, check_times
+from meristem.mask.method import Patterned, check_times
 from meristem.mask.rewiring import cubic, magnitudes
 from meristem.mask.scene import Plan, Scene
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradualMagnitude(Method):
+class GradualMagnitude(Patterned):
     """The smallest weights are dropped a few at a time, many at first and few at the end; dropped ones stay away.
 
     Zhu, Gupta 2017, arXiv 1710.01878, equation 1, in densities:
@@ -44,7 +44,8 @@ class GradualMagnitude(Method):
             raise ConfigError(f"begin={self.begin!r} must be at least 0 and before end={self.end!r}")
 
     def start(self, scene: Scene) -> Plan:
-        return Plan(masks=self.distribution.masks(magnitudes(scene), self.first))
+        self.distribution.masks(magnitudes(scene), self.density)  # what cannot be had in the end is refused now
+        return Plan(masks=self.distribution.passing(magnitudes(scene), self.first))
 
     def due(self, step: int) -> bool:
         return self.begin < step <= self.end and ((step - self.begin) % self.interval == 0 or step == self.end)
@@ -54,4 +55,4 @@ class GradualMagnitude(Method):
         return cubic(step, self.begin, self.end, self.first, self.density)
 
     def update(self, scene: Scene) -> Plan:
-        return Plan(masks=self.distribution.masks(magnitudes(scene), self.density_at(scene.step)))
+        return Plan(masks=self.distribution.passing(magnitudes(scene), self.density_at(scene.step)))

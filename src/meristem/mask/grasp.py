@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from meristem.mask.distribution import Distribution
 from meristem.mask.everywhere import Global
-from meristem.mask.method import Method
+from meristem.mask.method import Patterned
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.snip import derivative, loss_of, over_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraSP(Method):
+class GraSP(Patterned):
     """Gradient signal preservation: those weights stay, from the start to the end, whose `w * (H g)` is largest.
 
     Wang, Zhang, Grosse, ICLR 2020, arXiv 2002.07376, equation 8 in the sign of its code. g is the gradient of the loss,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from meristem.errors import ConfigError
 from meristem.mask.distribution import Distribution
 from meristem.mask.everywhere import Global
-from meristem.mask.method import Method, check_times
+from meristem.mask.method import Patterned, check_times
 from meristem.mask.rewiring import check_fraction, magnitudes
 from meristem.mask.scene import Plan, Scene
 
@@ -15,7 +15,7 @@ REWIND = "rewind"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IterativeMagnitude(Method):
+class IterativeMagnitude(Patterned):
     """Lottery tickets: after each training a fraction of the smallest weights goes, and the rest goes back to step k.
 
     Frankle, Carbin, ICLR 2019, arXiv 1803.03635; Frankle et al. 2019, arXiv 1903.01611 (rewinding). The first training
@@ -58,7 +58,7 @@ class IterativeMagnitude(Method):
             return Plan(memory={REWIND: _copy(scene)})
         there = sum(int(mask.count_nonzero()) for mask in scene.masks.values())
         total = sum(mask.numel() for mask in scene.masks.values())
-        masks = self.distribution.masks(magnitudes(scene), round(there * (1 - self.fraction)) / total)
+        masks = self.distribution.passing(magnitudes(scene), round(there * (1 - self.fraction)) / total)
         return Plan(masks=masks, values=scene.memory[REWIND], forget=True)
 
     def _ends(self, step: int) -> bool:

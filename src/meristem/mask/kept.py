@@ -11,8 +11,10 @@ from torch.optim import Optimizer
 
 from meristem.edit import Commit
 from meristem.errors import CheckpointError, ConfigError
-from meristem.mask.following import deep, follow, renamed
+from meristem.mask.distribution import Distribution
+from meristem.mask.following import deep, follow, newborn, renamed
 from meristem.mask.masks import Masks, alike, silence
+from meristem.mask.pattern import settled
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.select import Chosen, weights_of
 from meristem.mask.state import State, packed, unpacked
@@ -117,18 +119,20 @@ class Kept:
         found = {name: self.masks.parameter(name).grad for name in self.masks}
         return {name: gradient.detach() for name, gradient in found.items() if gradient is not None}
 
-    def after(self, commit: Commit, newborns: float | None, seed: int, chosen: Chosen) -> None:
+    def after(
+        self, commit: Commit, newborns: float | None, seed: int, chosen: Chosen, pattern: Distribution | None
+    ) -> None:
         """Follow an edit, see `Masks.after`. What a method keeps of newborns is what they start from.
 
         Parameters of inserted layers, if they are among the chosen ones, begin with the density of newborns and are to
         come to that of all masked parameters together.
         """
         if deep(commit):
-            return self._after_depth(commit, newborns, seed, chosen)
+            return self._after_depth(commit, newborns, seed, chosen, pattern)
         learning = follow(commit, self.learning)
         memory = {kind: follow(commit, tensors) for kind, tensors in self.memory.items()}
         first = {name: moved for name, (moved, _) in follow(commit, self.first).items()}
-        self.masks.after(commit, newborns, seed)
+        self.masks.after(commit, newborns, seed, pattern)
         self.first |= first
         tensors = self._tensors()
         for name, (moved, fresh) in learning.items():
@@ -138,19 +142,29 @@ class Kept:
                 self.memory[kind][name] = moved if fresh is None else torch.where(fresh, tensors[name], moved)
         return None
 
-    def _after_depth(self, commit: Commit, newborns: float | None, seed: int, chosen: Chosen) -> None:
+    def _after_depth(
+        self, commit: Commit, newborns: float | None, seed: int, chosen: Chosen, pattern: Distribution | None
+    ) -> None:
         moved, density, masked = commit.moved, self.masks.density, set(self.masks)
         learning = renamed(commit, self.learning)
         memory = {kind: renamed(commit, tensors) for kind, tensors in self.memory.items()}
         kinds = {kind: tensors for kind, tensors in self.memory.items() if masked.issuperset(tensors)}
-        self.masks.after(commit, newborns, seed)
+        stay = {moved[name] for name in masked if name in moved}
+        inserted = {}
+        for name, parameter in weights_of(self.masks.model, chosen).items():
+            if name not in stay:
+                whole, key = torch.ones_like(parameter, dtype=torch.bool), (seed, name, len(stay) + len(inserted))
+                mask = newborn(whole, density if newborns is None else newborns, key)
+                inserted[name] = (
+                    mask if pattern is None else settled(pattern, name, parameter, mask, whole, density, key)
+                )
+        self.masks.after(commit, newborns, seed, pattern)
+        self.masks.add(inserted)
         self.learning = {
             name: mask if fresh is None else mask | self.masks[name] | fresh for name, (mask, fresh) in learning.items()
         }
         self.densities = {moved[name]: share for name, share in self.densities.items() if name in moved}
         self.first = {name: steps for name, (steps, _) in renamed(commit, self.first).items()}
-        inserted = [name for name in weights_of(self.masks.model, chosen) if name not in self.masks]
-        self.masks.add(inserted, density if newborns is None else newborns, seed)
         self.densities |= dict.fromkeys(inserted, density)
         self.learning |= {name: self.masks[name].clone() for name in inserted if self.learning}
         tensors = self._tensors()
@@ -161,6 +175,11 @@ class Kept:
                 for name, (tensor, fresh) in kept.items()
             }
             self.memory[kind] = {**stayed, **{name: tensors[name].clone() for name in new}}
+
+    def contents(self) -> list[Tensor]:
+        """The masked weights, and what their optimizers remember of each of them."""
+        states = self._states()
+        return [t for n, mask in self.masks.items() for t in (self.masks.parameter(n), *alike(states.get(n), mask))]
 
     def packed(self) -> dict[str, Any]:
         """Everything, for a `State`."""
@@ -182,7 +201,7 @@ class Kept:
         try:
             found = Kept(Masks(self.masks.model, unpacked(saved.masks)), self._optimizers)
         except ConfigError as error:
-            raise CheckpointError(f"the state is of another model: {error}") from error
+            raise CheckpointError(f"the state is of another model, load that first: {error}") from error
         found.densities = dict(saved.densities)
         found.learning = {name: mask.to(tensors[name].device) for name, mask in learning.items()}
         found.first = {name: steps.to(tensors[name].device) for name, steps in first.items()}

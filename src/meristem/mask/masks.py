@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 
 from meristem.edit import Commit
 from meristem.errors import ConfigError, StaleMapError
+from meristem.mask.distribution import Distribution
 from meristem.mask.following import deep, follow, newborn, renamed
+from meristem.mask.pattern import settled
 
 
 class Masks(Mapping[str, Tensor]):
@@ -111,7 +113,9 @@ class Masks(Mapping[str, Tensor]):
                 raise ConfigError(f"expected a bool mask of the shape of {name}, got {mask.dtype} {tuple(mask.shape)}")
         self._put(masks)
 
-    def after(self, commit: Commit, newborns: float | None = 1.0, seed: int = 0) -> None:
+    def after(
+        self, commit: Commit, newborns: float | None = 1.0, seed: int = 0, pattern: Distribution | None = None
+    ) -> None:
         """Follow an edit: masks are gathered like their parameters, and go by their new names after a depth edit.
 
         Parameters of layers that a depth edit inserted have no mask; `Sparse` gives them one.
@@ -121,36 +125,40 @@ class Masks(Mapping[str, Tensor]):
             newborns: the density of entries without a source: 1.0 (default) for all, so that whatever a growth method
                 promises holds; None for the density that the layer had; or a number. Those masked are set to zero.
             seed: of the positions; a function of it, the name and the number of edits.
+            pattern: what masks keep to beyond counts (`NM`, `Rows`), or None. With one newborns have the density of
+                their layer at once, and where the edit tore groups apart the largest weights of each stay.
 
         Raises:
             StaleMapError: the masks are not those of the model before this edit, or the model is not as it left it.
+            ConfigError: a parameter has now a shape that cannot have the pattern. Nothing is changed.
         """
         if deep(commit):
             known = {commit.moved[name]: share for name, share in self.densities.items() if name in commit.moved}
             followed = renamed(commit, self._masks)
-            self._masks, self._known, self._places = {}, {}, {}
         else:
             known, followed = self.densities, follow(commit, self._masks)
-        found = {}
+        parameters, found = dict(self.model.named_parameters(remove_duplicate=False)), {}
         for name, (moved, fresh) in followed.items():
-            if fresh is not None:
-                share = known[name] if newborns is None else newborns
-                moved |= newborn(fresh, share, (seed, name, len(commit.axes.history)))
-            now = tuple(self.model.get_parameter(name).shape)
+            key = (seed, name, len(commit.axes.history))
+            if fresh is not None and pattern is None:
+                moved |= newborn(fresh, known[name] if newborns is None else newborns, key)
+            now = tuple(parameters[name].shape) if name in parameters else None
             if tuple(moved.shape) != now:
                 raise StaleMapError(
                     f"{name} has the shape {now}, this edit left it with {tuple(moved.shape)}: there was another one "
                     "since. Call `after(commit)` right after each edit"
                 )
+            if pattern is not None:
+                moved = settled(pattern, name, parameters[name], moved, fresh, known[name], key)
             found[name] = moved
+        if deep(commit):
+            self._masks, self._known, self._places = {}, {}, {}
         self._put(found)
         return self.apply()
 
-    def add(self, names: Iterable[str], density: float, seed: int = 0) -> None:
-        """Masks for further parameters, with weights at random places."""
-        for name in names:
-            shape = self.model.get_parameter(name).shape
-            self._put({name: newborn(torch.ones(shape, dtype=torch.bool), density, (seed, name, len(self)))})
+    def add(self, masks: Mapping[str, Tensor]) -> None:
+        """Masks for further parameters."""
+        self._put(masks)
         self.apply()
 
     def _put(self, masks: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from meristem.errors import ConfigError
+from meristem.mask.distribution import Counted, Distribution
 from meristem.mask.scene import Plan, Scene
 
 
@@ -27,6 +28,17 @@ class Method(ABC):
         """Whether `update` reads the dense gradient of its step."""
         return False
 
+    @property
+    def pattern(self) -> Distribution | None:
+        """What masks keep to beyond counts, at every moment, also when structural edits move weights (a distribution
+        that is not `Counted`); None: nothing."""
+        return None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nobody else may change the masks (`Sparse.rewire`, an exchange of single weights), or None."""
+        return None if self.pattern is None else f"its masks keep to the pattern of {self.pattern!r}"
+
     @abstractmethod
     def start(self, scene: Scene) -> Plan:
         """The masks before the first step, one for each of `scene.masks`."""
@@ -42,6 +54,31 @@ class Method(ABC):
     def before(self, scene: Scene) -> Plan | None:
         """What happens before every optimizer step, when gradients are there. None: nothing."""
         return None
+
+
+class Patterned(Method):
+    """A method whose masks are always as its distribution chose them, and so keep to its pattern.
+
+    Attributes:
+        distribution: over layers.
+    """
+
+    distribution: Distribution
+
+    @property
+    def pattern(self) -> Distribution | None:
+        return None if isinstance(self.distribution, Counted) else self.distribution
+
+
+def check_counted(method: Method, *distributions: Distribution) -> None:
+    """Raise `ConfigError` if a method that exchanges weights by counts is given a pattern, which it would lose."""
+    for distribution in distributions:
+        if not isinstance(distribution, Counted):
+            raise ConfigError(
+                f"{type(method).__name__} exchanges weights by counts, which would lose the pattern of "
+                f"{distribution!r}; give a distribution that counts (Uniform, ERK, Global, PerLayer), or a method that "
+                "keeps patterns (Static, Fixed, SNIP, GraSP, TopKAST, GradualMagnitude, IterativeMagnitude)"
+            )
 
 
 def every(step: int, interval: int, end: int | None, start: int = 0) -> bool:

@@ -9,7 +9,7 @@ from meristem.mask.distribution import Distribution
 from meristem.mask.erk import ERK
 from meristem.mask.gradient import Gradient
 from meristem.mask.magnitude import Magnitude
-from meristem.mask.method import Method, check_times, every
+from meristem.mask.method import Method, check_counted, check_times, every
 from meristem.mask.rewiring import check_fraction, cosine, exchanged, random_start
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.score import Score
@@ -54,6 +54,7 @@ class RigL(Method):
     def __post_init__(self) -> None:
         check_times(self, self.interval, self.end)
         check_fraction("RigL(fraction=...)", self.fraction)
+        check_counted(self, self.distribution)
 
     @property
     def wants_gradient(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from meristem.mask.distribution import Distribution
 from meristem.mask.erk import ERK
 from meristem.mask.magnitude import Magnitude
-from meristem.mask.method import Method, check_times, every
+from meristem.mask.method import Method, check_counted, check_times, every
 from meristem.mask.random import Random
 from meristem.mask.rewiring import check_fraction, exchanged, random_start
 from meristem.mask.scene import Plan, Scene
@@ -43,6 +43,7 @@ class SET(Method):
     def __post_init__(self) -> None:
         check_times(self, self.interval, self.end)
         check_fraction("SET(fraction=...)", self.fraction)
+        check_counted(self, self.distribution)
 
     @property
     def wants_gradient(self) -> bool:

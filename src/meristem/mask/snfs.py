@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from meristem.mask.distribution import Distribution
 from meristem.mask.magnitude import Magnitude
-from meristem.mask.method import Method, check_times, every
+from meristem.mask.method import Method, check_counted, check_times, every
 from meristem.mask.momentum import Momentum
 from meristem.mask.rewiring import check_fraction, cosine, grown, kept, random_start
 from meristem.mask.scene import Plan, Scene
@@ -51,6 +51,7 @@ class SNFS(Method):
         check_times(self, self.interval, self.end)
         check_fraction("SNFS(fraction=...)", self.fraction)
         check_fraction("SNFS(last=...)", self.last)
+        check_counted(self, self.distribution)
 
     def start(self, scene: Scene) -> Plan:
         return random_start(scene, self.distribution, self.density)

@@ -14,13 +14,13 @@ from torch import Tensor
 from meristem.errors import ConfigError
 from meristem.mask.distribution import Distribution
 from meristem.mask.everywhere import Global
-from meristem.mask.method import Method
+from meristem.mask.method import Patterned
 from meristem.mask.scene import Plan, Scene
 from meristem.signals.ranks import distributed
 
 
 @dataclass(frozen=True, kw_only=True)
-class SNIP(Method):
+class SNIP(Patterned):
     """Single-shot pruning: those weights stay, from the start to the end, whose `|w * dL / dw|` is largest.
 
     Lee, Ajanthan, Torr, ICLR 2019, arXiv 1810.02340, equation 6: the derivative of the loss in a factor on the weight.

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from meristem.axes.wrapped import check_model
 from meristem.edit import Commit
 from meristem.errors import CheckpointError, ConfigError
+from meristem.mask.alone import AT_WORK, check_alone
+from meristem.mask.beginning import Beginning
 from meristem.mask.kept import Kept
 from meristem.mask.masks import Masks
 from meristem.mask.method import Method
@@ -33,6 +35,10 @@ class Sparse:
             optimizer.step()
             optimizer.zero_grad()
 
+    To go on with a run, load the model and its optimizer, then give the saved state:
+
+        sparsity = meristem.mask.Sparse(model, optimizer, method, state=saved)
+
     Before every optimizer step gradients of weights that are not there become zero (dense ones are kept aside only
     where an update needs them); after it those weights and their optimizer state do. Works with closures, gradient
     accumulation, a `GradScaler` (a skipped step is no step), `torch.compile` and DDP (build it on the model inside; the
@@ -49,13 +55,17 @@ class Sparse:
             back to its density at the next one.
         closure: computes the training loss on a batch, without a backward pass; for methods that evaluate it.
         seed: of everything random, together with the step and the parameter's name.
+        state: a saved `state_dict()` to go on from: masks, steps and seed are those saved, nothing is chosen and no
+            closure called. The model has to have the saved structure.
 
     Attributes:
         steps: number of optimizer steps so far.
         updated: the step of the last update, or None.
 
     Raises:
-        ConfigError: nothing to mask, a density that cannot be had, no closure where one is needed.
+        ConfigError: nothing to mask, a density that cannot be had, no closure where one is needed, or another object of
+            this kind whose updates would get in the way trains by the same optimizer: `close` it.
+        CheckpointError: the state is malformed, of another method, or of another model.
         WrappedModelError: the model is a wrapper (DDP, FSDP, compiled), or a parameter is split over devices.
     """
 
@@ -69,6 +79,7 @@ class Sparse:
         newborns: float | None = 1.0,
         closure: Callable[[], Tensor] | None = None,
         seed: int = 0,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
@@ -84,17 +95,29 @@ class Sparse:
         held = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
         if not held.intersection(id(p) for p in chosen.values()):
             raise ConfigError("the optimizer holds none of the parameters to mask; build it on model.parameters()")
-        if method.requires_closure and closure is None:
+        if method.requires_closure and closure is None and state is None:
             raise ConfigError(f"{type(method).__name__} evaluates the training loss: give Sparse(..., closure=...)")
         everything = Masks(model, {name: torch.ones_like(p, dtype=torch.bool) for name, p in chosen.items()})
         self._kept = Kept(everything, self.optimizers)
-        self._kept.carry_out(method.start(self._kept.scene(0, seed, {}, closure)))
-        self._kept.apply(state=not method.dense_state)
+        self._beginning: Beginning | None = None
+        check_alone(self)
+        if state is None:
+            self._begin(closure)
+        else:
+            self.load_state_dict(state)
         self._handles = [
             handle
             for o in self.optimizers
             for handle in (o.register_step_pre_hook(self._enter), o.register_step_post_hook(self._leave))
         ]
+        AT_WORK.add(self)
+
+    def _begin(self, closure: Callable[[], Tensor] | None) -> None:
+        """The first masks."""
+        self._beginning = Beginning(self._kept.contents())
+        self._kept.carry_out(self.method.start(self._kept.scene(0, self._seed, {}, closure)))
+        self._kept.apply(state=not self.method.dense_state)
+        self._beginning.done()
 
     @property
     def masks(self) -> Masks:
@@ -110,6 +133,7 @@ class Sparse:
 
     def close(self) -> None:
         """Remove the hooks: from now on all weights train."""
+        AT_WORK.discard(self)
         for handle in self._handles:
             handle.remove()
 
@@ -119,10 +143,14 @@ class Sparse:
 
         Call it with what `edit.commit()` returned; `Plasticity(..., follow=[sparsity])` does it by itself.
 
+        A pattern (`NM`, `Rows`) holds after the edit as before it, see `Masks.after`.
+
         Raises:
             StaleMapError: an earlier edit was missed, or there was another one since.
+            ConfigError: a parameter has now a shape that cannot have the method's pattern. `Edit(..., follow=sparsity)`
+                and `Plasticity(..., follow=[sparsity])` take the edit back.
         """
-        self._kept.after(commit, self._newborns, self._seed, self._chosen)
+        self._kept.after(commit, self._newborns, self._seed, self._chosen, self.method.pattern)
 
     @torch.no_grad()
     def rewire(self, masks: Mapping[str, Tensor], starts: Mapping[str, Tensor] | None = None) -> None:
@@ -135,8 +163,11 @@ class Sparse:
             starts: what is added to weights of these parameters: what born ones start from. Default: zeros.
 
         Raises:
-            ConfigError: a tensor has another shape than its parameter; nothing is changed.
+            ConfigError: a tensor has another shape than its parameter, or the method's masks are its own
+                (`Method.obstacle`); nothing is changed.
         """
+        if self.method.obstacle is not None:
+            raise ConfigError(f"the masks of {type(self.method).__name__} cannot be changed: {self.method.obstacle}")
         given = dict(starts or {})
         for name, start in given.items():
             if name not in self.masks or start.shape != self.masks[name].shape:
@@ -159,8 +190,9 @@ class Sparse:
         ).model_dump(mode="json")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state. The model must have the saved structure. Its weights may be loaded before or after;
-        they have to be, since building this object chose other masks.
+        """Go on from a saved state. The model must have the saved structure. Its weights, and the optimizer, may be
+        loaded earlier or later, also before this object was built: until the first step what its own choice of masks
+        did to them is undone. Then weights that the saved masks do not have are zero.
 
         Raises:
             CheckpointError: the state is malformed, of another method, or of another model.
@@ -170,6 +202,9 @@ class Sparse:
             raise CheckpointError(f"the state is of {saved.method}, this is {type(self.method).__name__}")
         self._kept = self._kept.restored(saved)
         self.steps, self.updated, self._seed = saved.step, saved.updated, saved.seed
+        if self._beginning is not None:
+            self._beginning.undo()
+        self._kept.apply(state=not self.method.dense_state)
 
     def _enter(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> Any:
         """Before a step: gradients are there, or a closure will compute them."""
@@ -190,6 +225,7 @@ class Sparse:
     @torch.no_grad()
     def _prepare(self) -> None:
         """Keep dense gradients aside if the update needs them; then mask them, or withhold all of them."""
+        self._beginning = None
         due = self.method.due(self.steps + 1)
         if due and self.method.replaces_step:
             self._dense = self._kept.gradients()

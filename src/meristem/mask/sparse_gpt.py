@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meristem.errors import ConfigError
 from meristem.mask.distribution import check_density
+from meristem.mask.nm import check_groups
 from meristem.mask.one_shot import OneShot, rows, unrows
 from meristem.mask.select import top
 from meristem.mask.wanda import grouped
@@ -33,8 +34,8 @@ class SparseGPT(OneShot):
 
     Attributes:
         density: the share of weights that stays (default 0.5).
-        m: None (default), or the length of groups of neighbouring inputs within which the share stays: 4 at a density
-            of 0.5 is 2:4.
+        m: None (default), or the length of groups of neighbouring inputs within which the share stays, a whole
+            number of each: 4 at a density of 0.5 is 2:4.
         block: columns among which weights are chosen at once (default 128).
         damping: default 0.01.
 
@@ -49,6 +50,8 @@ class SparseGPT(OneShot):
 
     def __post_init__(self) -> None:
         check_density(self.density)
+        if self.m is not None:
+            check_groups(self.density, self.m)
         if self.block < 1 or not self.damping > 0 or (self.m is not None and self.block % self.m):
             raise ConfigError(f"{self!r}: block must be a multiple of m and at least 1, damping above 0")
 

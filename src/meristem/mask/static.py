@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from meristem.mask.distribution import Distribution
 from meristem.mask.erk import ERK
-from meristem.mask.method import Method
+from meristem.mask.method import Patterned
 from meristem.mask.random import Random
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class Static(Method):
+class Static(Patterned):
     """The best weights by one score, chosen before the first step and kept: the baseline of dynamic sparse training.
 
     Attributes:

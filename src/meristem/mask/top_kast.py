@@ -8,7 +8,7 @@ import torch
 
 from meristem.errors import ConfigError
 from meristem.mask.distribution import Distribution, check_density
-from meristem.mask.method import Method, check_times
+from meristem.mask.method import Patterned, check_times
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.uniform import Uniform
 
@@ -16,7 +16,7 @@ RESERVE = "reserve"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKAST(Method):
+class TopKAST(Patterned):
     """The largest weights are used; some more learn, and take their place when they have become larger.
 
     Jayakumar et al., "Top-KAST: Top-K Always Sparse Training", NeurIPS 2020, arXiv 2106.03517. The forward pass uses
@@ -48,6 +48,9 @@ class TopKAST(Method):
             raise ConfigError(f"backward={self.backward!r} must be at least density={self.density!r}")
 
     def start(self, scene: Scene) -> Plan:
+        worth = {name: weight.abs() for name, weight in scene.weights.items()}
+        for share in (self.density,) if self.pattern is None else (self.density, self.backward):
+            self.distribution.masks(worth, share)  # what cannot be had is refused now
         return self._chosen({name: weight.clone() for name, weight in scene.weights.items()})
 
     def before(self, scene: Scene) -> Plan:
@@ -58,6 +61,10 @@ class TopKAST(Method):
                 strength = torch.where(used, self.exploration, self.exploration / self.density).to(values[name])
                 gradients[name] = scene.gradients[name] + strength * values[name]
         return Plan(values=values, gradients=gradients)
+
+    @property
+    def obstacle(self) -> str | None:
+        return f"it chooses all of its masks anew every {self.interval} steps, by a density of its own"
 
     def due(self, step: int) -> bool:
         return True
@@ -72,6 +79,6 @@ class TopKAST(Method):
 
     def _chosen(self, reserve: dict) -> Plan:
         worth = {name: w.to(torch.promote_types(w.dtype, torch.float32)).abs() for name, w in reserve.items()}
-        used, learning = (self.distribution.masks(worth, share) for share in (self.density, self.backward))
+        used, learning = (self.distribution.passing(worth, share) for share in (self.density, self.backward))
         learning = {name: mask | used[name] for name, mask in learning.items()}
         return Plan(masks=used, learning=learning, values=reserve, memory={RESERVE: reserve})

@@ -12,6 +12,7 @@ from torch import Tensor
 from meristem.errors import ConfigError
 from meristem.mask.distribution import check_density
 from meristem.mask.inputs import energy
+from meristem.mask.nm import check_groups
 from meristem.mask.one_shot import OneShot, by_rows
 from meristem.mask.rows import best
 from meristem.signals.contraction import Call
@@ -27,8 +28,8 @@ class Wanda(OneShot):
 
     Attributes:
         density: the share of each row that stays (default 0.5).
-        m: None (default), or the length of groups of neighbouring inputs within which the share stays: 4 at a density
-            of 0.5 is 2:4.
+        m: None (default), or the length of groups of neighbouring inputs within which the share stays, a whole
+            number of each: 4 at a density of 0.5 is 2:4.
 
     Fails: nothing is updated, so above about half the weights removed it falls behind `SparseGPT`, and both behind
     training with masks.
@@ -39,6 +40,8 @@ class Wanda(OneShot):
 
     def __post_init__(self) -> None:
         check_density(self.density)
+        if self.m is not None:
+            check_groups(self.density, self.m)
 
     def measure(self, call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Tensor:
         return energy(call, function, args, kwargs)

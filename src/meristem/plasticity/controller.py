@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from meristem.allocate import Allocator, Proportional, Selection, choose
 from meristem.axes import Axis, AxisMap, trace
-from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Shorten
+from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Joined, Shorten
 from meristem.diagnose import Monitor
 from meristem.edit import Commit, Follower, StatePolicy
 from meristem.edit.succession import Succession
@@ -66,7 +66,7 @@ class Plasticity:
         prune: the criterion; needed if the schedule asks for pruning or replacement.
         exchange: what trades structure of all levels, `meristem.ledger.Exchange`; needed if the schedule asks for it.
         deepen: what is inserted where, if the schedule asks for it: a `meristem.depth.Deepen`, or only what (a start of
-            copies or a kind of module), anywhere.
+            copies, a kind of module or of branch), anywhere.
         shorten: who goes, if the schedule asks for it: a `meristem.depth.Shorten`, or only the criterion for blocks.
         allocate: how an amount is divided over axes, and the limits of their sizes. Default: in proportion to size.
         integrate: what helps newborns, one integrator or several: optimizer state to start from, a learning rate of
@@ -104,7 +104,7 @@ class Plasticity:
         grow: Method | None = None,
         prune: Criterion | None = None,
         exchange: Exchange | None = None,
-        deepen: Deepen | CopyStart | Inserted | None = None,
+        deepen: Deepen | CopyStart | Inserted | Joined | None = None,
         shorten: Shorten | DepthCriterion | None = None,
         allocate: Allocator | None = None,
         integrate: Integrator | StatePolicy | Sequence[Integrator | StatePolicy] | None = None,
@@ -132,7 +132,7 @@ class Plasticity:
         optimizers, helpers = several(optimizer), Helpers(integrate)
         self._schedule = schedule
         layers = Layers(
-            Deepen(deepen) if isinstance(deepen, (CopyStart, Inserted)) else deepen,
+            Deepen(deepen) if isinstance(deepen, (CopyStart, Inserted, Joined)) else deepen,
             Shorten(shorten) if isinstance(shorten, DepthCriterion) else shorten,
         )
         self._planner = Planner(grow, prune, Proportional() if allocate is None else allocate, exchange, layers)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from meristem.allocate import Allocator
 from meristem.axes import Axis, AxisMap
-from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Shorten
+from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Joined, Shorten
 from meristem.errors import ConfigError
 from meristem.grow import Method
 from meristem.ledger import Exchange
@@ -28,7 +28,10 @@ KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "grow": ((Method,), "a growth method such as meristem.grow.ZeroFanOut()"),
     "prune": ((Criterion,), "a criterion such as meristem.prune.Magnitude()"),
     "exchange": ((Exchange,), "a meristem.ledger.Exchange([...])"),
-    "deepen": ((Deepen, CopyStart, Inserted), "what is inserted, such as meristem.depth.Silent(), or a Deepen(...)"),
+    "deepen": (
+        (Deepen, CopyStart, Inserted, Joined),
+        "what is inserted, such as meristem.depth.Silent(), or a Deepen(...)",
+    ),
     "shorten": (
         (Shorten, DepthCriterion),
         "a criterion of depth such as meristem.depth.BranchTaylor(), or a Shorten(...)",

@@ -17,7 +17,7 @@ from meristem.prune.group_norm import GroupNorm
 from meristem.prune.group_sparsity import GroupSparsity
 from meristem.prune.isomorphic import Isomorphic
 from meristem.prune.lamp import LAMP
-from meristem.prune.latency import latency
+from meristem.prune.latency import latency, latency_ratio
 from meristem.prune.magnitude import Magnitude
 from meristem.prune.norm_product import NormProduct
 from meristem.prune.normalized import Normalized
@@ -73,6 +73,7 @@ __all__ = [
     "fold",
     "fresh",
     "latency",
+    "latency_ratio",
     "least_within",
     "measured",
     "most_within",

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import EditError
-from meristem.prune.criterion import Criterion, Removal
+from meristem.prune.criterion import Removal
+from meristem.prune.reading import ReadCriterion
 from meristem.prune.shifts import compensation, unshiftable
 from meristem.prune.wrapper import Wrapper
 from meristem.signals import Statistic, View
 from meristem.signals.contribution import Contribution, MeanReads
-from meristem.signals.reads import unheard
 
 
 @dataclass(frozen=True)
-class ContributionUtility(Criterion):
+class ContributionUtility(ReadCriterion):
     """`E|h_j| * sum_k |w_kj|`, averaged over steps with decaying weights; see `meristem.signals.Contribution`.
 
     Dohare, Hernandez-Garcia, Lan, Rahman, Mahmood, Sutton, "Loss of plasticity in deep continual learning", Nature 632,
@@ -34,9 +34,6 @@ class ContributionUtility(Criterion):
 
     decay: float = 0.99
     every: int = 1
-
-    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return unheard(axes, axis)
 
     def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
         return (self._wanted(axis),)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meristem.axes.expression import units_along
 from meristem.axes.map import AxisMap
+from meristem.edit.checks import check_model
 from meristem.errors import ConfigError, EditError
 from meristem.prune.group_norm import GroupNorm, group_places
 from meristem.signals import View
@@ -29,6 +30,9 @@ class GroupSparsity:
     Fang, Ma, Song, Mi, Wang, "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv 2301.12900; the form
     of r is that of the published code.
 
+    Costs a pass over all weights of editable axes in every step, forward and backward, far more than a penalty on
+    scales (`Slimming`): on a ResNet-18 and one core a third of a second, as much as the model on one or two images.
+
     Fails: adds to weight decay; scales of norms are pushed too, so keep the strength small.
 
     Attributes:
@@ -38,6 +42,7 @@ class GroupSparsity:
     Raises:
         ConfigError: the strength is negative, or a setting is not finite.
         EditError: (when called) the model has no editable axes with weights.
+        StaleMapError: (when called) the model was edited since the map was made: give `plasticity.axes` in every step.
     """
 
     strength: float = 1e-4
@@ -49,6 +54,8 @@ class GroupSparsity:
 
     def __call__(self, axes: AxisMap) -> Tensor:
         """The penalty: a number in float32 or better, on the device of the model's first editable weight."""
+        if axes.editable:
+            check_model(axes, axes.layouts.values())
         view, total = View(axes), None
         for axis in axes.editable:
             places = group_places(axes, axis)

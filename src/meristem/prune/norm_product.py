@@ -8,6 +8,7 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.prune.criterion import Criterion
+from meristem.prune.reading import read_in_part
 from meristem.prune.trained import parameter_places
 from meristem.signals import View, unit_norms
 
@@ -21,6 +22,8 @@ class NormProduct(Criterion):
 
     Derived: the path norm of Neyshabur, Salakhutdinov, Srebro, "Path-SGD", NeurIPS 2015, arXiv 1506.02617, of one unit.
 
+    Refused: the size of query and key heads, for which the weights that read them are only a part of the fan-out.
+
     Fails: behind a batch normalization the norm of the fan-in means nothing: take `BatchNormScale`.
     """
 
@@ -28,7 +31,10 @@ class NormProduct(Criterion):
         for role in (Role.PRODUCES, Role.READS):
             if not parameter_places(axes, axis, (role,)):
                 return f"no parameter {role.value} its units"
-        return None
+        partly = read_in_part(axis)
+        return (
+            None if partly is None else f"{partly}, so that the weights that read them are only a part of the fan-out"
+        )
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         fan_in, fan_out = (unit_norms(view, axis, role).cpu().double() for role in (Role.PRODUCES, Role.READS))

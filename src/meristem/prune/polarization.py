@@ -100,15 +100,22 @@ class Polarization(Penalty):
     def threshold(self, axes: AxisMap) -> float:
         """The valley between scales that went to 0 and those that stayed, in bins of a hundredth of the box.
 
+        Scales are polarized if some have gone to 0, into the first bin, others stand above the valley, and there is one
+        (derived: the paper's code takes the first local minimum of whatever
+        histogram).
+
         Raises:
-            ConfigError: the scales are not polarized: there is no valley.
+            ConfigError: the scales are not polarized.
             EditError: the model has no such scales.
         """
         with torch.no_grad():
-            found = valley(scale_vector(axes), self.most / 100, self.most)
-        if found is None:
+            scales = scale_vector(axes).abs()
+            found = valley(scales, self.most / 100, self.most)
+        low, high = float(scales.min()), float(scales.max())
+        if found is None or not (low < self.most / 100 and high >= found):
             raise ConfigError(
-                "the histogram of scales has no valley: they are not polarized yet; train longer, with a larger "
-                "strength, or choose a threshold by hand"
+                f"the histogram of scales, from {low:.3g} to {high:.3g}, has no valley between what went to 0 and what "
+                "stayed: they are not polarized yet; train longer, with a larger strength, or choose a threshold by "
+                "hand"
             )
         return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from meristem.axes.map import Axis
-from meristem.errors import ConfigError
+from meristem.axes.map import Axis, AxisMap
+from meristem.errors import ConfigError, UnknownAxisError
 from meristem.prune.wrapper import Wrapper
 from meristem.signals import View
 
@@ -25,12 +26,13 @@ class Protect(Wrapper):
     Attributes:
         criterion: scores everybody else.
         age: from how many optimizer steps on a newborn may be removed. Default 0: at once.
-        axes: glob patterns of the names of axes that lose nothing.
+        axes: glob patterns of the names of axes that lose nothing; each must match one whenever units are scored.
         units: by axis name, units that stay, numbered as they are when units are scored. Edits renumber: name units of
             axes that are edited once only.
 
     Raises:
-        ConfigError: the age is negative, or a named unit does not exist.
+        ConfigError: the age is negative, or (when scoring) a named unit does not exist.
+        UnknownAxisError: (when scoring) the map has no axis of such a name.
     """
 
     age: int = 0
@@ -44,6 +46,7 @@ class Protect(Wrapper):
             raise ConfigError(f"Protect(axes=...) is a tuple of patterns, got {self.axes!r}")
 
     def scores(self, view: View, axis: Axis) -> Tensor:
+        self._require_known(view.axes)
         scores = self.criterion.scores(view, axis)
         if any(fnmatchcase(axis.name, pattern) for pattern in self.axes):
             return torch.full_like(scores, torch.inf)
@@ -54,3 +57,18 @@ class Protect(Wrapper):
         if axis.name in view.ages:
             protected |= view.ages[axis.name] < self.age
         return torch.where(protected.to(scores.device), torch.inf, scores)
+
+    def _require_known(self, axes: AxisMap) -> None:
+        """Raise `UnknownAxisError` for what protects nothing."""
+        patterns = [p for p in self.axes if not any(fnmatchcase(axis.name, p) for axis in axes)]
+        names = [name for name in self.units if name not in axes.by_name]
+        if patterns or names:
+            asked = patterns or names
+            near = get_close_matches(asked[0], axes.by_name, n=3, cutoff=0.4) or [
+                axis.name for axis in axes.editable[:3]
+            ]
+            what = "axes" if patterns else "units"
+            raise UnknownAxisError(
+                f"Protect({what}=...) names {', '.join(map(repr, asked))}, but the model has no such axis, so nothing "
+                f"would be protected; did you mean {', '.join(map(repr, near))}?"
+            )

@@ -26,6 +26,8 @@ class WandaUnits(ReadCriterion):
 
     Preserved: the score, if fan-in is multiplied by c > 0 and fan-out divided by c behind ReLU.
 
+    Refused: the size of query and key heads, whose units also act where no weight reads them.
+
     Fails: what the readers make of the unit may cancel; units of axes with many readers look large, so compare units of
     one axis, or of one kind.
     """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from glob import escape
 from itertools import cycle
@@ -14,14 +12,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from meristem.allocate import Allocator, Limits, Ranked, Selection, choose, fast_multiple, out_of_step, require_known
+from meristem.allocate import Allocator, Ranked, Selection, require_known
 from meristem.axes import Axis, AxisMap, trace
 from meristem.edit import Edit, ZeroFanOut
-from meristem.errors import ConfigError, UnknownAxisError
-from meristem.prune import Criterion, GroupNorm, Removal, Taylor, measured, require_defined
+from meristem.errors import ConfigError, EditError
+from meristem.prune import Criterion, GroupNorm, Removal, measured
+from meristem.recipes.choice import chosen_axes, limits_of, require_sensible
 from meristem.recipes.evidence import Loss, evaluating, evidence, supervised, taken
-from meristem.recipes.goal import PER, CompensatedWherePossible, Goal, seconds, sizes_after
+from meristem.recipes.goal import PER, CompensatedWherePossible, Cost, Goal, seconds, sizes_after
 from meristem.recipes.shrunk import Shrunk, difference
+from meristem.recipes.taylor import TaylorWherePossible
 from meristem.signals import View
 
 
@@ -33,6 +33,7 @@ def shrink(
     parameters: float | None = None,
     memory: float | None = None,
     latency: float | None = None,
+    tolerance: float | None = None,
     batches: Iterable[Any] | None = None,
     loss: Loss = supervised,
     steps: int = 16,
@@ -57,8 +58,9 @@ def shrink(
 
     In each round: scores from some batches (in eval mode, nothing is trained), one ranking of all units, the smallest
     removal that meets the target, one edit in place, `finetune`. With several rounds the share is approached in equal
-    factors, and units are scored anew each time. Latency is measured on the device of the example, by bisection over
-    amounts that are tried and taken back.
+    factors, and units are scored anew each time. Latency is measured on the device of the example, in turn with a copy
+    of the model from before, by bisection over amounts that are tried and taken back; so is the loss for a tolerance,
+    where it is the largest removal that is looked for.
 
     It is made of `plan_pruning`, `least_within`, `Compensated` and `Edit`, and may be made of others; to prune while
     a model trains, use `Plasticity`.
@@ -66,11 +68,15 @@ def shrink(
     Args:
         model: the trained model, on the device where it is to be fast. It is edited in place.
         example: an input, as for `Plasticity`. FLOPs and latency are those of this input.
-        flops, parameters, memory, latency: exactly one: the share of today's that may be left, above 0, below 1.
+        flops, parameters, memory, latency: the share of today's that may be left, above 0, below 1. Exactly one of
+            these, or a tolerance.
+        tolerance: instead: by which share of today's the loss may rise, such as 0.05; the mean over the first `steps`
+            batches, in eval mode. With several rounds it is approached in equal steps, each after `finetune`.
         batches: data to score with, iterated anew in each round. None: only weights are looked at.
         loss: gives the loss of a batch. Default: see `supervised`.
         steps: how many batches are looked at in each round.
-        criterion: who goes. Default: `Taylor()` with batches, `GroupNorm()` without.
+        criterion: who goes. Default: `GroupNorm()` without batches; with batches `Taylor()`, and `TaylorWeights()` on
+            axes for which that is not defined, such as the size of query and key heads.
         allocate: how the amount is divided over axes, with limits of its own instead of `floor` and `multiple`.
             Default: `Ranked`, per cost of the target where the criterion predicts the loss.
         axes: which axes may shrink. Default: all editable ones for which the criterion is defined, but those that a
@@ -88,12 +94,14 @@ def shrink(
         seed: of everything random.
 
     Returns:
-        what was done; or, if `confirm` refused, what would have been.
+        what was done; or, if `confirm` refused, what would have been. Latency and tolerance are measured once more at
+        the end; if they are not met, `missed` says so.
 
     Raises:
         ConfigError: not exactly one target, a number out of its range, or data are needed and there are none.
-        EditError: the target is out of reach within the limits, or the criterion is not defined for an axis that was
-            asked for. Unless it comes after the first round, nothing has been touched.
+        EditError: the target is out of reach within the limits, no unit can go within the tolerance, or the criterion
+            is not defined for an axis that was asked for. Unless it comes after the first round, nothing has been
+            touched.
         TraceError, UnknownAxisError, FrozenAxisError, SignalError: as `Plasticity`.
 
     Fails: one round of a large share is more than first-order scores can foresee; take several, with training between
@@ -103,13 +111,16 @@ def shrink(
         raise ConfigError(
             f"shrink: expected rounds >= 1, steps >= 1 and 0 <= floor < 1; got {rounds!r}, {steps!r} and {floor!r}"
         )
-    _check(criterion, batches, loss, rounds)
+    require_sensible(criterion, batches, loss, rounds if tolerance is None else rounds + 1)
     first = today = example if isinstance(example, AxisMap) else trace(model, example)
-    criterion = criterion or (GroupNorm() if batches is None else Taylor())
-    chosen, left = _chosen(first, criterion, axes, keep)
-    goal = Goal.of(first, {"flops": flops, "parameters": parameters, "memory": memory, "latency": latency})
+    criterion = criterion or (GroupNorm() if batches is None else TaylorWherePossible())
+    chosen, left = chosen_axes(first, criterion, axes, keep)
+    shares: dict[Cost, float | None] = {
+        "flops": flops, "parameters": parameters, "memory": memory, "latency": latency, "tolerance": tolerance
+    }  # fmt: skip
+    goal = Goal.of(first, shares, partial(_mean_loss, model, loss, _measured_on(tolerance, batches, steps)))
     if allocate is None:
-        limits = {escape(axis.name): _limits(first, axis, floor, multiple) for axis in first}
+        limits = {escape(axis.name): limits_of(first, axis, floor, multiple) for axis in first}
         allocate = Ranked(limits=limits, per=PER[goal.cost] if criterion.predicts_loss else "unit")
     require_known(allocate.for_action("prune").limits, first)
     if compensate and batches is not None:
@@ -120,7 +131,9 @@ def shrink(
         view = _looking(today, now, criterion, batches, loss, steps, seed + number)
         if number == 1:
             plans = goal.plans(view, now, criterion, allocate, 1)
-            would = _foreseen(today, plans, before, left)
+            if not plans and tolerance is not None:
+                raise EditError(f"no unit can go without raising the loss by more than tolerance={tolerance!r} of it")
+            would = _foreseen(today, plans, goal, before, left)
             if confirm is not None and not confirm(would):
                 return would
         if rounds > 1:
@@ -128,61 +141,20 @@ def shrink(
         today = _removed(today, plans, optimizers, seed)
         if finetune is not None:
             finetune(model)
-    return Shrunk(today, difference(first, today.sizes), (before, seconds(today)), left, done=True)
+    after = goal.seconds(today, before)
+    missed = goal.missed(after / before if goal.cost == "latency" else goal.measure(today))
+    return Shrunk(today, difference(first, today.sizes), (before, after), left, done=True, missed=missed)
 
 
-def _check(criterion: Any, batches: Any, loss: Any, rounds: int) -> None:
-    """Raise `ConfigError` for what is easily mistaken for something else."""
-    if criterion is not None and not isinstance(criterion, Criterion):
-        got = f"the class {criterion.__name__}: call it" if isinstance(criterion, type) else repr(criterion)
-        raise ConfigError(f"criterion= must be a criterion, such as meristem.prune.Magnitude(); got {got}")
-    if isinstance(loss, nn.Module):
-        raise ConfigError(
-            f"loss= must be a function of the model and a batch, such as lambda model, batch: "
-            f"criterion(model(batch[0]), batch[1]); got the module {type(loss).__name__}"
-        )
-    if rounds > 1 and isinstance(batches, Iterator):
-        raise ConfigError(
-            f"batches= is a {type(batches).__name__}, which can be read once, but is read in each of {rounds} rounds: "
-            "give a DataLoader or a list"
-        )
+def _measured_on(tolerance: float | None, batches: Iterable[Any] | None, steps: int) -> list[Any]:
+    """The batches on which a loss is held against a tolerance: the same all along."""
+    return [] if tolerance is None else taken(batches, steps, "tolerance=")
 
 
-def _limits(axes: AxisMap, axis: Axis, floor: float, multiple: int | None) -> Limits:
-    """The sizes that an axis may be given."""
-    multiple = fast_multiple(axes, axis) if multiple is None else multiple
-    return Limits(minimum=max(1, math.ceil(floor * axis.size)), multiple=multiple)
-
-
-def _chosen(
-    axes: AxisMap, criterion: Criterion, selection: Selection, keep: Sequence[str]
-) -> tuple[list[Axis], dict[str, str]]:
-    """The axes that may shrink, and why the other editable ones may not."""
-    reasons: dict[str, str] = {}
-    kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    for pattern in kept:
-        if not any(fnmatchcase(axis.name, pattern) for axis in axes):
-            raise UnknownAxisError(
-                f"keep={pattern!r} matches no axis: give glob patterns of axis names, such as "
-                f"{', '.join(repr(axis.name) for axis in axes.editable[:3])}"
-            )
-    wanted = choose(axes, selection)
-    for axis in axes.editable:
-        if axis not in wanted:
-            reasons[axis.name] = "not among `axes`"
-        elif any(fnmatchcase(axis.name, pattern) for pattern in kept):
-            reasons[axis.name] = "among `keep`"
-        elif selection is None and (why := criterion.undefined(axes, axis)) is not None:
-            reasons[axis.name] = why
-    chosen = [axis for axis in wanted if axis.name not in reasons]
-    if selection is None:
-        for axis, other in out_of_step(axes, chosen).items():
-            chosen.remove(axis)
-            reasons[axis.name] = f"a fast kernel wants it as large as {other.name}"
-    if not chosen:
-        raise ConfigError(f"no axis is left that may shrink; {reasons or 'the model has no editable axis'}")
-    require_defined(criterion, axes, chosen)
-    return chosen, reasons
+@torch.no_grad()
+def _mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
+    with evaluating(model):
+        return sum(float(loss(model, batch)) for batch in batches) / len(batches)
 
 
 def _looking(
@@ -209,9 +181,9 @@ def _looking(
     return lambda: view(generator=torch.Generator().manual_seed(seed))
 
 
-def _foreseen(axes: AxisMap, plans: Sequence[Removal], before: float, left: dict[str, str]) -> Shrunk:
+def _foreseen(axes: AxisMap, plans: Sequence[Removal], goal: Goal, before: float, left: dict[str, str]) -> Shrunk:
     """What plans would come to."""
-    after = measured(axes, plans, lambda: seconds(axes))
+    after = measured(axes, plans, lambda: goal.seconds(axes, before))
     return Shrunk(axes, difference(axes, sizes_after(axes, plans)), (before, after), left, done=False)
 
 

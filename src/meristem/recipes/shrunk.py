@@ -23,6 +23,7 @@ class Shrunk:
         seconds: the measured time of a forward pass on the example, before and after.
         left: by name the editable axes that were left alone, and why.
         done: whether it was carried out; if not, all of this is what would be.
+        missed: what was asked for and what was measured at the end, if that is not the same; otherwise None.
     """
 
     axes: AxisMap
@@ -30,6 +31,7 @@ class Shrunk:
     seconds: tuple[float, float]
     left: Mapping[str, str]
     done: bool
+    missed: str | None = None
 
     def __rich__(self) -> Group:
         table = Table(title="Shrunk" if self.done else "Would be shrunk")
@@ -46,6 +48,7 @@ class Shrunk:
         table.add_row("forward pass (ms)", *(f"{1e3 * s:.3g}" for s in self.seconds), _change(*self.seconds))
         return Group(
             table,
+            *([Text(self.missed, style="bold red")] if self.missed else []),
             *(Text(f"left as they are ({reason}): {', '.join(names)}") for reason, names in self._reasons().items()),
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from meristem.report.colours import COLOURS, colour
+from meristem.study.course import Course
 from meristem.study.structure import Structure
 from meristem.study.study import Measure
 from meristem.study.summary import ArmSummary
@@ -22,16 +23,27 @@ def against_compute(arms: Sequence[ArmSummary], measure: Measure) -> go.Figure:
 
     Of more arms than there are colours the others are hidden until the reader asks for them.
     """
+    return _against(arms, measure, lambda course: [flops / 1e9 for flops in course.flops], "training compute", "GFLOP")
+
+
+def against_seconds(arms: Sequence[ArmSummary], measure: Measure) -> go.Figure:
+    """The same against the seconds of training."""
+    return _against(arms, measure, lambda course: list(course.seconds), "seconds of training", "s")
+
+
+def _against(
+    arms: Sequence[ArmSummary], measure: Measure, spent: Callable[[Course], list[float]], what: str, of: str
+) -> go.Figure:
     figure = go.Figure()
     shown = [arm for arm in arms if measure.name in arm.courses]
     factor, unit = (100, " %") if measure.percent else (1, "")
     for index, arm in enumerate(shown):
         course, visible = arm.courses[measure.name], True if index < len(COLOURS) else "legendonly"
-        compute = [flops / 1e9 for flops in course.flops]
+        x = spent(course)
         if not any(math.isnan(low) for low in course.low):
             edge = [factor * y for y in (*course.high, *course.low[::-1])]
             edge = [min(max(y, 0), 100) for y in edge] if measure.percent else edge
-            band = {"x": compute + compute[::-1], "y": edge, "fill": "toself", "fillcolor": colour(index, 0.2)}
+            band = {"x": x + x[::-1], "y": edge, "fill": "toself", "fillcolor": colour(index, 0.2)}
             figure.add_scatter(
                 **band,
                 line={"width": 0},
@@ -42,7 +54,7 @@ def against_compute(arms: Sequence[ArmSummary], measure: Measure) -> go.Figure:
                 visible=visible,
             )
         figure.add_scatter(
-            x=compute,
+            x=x,
             y=[factor * mean for mean in course.mean],
             name=arm.name,
             mode="lines+markers",
@@ -51,19 +63,19 @@ def against_compute(arms: Sequence[ArmSummary], measure: Measure) -> go.Figure:
             line={"color": colour(index), "width": 2.5, "dash": DASHES[index // len(COLOURS) % len(DASHES)]},
             marker={"size": 5},
             customdata=course.step,
-            hovertemplate=f"%{{y:.4~g}}{unit} after %{{x:.3~g}} GFLOP, step %{{customdata}}<extra>{arm.name}</extra>",
+            hovertemplate=f"%{{y:.4~g}}{unit} after %{{x:.3~g}} {of}, step %{{customdata}}<extra>{arm.name}</extra>",
         )
-    figure.update_layout(layout("training compute (GFLOP)", measure.head))
+    figure.update_layout(layout(f"{what} ({of})", measure.head))
     figure.update_xaxes(type="log", minor={"showgrid": False})
-    if _decades(shown, measure.name) > 2:
+    if _decades([spent(arm.courses[measure.name]) for arm in shown]) > 2:
         figure.update_xaxes(dtick=1)
     return figure
 
 
-def _decades(arms: Sequence[ArmSummary], name: str) -> float:
-    """Over how many powers of ten the compute of some arms goes."""
-    compute = [flops for arm in arms for flops in arm.courses[name].flops if flops > 0]
-    return math.log10(max(compute) / min(compute)) if compute else 0.0
+def _decades(spent: Sequence[Sequence[float]]) -> float:
+    """Over how many powers of ten what some arms spend goes."""
+    found = [value for values in spent for value in values if value > 0]
+    return math.log10(max(found) / min(found)) if found else 0.0
 
 
 def widths_over_time(structure: Structure) -> go.Figure:

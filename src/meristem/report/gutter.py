@@ -1,4 +1,5 @@
-"""The places of depth in the picture of a map: brackets around what may go or be copied, signs where layers fit."""
+"""The places of depth in the picture of a map: brackets around what may go or be copied, signs where layers fit, bars
+beside what a branch can be added to."""
 
 from __future__ import annotations
 
@@ -12,6 +13,9 @@ from meristem.report.lanes import lanes_of
 
 STEP = 10
 """Distance of two brackets, in pixels."""
+
+BAR = 15
+"""Distance of two double bars."""
 
 Kind = Literal["block", "branch", "module"]
 
@@ -44,11 +48,22 @@ class Plus:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """Beside these modules a branch can be added."""
+
+    x: int
+    top: int
+    bottom: int
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Gutter:
     """All places, and how much room they take."""
 
     brackets: tuple[Bracket, ...] = ()
     pluses: tuple[Plus, ...] = ()
+    bars: tuple[Bar, ...] = ()
     width: int = 0
 
 
@@ -64,10 +79,14 @@ def gutter(places: Places | None, modules: Sequence[str], left: int, top: int, r
     """
     if places is None:
         return Gutter()
+
+    def ends(first: int, last: int) -> tuple[int, int]:
+        return top + row * first - row // 3, top + row * last + row // 3
+
     spans = list(_spans(places, modules))
     lanes = lanes_of([(number, first, last) for number, (_, first, last, _) in enumerate(spans)])
     brackets = tuple(
-        Bracket(kind, left + STEP * lanes[number], top + row * first - row // 3, top + row * last + row // 3, hint)
+        Bracket(kind, left + STEP * lanes[number], *ends(first, last), hint)
         for number, (kind, first, last, hint) in enumerate(spans)
     )
     x = left + STEP * (max(lanes.values(), default=-1) + 1) + STEP // 2
@@ -79,7 +98,14 @@ def gutter(places: Places | None, modules: Sequence[str], left: int, top: int, r
     pluses = tuple(
         Plus(x, top + row * gap - row // 2, f"a layer fits {', '.join(names)}") for gap, names in gaps.items()
     )
-    return Gutter(brackets, pluses, x + 2 * STEP - left if brackets or pluses else 0)
+    beside = list(_beside(places, modules))
+    lanes = lanes_of([(number, first, last) for number, (first, last, _) in enumerate(beside)])
+    bars = tuple(
+        Bar(x + 2 * STEP + BAR * lanes[number], *ends(first, last), hint)
+        for number, (first, last, hint) in enumerate(beside)
+    )
+    width = x + 2 * STEP + BAR * (max(lanes.values(), default=-1) + 1) - left
+    return Gutter(brackets, pluses, bars, width if brackets or pluses or bars else 0)
 
 
 def _spans(places: Places, modules: Sequence[str]) -> Iterator[tuple[Kind, int, int, str]]:
@@ -104,6 +130,19 @@ def _spans(places: Places, modules: Sequence[str]) -> Iterator[tuple[Kind, int, 
         rows = _rows(removal.module, modules)
         if removal.frozen is None and rows and removal.module not in drawn:
             yield "module", rows[0], rows[-1], f"{removal.module} can be removed: the identity fits in its place"
+
+
+def _beside(places: Places, modules: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """First and last row, and hint of every module beside which a branch can be put; each module once."""
+    ways: dict[str, list[str]] = {}
+    for place in places.beside:
+        if place.frozen is None:
+            how = "added" if place.join == "add" else f"appended, with units beside those of {place.units}"
+            ways.setdefault(place.module, []).append(how)
+    for module, how in ways.items():
+        rows = _rows(module, modules)
+        if rows:
+            yield rows[0], rows[-1], f"a branch beside {module} can be {' or '.join(how)}"
 
 
 def _rows(path: str, modules: Sequence[str]) -> list[int]:

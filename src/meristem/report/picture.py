@@ -94,7 +94,7 @@ class Picture:
 
 
 def draw(axes: AxisMap, places: Places | None = None) -> Picture:
-    """Lays out the picture of a map, with the places at which layers may be inserted and removed if they are given."""
+    """Lays out the picture of a map, with the places at which layers and branches may come and go if they are given."""
     modules = _modules(axes)
     spans = {axis.index: _span(axis, modules) for axis in axes.editable}
     lanes = lanes_of([(axis, first, last) for axis, (first, last) in spans.items()])

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import yaml
 from plotly.offline import get_plotlyjs
 
-from meristem.report.figures import against_compute, widths_over_time
+from meristem.report.figures import against_compute, against_seconds, widths_over_time
 from meristem.report.findings import correction, rows, tally
 from meristem.report.newborns import newborns_over_age
 from meristem.report.page import templates, write_page
@@ -70,12 +70,15 @@ def write_report(path: Path, summary: Summary) -> None:
 def _compute(summary: Summary) -> list[Plot]:
     plots = []
     for group, arms in summary.groups.items():
-        title = f"{summary.course.title or summary.course.name} against training compute"
+        title = summary.course.title or summary.course.name
         several = max(len(arm.seeds) for arm in arms) > 1
         caption = "Mean over the seeds; the band is the 95 % confidence interval." if several else "One seed."
-        figure = against_compute(arms, summary.course)
-        heading = title[0].upper() + title[1:] + (f": {group}" if group else "")
-        plots.append(Plot(heading, caption, {group: figure} if figure.data else {}))
+        figures = {"training compute": against_compute(arms, summary.course)}
+        if timed := [arm for arm in arms if arm.name in summary.timed]:
+            figures["seconds"] = against_seconds(timed, summary.course)
+        for clock, figure in figures.items():
+            heading = f"{title[0].upper()}{title[1:]} against {clock}" + (f": {group}" if group else "")
+            plots.append(Plot(heading, caption, {group: figure} if figure.data else {}))
     return plots
 
 

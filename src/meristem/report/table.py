@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -50,16 +53,45 @@ def cost_cells(arm: ArmSummary) -> list[str]:
     return [arm.name, *("" if value is None else write(value) for value, write in found)]
 
 
-def summary_table(summary: Summary) -> Table:
-    """Metrics and the most important costs, for the terminal."""
-    table = Table(title=summary.title, caption="mean ± 95 % confidence interval")
+def summary_table(summary: Summary, width: int = 250) -> Group:
+    """Metrics and the most important costs, for the terminal.
+
+    Args:
+        summary: of a study.
+        width: characters in a line. Columns that do not fit stand in further tables below, with the arms once more.
+    """
+    rows = [[row(arm, summary) for arm in arms] for arms in summary.groups.values()]
     heads = [*columns(summary), *MAIN]
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index == 0 else "right")
-    for arms in summary.groups.values():
-        for arm in arms:
-            costs = dict(zip(cost_columns(), cost_cells(arm), strict=False))
-            row = [*cells(arm, summary), *(costs[head] for head in MAIN)]
-            table.add_row(*map(Text, row))
-        table.add_section()
-    return table
+    longest = [max(len(line[index]) for lines in rows for line in lines) for index in range(len(heads))]
+    least = [max(length, *map(len, head.split())) for length, head in zip(longest, heads, strict=True)]
+    least[0] = min(least[0], width // 3)
+    tables: list[Table] = []
+    for part in _parted(least, width):
+        table = Table(title=None if tables else summary.title)
+        fits = sum(max(longest[i], len(heads[i])) + 3 for i in part) < width
+        for index in part:
+            side = "left" if index == 0 else "right"
+            table.add_column(heads[index], justify=side, overflow="fold", width=None if fits else least[index])
+        for lines in rows:
+            for line in lines:
+                table.add_row(*(Text(line[index]) for index in part))
+            table.add_section()
+        tables.append(table)
+    tables[-1].caption = "mean ± 95 % confidence interval"
+    return Group(*tables)
+
+
+def _parted(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Columns that stand side by side, each time with the first one; a border and two blanks go with each."""
+    parts = [[0]]
+    for index in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[i] + 3 for i in (*parts[-1], index)) >= width:
+            parts.append([0])
+        parts[-1].append(index)
+    return parts
+
+
+def row(arm: ArmSummary, summary: Summary) -> list[str]:
+    """What the terminal shows of an arm."""
+    costs = dict(zip(cost_columns(), cost_cells(arm), strict=False))
+    return [*cells(arm, summary), *(costs[head] for head in MAIN)]

@@ -33,6 +33,7 @@ def read_summary(path: Path) -> Summary:
                 **content,
                 "measures": tuple(Measure(**m) for m in content["measures"]),
                 "course": Measure(**content["course"]),
+                "timed": tuple(content.get("timed", ())),
                 "arms": tuple(_arm(arm) for arm in content["arms"]),
                 "findings": tuple(_finding(finding) for finding in content["findings"]),
                 "failures": tuple(Failure(**f) for f in content["failures"]),

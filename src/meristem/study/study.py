@@ -98,6 +98,7 @@ class Study(Generic[Size]):
         claims: what is tested at a scale. Default: nothing.
         measures: the columns of the table, in this order.
         course: what figures show over training: a value of evaluations.
+        timed: the arms of which they show it over seconds, too: those whose runs had a machine alone.
         notes: what a reader should know: deviations from the paper, limits.
         submitted: further arms from a file that somebody submits, and those that they are compared with; None: the
             study takes no submissions. Raises `ConfigError` if the file holds none.
@@ -115,6 +116,7 @@ class Study(Generic[Size]):
     paper: str = ""
     measures: Sequence[Measure] = ()
     course: Measure = field(default=Measure("accuracy", "test accuracy", percent=True))
+    timed: Sequence[str] = ()
     notes: str = ""
     submitted: Callable[[Size, Path], Sequence[Arm]] | None = None
 

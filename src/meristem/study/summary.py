@@ -62,7 +62,7 @@ class Summary:
     Attributes:
         study, title, question, paper, notes: see `Study`.
         scale: its name, and `settings`: its numbers.
-        measures, course: what is shown.
+        measures, course, timed: what is shown.
         arms: those that have runs.
         findings: what became of the claims; empty as long as an arm has no run.
         failures: what ended with an error.
@@ -85,6 +85,7 @@ class Summary:
     missing: int
     versions: Mapping[str, str]
     machine: str
+    timed: tuple[str, ...] = ()
 
     @property
     def groups(self) -> dict[str, list[ArmSummary]]:
@@ -127,6 +128,7 @@ def summarize(plan: Plan, done: Done) -> Summary:
         missing=sum(plan.seeds.values()) - sum(map(len, done.runs.values())),
         versions=versions(),
         machine=machine(),
+        timed=tuple(study.timed),
     )
 
 

@@ -100,7 +100,8 @@ def controller(
     given: dict[str, Any] = {"grow": grow, "prune": prune, "allocate": Ranked(limits, per="flop")}
     if way in ("exchange", "rewire"):
         units = Units(grow, prune, limits=limits)
-        given = {"exchange": Exchange([units] if sparse is None else [units, Weights(sparse, AMPLITUDE)], margin)}
+        weights = [] if sparse is None else [Weights(sparse, AMPLITUDE, age=0)]  # as units may: at the next edit
+        given = {"exchange": Exchange([units, *weights], margin)}
     if way != "replace":
         schedule = schedule.until(flops=bound(course, operations, steps))
     return Plasticity(

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
-from meristem.study.studies.grid.contender import Course, Level
-from meristem.study.studies.grid.entries import ENDS, FORMS, Entry, contest, fixed_nets, form_of
-from meristem.study.studies.grid.insertion import Growing, Insertion
-from meristem.study.studies.grid.layers import Cells, Layer, Layers
-from meristem.study.studies.grid.neurons import Neurons, Pruning
+from meristem.study.studies.grid.cells import Cells
+from meristem.study.studies.grid.contender import Course, Level, Timing
+from meristem.study.studies.grid.entries import ENDS, FORMS, NAIVE, SAFE, Entry, contest, fixed_nets, form_of
+from meristem.study.studies.grid.insertion import Growing
+from meristem.study.studies.grid.layers import Layer, Layers
+from meristem.study.studies.grid.neurons import Neurons
+from meristem.study.studies.grid.rewired import Wiring
+from meristem.study.studies.grid.schedules import Pruning
 from meristem.study.studies.grid.settings import Size
 from meristem.study.studies.grid.submission import Submitted, read
-from meristem.study.studies.grid.weights import Named, Weights, Wiring
+from meristem.study.studies.grid.weights import Named, Weights
 from meristem.study.study import Arm
 
 COURSES: Final = get_args(Course)
-SHOWN = ("GradMax", "Firefly")
-"""Growth methods of which the claims say most."""
+PUBLISHED: tuple[Growing, ...] = ("GradMax", "GradMax-Opt", "Firefly", "random")
+"""Growth methods of the grid."""
 
-_SCHEDULES = {"fixed": "fixed schedule", "own": "the method's own schedule"}
+SHOWN = ("GradMax", "Firefly")
+"""Those of which the claims say most."""
+
+_SCHEDULES: dict[Timing, str] = {"fixed": "fixed schedule", "own": "each method's own schedule"}
 
 
 def arms(size: Size) -> Sequence[Arm]:
@@ -47,12 +53,14 @@ def submitted(size: Size, path: Path) -> Sequence[Arm]:
     return [entry.arm(size) for entry in (*nets, *own)]
 
 
-def name(course: Course, grow: str | None, prune: str | None, form: str, schedule: str = "fixed") -> str:
-    """The name of an arm at the level of neurons."""
-    return f"{contest('neuron', course)}: {_called(_what(grow, prune), form, schedule)}"
+def name(
+    course: Course, grow: str | None, prune: str | None, form: str, schedule: Timing = "fixed", level: Level = "neuron"
+) -> str:
+    """The name of an arm that is no fixed net and no method with a name of its own."""
+    return f"{contest(level, course)}: {_called(_what(grow, prune), form, schedule)}"
 
 
-def _called(what: str, form: str, schedule: str) -> str:
+def _called(what: str, form: str, schedule: Timing) -> str:
     return f"{what}, {form}{', own schedule' if schedule == 'own' else ''}"
 
 
@@ -60,7 +68,7 @@ def _what(grow: str | None, prune: str | None) -> str:
     return " + ".join(part for part in (prune, grow) if part is not None)
 
 
-def _words(level: str, grow: str | None, prune: str | None, schedule: str = "fixed") -> str:
+def _words(level: str, grow: str | None, prune: str | None, schedule: Timing) -> str:
     died = None if prune is None else f"{prune} decides who dies"
     born = None if grow is None else f"{grow} who is born"
     return f"{level}: {', '.join(part for part in (died, born) if part is not None)}; {_SCHEDULES[schedule]}"
@@ -76,6 +84,10 @@ def _neurons(size: Size) -> Iterator[Entry]:
         yield from _forms(size, "growing", grow, None, "own")
     for prune in get_args(Pruning):
         yield from _forms(size, "shrinking", None, prune, "own")
+    for course in COURSES:
+        for prune in get_args(Pruning):
+            for grow in PUBLISHED:
+                yield from _forms(size, course, grow, prune, "own", only=SAFE)
 
 
 def _possible(course: Course, grow: str | None, prune: str | None) -> bool:
@@ -88,33 +100,38 @@ def _possible(course: Course, grow: str | None, prune: str | None) -> bool:
 
 
 def _forms(
-    size: Size, course: Course, grow: Growing | None, prune: Pruning | None, schedule: Literal["fixed", "own"]
+    size: Size, course: Course, grow: Growing | None, prune: Pruning | None, schedule: Timing, only: str = ""
 ) -> Iterator[Entry]:
     """With and without batch normalization, whose scales polarization needs. What copies or only prunes is safe."""
     for form, (norm, insertion) in FORMS.items():
-        if (prune == "polarization" and not norm) or (insertion == "safe" and grow in (None, "Mitosis")):
+        if only not in ("", form) or (prune == "polarization" and not norm):
+            continue
+        if insertion == "safe" and grow in (None, "Mitosis"):
             continue
         way = Neurons(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
-        tested = _tested(course, grow, prune, insertion, schedule)
+        tested = _tested(course, grow, prune, form, schedule)
         words = _words("channels", grow, prune, schedule)
         yield Entry("neuron", course, norm, way, _called(_what(grow, prune), form, schedule), words, tested)
 
 
-def _tested(course: Course, grow: str | None, prune: str | None, insertion: Insertion, schedule: str) -> bool:
+def _tested(course: Course, grow: str | None, prune: str | None, form: str, schedule: Timing) -> bool:
     """Whether claims are tested with it."""
-    if schedule == "own":
-        return grow == "Mitosis"
-    if course == "growing":
+    if grow is None:
+        return form == NAIVE
+    if grow == "Mitosis":
         return prune is None
-    return prune == "L1" and grow in SHOWN and (course == "constant" or insertion == "published")
+    if form == SAFE:
+        return True
+    return schedule == "fixed" and (prune is None if course == "growing" else prune == "L1" and grow in SHOWN)
 
 
 def _layers(size: Size) -> Iterator[Entry]:
-    for course in COURSES:
-        for prune in (None, *get_args(Pruning)):
-            for grow in (None, *get_args(Layer)):
-                if (grow is not None, prune is not None) == _needed(course):
-                    yield from _layer_forms(size, course, grow, prune)
+    for schedule in get_args(Timing):
+        for course in COURSES:
+            for prune in (None, *get_args(Pruning)):
+                for grow in (None, *get_args(Layer)):
+                    if (grow is not None, prune is not None) == _needed(course):
+                        yield from _layer_forms(size, course, grow, prune, schedule)
 
 
 def _needed(course: Course) -> tuple[bool, bool]:
@@ -122,33 +139,43 @@ def _needed(course: Course) -> tuple[bool, bool]:
     return course != "shrinking", course != "growing"
 
 
-def _layer_forms(size: Size, course: Course, grow: Layer | None, prune: Pruning | None) -> Iterator[Entry]:
+def _layer_forms(
+    size: Size, course: Course, grow: Layer | None, prune: Pruning | None, schedule: Timing
+) -> Iterator[Entry]:
+    """Own schedules with batch normalization, safe where there is a choice; in pairs with L1 only."""
+    if schedule == "own" and grow is not None and prune == "polarization":
+        return
     for form, (norm, insertion) in FORMS.items():
         if (prune == "polarization" and not norm) or (insertion == "safe" and grow != "identity"):
             continue
-        way = Layers(grow=grow, prune=prune, insertion=insertion, strength=size.strength)
-        yield Entry("layer", course, norm, way, f"{_what(grow, prune)}, {form}", _words("layers", grow, prune))
+        if schedule == "own" and form != (SAFE if grow == "identity" else NAIVE):
+            continue
+        way = Layers(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
+        what, words = _called(_what(grow, prune), form, schedule), _words("layers", grow, prune, schedule)
+        yield Entry("layer", course, norm, way, what, words, tested=prune != "polarization")
 
 
 def _cells() -> Iterator[Entry]:
     kinds: tuple[Any, ...] = ("copy", "random")
-    for course in COURSES:
-        born, dies = _needed(course)
-        for grow in kinds if born else (None,):
-            way = Cells(grow=grow, prune="L1" if dies else None)
-            for norm in (False, True):
-                what = f"{_what(grow, way.prune)}, {form_of(norm)}"
-                yield Entry("cell", course, norm, way, what, _words("branches", grow, way.prune))
+    for schedule in get_args(Timing):
+        for course in COURSES:
+            born, dies = _needed(course)
+            for grow in kinds if born else (None,):
+                way = Cells(grow=grow, prune="L1" if dies else None, schedule=schedule)
+                for norm in (False, True) if schedule == "fixed" else (True,):
+                    what = _called(_what(grow, way.prune), form_of(norm), schedule)
+                    yield Entry("cell", course, norm, way, what, _words("branches", grow, way.prune, schedule), True)
 
 
 def _weights() -> Iterator[Entry]:
     for course, what, way in _weight_ways():
-        for norm in (False, True):
-            words = f"weights: {what}; {_SCHEDULES['own' if way.named else 'fixed']}"
-            yield Entry("weight", course, norm, way, f"{what}, {form_of(norm)}", words)
+        for norm in (False, True) if way.schedule == "fixed" else (True,):
+            words = f"weights: {what}; {_SCHEDULES['own' if way.named else way.schedule]}"
+            yield Entry("weight", course, norm, way, _called(what, form_of(norm), way.schedule), words, True)
 
 
 def _weight_ways() -> Iterator[tuple[Course, str, Weights]]:
+    """What is dropped, or kept in number, on its own schedule has names, but for L1 with random growth."""
     for course in COURSES:
         for drop in (False, True):
             for grow in (None, *get_args(Wiring)):
@@ -156,3 +183,8 @@ def _weight_ways() -> Iterator[tuple[Course, str, Weights]]:
                     yield course, _what(grow, "L1" if drop else None), Weights(drop=drop, grow=grow)
     for named in get_args(Named):
         yield "constant" if named in ("RigL", "SET") else "shrinking", named, Weights(named=named)
+    for drop in (False, True):
+        for grow in get_args(Wiring):
+            way = Weights(drop=drop, grow=grow, schedule="own")
+            yield "growing", _what(grow, "L1" if drop else None), way
+    yield "shrinking", _what("random", "L1"), Weights(drop=True, grow="random", schedule="own")

@@ -6,20 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from meristem.study.claim import Claim, Test
 from meristem.study.comparisons import Above, Below, Equivalent, Greater
-from meristem.study.studies.grid.arms import SHOWN, name
+from meristem.study.studies.grid.arms import PUBLISHED, SHOWN, name
 from meristem.study.studies.grid.contender import Course
 from meristem.study.studies.grid.entries import LARGE, NAIVE, PLAIN, SAFE, final_net
+from meristem.study.studies.grid.level_claims import levels, own_schedules
+from meristem.study.studies.grid.margins import HARM, OURS, POINT, THEIRS
 from meristem.study.studies.grid.settings import Size
-
-POINT = 0.02
-"""Two points of accuracy: the smallest difference that matters here."""
-
-HARM = 0.05
-"""The smallest difference of the loss that matters here: about half of what a tenth of the training gains."""
-
-THEIRS, OURS = "the Darmstadt project", "not theirs"
-
-PUBLISHED = ("GradMax", "GradMax-Opt", "Firefly", "random")
 
 
 def claims(size: Size) -> Sequence[Claim]:
@@ -28,7 +20,7 @@ def claims(size: Size) -> Sequence[Claim]:
         return [_removed("GradMax")]
     found = [*_on_par(), *_at_once(), *_permanent()]
     found += [_removed(grow) for grow in PUBLISHED]
-    return [*found, *_worth(), *_early()]
+    return [*found, *_worth(), *_early(), *levels(), *own_schedules()]
 
 
 def _on_par() -> Iterator[Claim]:

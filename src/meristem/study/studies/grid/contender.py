@@ -17,6 +17,9 @@ from meristem.schedule import Schedule
 
 Level: TypeAlias = Literal["neuron", "layer", "cell", "weight"]
 Course: TypeAlias = Literal["growing", "shrinking", "constant"]
+Timing: TypeAlias = Literal["fixed", "own"]
+"""Whose schedule a way follows: that of the protocol, or those that belong to its methods, each for its own edits."""
+
 Closure: TypeAlias = Callable[[], Tensor]
 Change: TypeAlias = tuple[Mapping[str, int], Mapping[str, int]]
 """Births and deaths by name, of one edit."""

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from meristem.study.studies.grid.cells import Cells
 from meristem.study.studies.grid.contender import Course, Level
 from meristem.study.studies.grid.experiment import Contest, Fixed
 from meristem.study.studies.grid.insertion import Insertion
-from meristem.study.studies.grid.layers import Cells, Layers
+from meristem.study.studies.grid.layers import Layers
 from meristem.study.studies.grid.neurons import Neurons
 from meristem.study.studies.grid.settings import Size
 from meristem.study.studies.grid.submission import Submitted
@@ -118,9 +119,9 @@ class Net:
 
 LARGE = Net("VGG-11", "neuron", "constant", True)
 HALF = Net("VGG-11 at half the width", "neuron", "growing", True)
-SHALLOW = Net("VGG-11 with four layers less", "layer", "growing")
-DOUBLED = Net("VGG-11 with four branches more", "cell", "shrinking")
-QUARTER = Net("VGG-11 with a quarter of the weights", "weight", "constant")
+SHALLOW = Net("VGG-11 with four layers less", "layer", "growing", True)
+DOUBLED = Net("VGG-11 with four branches more", "cell", "shrinking", True)
+QUARTER = Net("VGG-11 with a quarter of the weights", "weight", "constant", True)
 
 ENDS: dict[Level, tuple[Net, Net]] = {
     "neuron": (HALF, LARGE),

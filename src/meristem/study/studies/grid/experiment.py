@@ -15,8 +15,9 @@ from meristem.axes import AxisMap
 from meristem.errors import ConfigError
 from meristem.mask import weights_of
 from meristem.study.studies.bottleneck.nets import on, prepared
+from meristem.study.studies.grid.cells import Cells
 from meristem.study.studies.grid.contender import Contender, Course, Level, Setting, Still
-from meristem.study.studies.grid.layers import Cells, Layers
+from meristem.study.studies.grid.layers import Layers
 from meristem.study.studies.grid.net import first_net, halved, last_net
 from meristem.study.studies.grid.neurons import Neurons
 from meristem.study.studies.grid.running import Running

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from meristem.allocate import Allocator, Limits, Proportional, Ranked
+from meristem.allocate import Allocator, Limits, Proportional, Ranked, Separately
 from meristem.axes import AxisMap
 from meristem.plasticity import Plasticity
 from meristem.prune import BatchNormScale, Criterion, Magnitude, Polarization
 from meristem.recipes import early_growth
-from meristem.schedule import At, Every, Schedule, Together
-from meristem.study.studies.grid.contender import LISTEN, Contender, Controlled, Setting, Still
+from meristem.schedule import Every, Schedule
+from meristem.study.studies.grid.contender import LISTEN, Contender, Controlled, Setting, Still, Timing
 from meristem.study.studies.grid.insertion import Growing, Insertion, helpers, method
+from meristem.study.studies.grid.schedules import Pruning, fixed, own
 from meristem.train.experiment import Strict
-
-Pruning: TypeAlias = Literal["L1", "polarization"]
-
-TURNOVER = 0.125
-"""Where units are born and die, so many of the final ones die at least, and are born at least, in every edit."""
-
-EARLY, LATE = 10_000 / 78_200, 37_500 / 78_200
-"""When GradMax's code begins and ends to grow VGG-11, as a share of its training (200 epochs of 391 steps)."""
 
 BEGIN = 0.5
 """Where scales of batch normalizations begin under polarization, as in the paper."""
@@ -41,7 +32,7 @@ class Neurons(Strict):
         prune: who dies: filters with the smallest L1 norm, or under the polarization penalty those with the smallest
             scales; None: nobody.
         insertion: see `insertion.method`.
-        schedule: `fixed`: that of the protocol. `own`: that which belongs to the method.
+        schedule: `fixed`: that of the protocol. `own`: those that belong to the method and the criterion, side by side.
         strength: of the polarization penalty.
     """
 
@@ -49,13 +40,13 @@ class Neurons(Strict):
     grow: Growing | None = None
     prune: Pruning | None = None
     insertion: Insertion = "published"
-    schedule: Literal["fixed", "own"] = "fixed"
+    schedule: Timing = "fixed"
     strength: float = Field(default=3e-5, ge=0)
 
     @model_validator(mode="after")
-    def _one_owner(self) -> Neurons:
-        if self.schedule == "own" and self.grow is not None and self.prune is not None:
-            raise ValueError("a schedule belongs to a growth method or to a criterion: give one of them")
+    def _alone(self) -> Neurons:
+        if self.schedule == "own" and self.grow == "Mitosis" and self.prune is not None:
+            raise ValueError("the schedule of Mitosis is that of a whole recipe, which prunes nothing: leave prune out")
         return self
 
     def begin(self, setting: Setting) -> Contender:
@@ -75,7 +66,7 @@ def _controller(setting: Setting, way: Neurons) -> tuple[Plasticity, Schedule]:
     def today() -> AxisMap:
         return made[0].axes if made else setting.axes
 
-    schedule = _own(setting, way) if way.schedule == "own" else _fixed(setting, way, today)
+    schedule = _schedule(setting, way, today)
     gate = max(1, round(0.05 * setting.steps))
     made.append(
         Plasticity(
@@ -95,89 +86,22 @@ def _controller(setting: Setting, way: Neurons) -> tuple[Plasticity, Schedule]:
     return made[0], schedule
 
 
+def _schedule(setting: Setting, way: Neurons, today: Callable[[], AxisMap]) -> Schedule:
+    if way.schedule == "own":
+        return own(setting, way.grow, way.prune, today)
+    return fixed(setting, way.grow is not None, way.prune is not None, today)
+
+
 def _criterion(way: Neurons) -> Criterion | None:
     return {None: None, "L1": Magnitude(p=1), "polarization": BatchNormScale()}[way.prune]
 
 
 def _allocator(way: Neurons) -> Allocator:
     """Polarization's own: one ranking of all scales, as in the paper; else every layer keeps its share."""
-    if way.schedule == "own" and way.prune == "polarization":
-        return Ranked(limits=Limits(minimum=1))
-    return Proportional()
-
-
-def fixed(setting: Setting, grow: bool, prune: bool, today: Callable[[], AxisMap]) -> Schedule:
-    """The protocol's schedule: deaths at its times, births with them, or where both happen `LISTEN` steps later (before
-    the next time).
-
-    Sizes go from first to last in equal steps. If units both are born and die, an eighth of the final ones (at least
-    one) does the lesser of both.
-
-    Args:
-        setting: of the contest.
-        grow, prune: what happens.
-        today: gives today's map.
-    """
-    both = grow and prune
-    extra = {name: max(1, round(TURNOVER * max(sizes))) if both else 0 for name, sizes in setting.sizes.items()}
-    gaps = [later - earlier for earlier, later in pairwise(setting.times)]
-    delay = max(1, min([LISTEN, *(gap - 1 for gap in gaps)])) if both else 0
-
-    def goal(name: str, step: int) -> int:
-        first, last = setting.sizes[name]
-        return round(setting.reached(first, last, sum(time <= step for time in setting.times)))
-
-    def deaths(step: int) -> dict[str, int]:
-        axes = today()
-        surplus = {name: axes.by_name[name].size - goal(name, step) for name in setting.sizes}
-        return _some({name: max(0, surplus[name]) + extra[name] for name in surplus})
-
-    def births(step: int) -> dict[str, int]:
-        axes = today()
-        return _some({name: goal(name, step) - axes.by_name[name].size for name in setting.sizes})
-
-    parts: list[Schedule] = []
-    if prune:
-        parts.append(At(setting.times, prune=deaths))
-    if grow:
-        parts.append(At([time + delay for time in setting.times], grow=births))
-    return Together(tuple(parts)) if both else parts[0]
-
-
-def _fixed(setting: Setting, way: Neurons, today: Callable[[], AxisMap]) -> Schedule:
-    return fixed(setting, way.grow is not None, way.prune is not None, today)
-
-
-@dataclass(frozen=True)
-class _Stages:
-    """Sizes in so many stages, from the first to the last: equal steps, or equal factors."""
-
-    sizes: Mapping[str, tuple[int, int]]
-    times: tuple[int, ...]
-    factors: bool
-
-    def __call__(self, step: int) -> dict[str, int]:
-        return _some({name: abs(self._size(name, step) - self._size(name, step - 1)) for name in self.sizes})
-
-    def _size(self, name: str, step: int) -> int:
-        first, last = self.sizes[name]
-        done = sum(time <= step for time in self.times) / len(self.times)
-        return round(first * (last / first) ** done if self.factors else first + (last - first) * done)
-
-
-def _own(setting: Setting, way: Neurons) -> Schedule:
-    """That of GradMax's code for its methods; two rounds for Firefly; for criteria, one removal, then fine-tuning."""
-    if way.grow == "Firefly":
-        times = tuple(round(share * setting.steps) for share in (1 / 3, 2 / 3))
-        return At(times, grow=_Stages(setting.sizes, times, factors=True))
-    if way.grow is not None:
-        count = max(2, min(12, setting.steps // 50))
-        times = tuple(round(setting.steps * (EARLY + (LATE - EARLY) * k / (count - 1))) for k in range(count))
-        return At(times, grow=_Stages(setting.sizes, times, factors=False))
-    half = setting.steps // 2
-    if way.prune == "polarization":
-        return At([half], prune=sum(first - last for first, last in setting.sizes.values()))
-    return At([half], prune=_Stages(setting.sizes, (half,), factors=False))
+    if way.schedule == "fixed" or way.prune != "polarization":
+        return Proportional()
+    ranked = Ranked(limits=Limits(minimum=1))
+    return ranked if way.grow is None else Separately(grow=Proportional(), prune=ranked)
 
 
 def _early(setting: Setting) -> tuple[Plasticity, Schedule]:
@@ -232,7 +156,3 @@ class Polarized:
 
 def _scales(model: nn.Module) -> list[Tensor]:
     return [module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-
-
-def _some(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if count > 0}

@@ -93,7 +93,7 @@ SCALES = {
         only=SHOWN,
     ),
     "cpu": Size(
-        seeds=2,
+        seeds=5,
         core_seeds=5,
         data="cifar10",
         images=(4000, 1500),

@@ -22,7 +22,7 @@ from meristem.plasticity import Plasticity
 from meristem.prune import Criterion
 from meristem.schedule import Schedule
 from meristem.study.studies.grid.contender import LISTEN, Contender, Controlled, Course, Level, Setting
-from meristem.study.studies.grid.neurons import fixed
+from meristem.study.studies.grid.schedules import fixed
 from meristem.study.studies.grid.weights import Masked
 from meristem.train.experiment import Strict
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -13,12 +12,10 @@ from torch.optim import Optimizer
 
 from meristem import mask
 from meristem.axes import AxisMap
-from meristem.mask import Scene
-from meristem.mask.rewiring import grown, kept, magnitudes, random_start
-from meristem.study.studies.grid.contender import Change, Closure, Contender, Course, Setting
+from meristem.study.studies.grid.contender import Change, Closure, Contender, Course, Setting, Timing
+from meristem.study.studies.grid.rewired import Paced, Rewired, Wiring
 from meristem.train.experiment import Strict
 
-Wiring: TypeAlias = Literal["gradient", "random"]
 Named: TypeAlias = Literal["RigL", "SET", "GradualMagnitude", "GraNet"]
 
 SPARSE = 0.25
@@ -31,9 +28,6 @@ DENSITIES: dict[Course, tuple[float, float]] = {
 }
 """At the beginning and at the end."""
 
-TURNOVER = 0.125
-"""Where weights are both dropped and grown, such a share of those that are there, before and after, is exchanged."""
-
 
 class Weights(Strict):
     """Weights are dropped by magnitude, grown by gradient or at random, or both.
@@ -41,18 +35,21 @@ class Weights(Strict):
     Attributes:
         drop: whether any are dropped (beside those that the final density asks for).
         grow: which are grown: those with the largest gradients, which is what GradMax is for single weights; or random.
+        schedule: `fixed`: that of the protocol. `own`: what is grown comes along RigL's half cosine, and exchanges
+            shrink along it, down to none; what is dropped beyond that goes along the cubic curve of gradual magnitude.
         named: a method of `meristem.mask` with its own schedule instead; or None.
     """
 
     kind: Literal["weights"] = "weights"
     drop: bool = False
     grow: Wiring | None = None
+    schedule: Timing = "fixed"
     named: Named | None = None
 
     @model_validator(mode="after")
     def _either(self) -> Weights:
-        if self.named is not None and (self.drop or self.grow):
-            raise ValueError("a named method drops and grows by itself: give named, or drop and grow")
+        if self.named is not None and (self.drop or self.grow or self.schedule == "own"):
+            raise ValueError("a named method drops and grows by itself: give named, or drop, grow and schedule")
         return self
 
     def begin(self, setting: Setting) -> Contender:
@@ -73,49 +70,10 @@ class Weights(Strict):
             return mask.GraNet(density=last, first=first, end=setting.steps // 2, interval=gap)
         if self.grow is None and not self.drop:
             return mask.Static(density=last)
+        if self.schedule == "own":
+            begin, end = (min(setting.times), setting.steps // 2) if first > last else (0, end)
+            return Paced(first=first, last=last, drop=self.drop, grow=self.grow, begin=begin, end=end, interval=gap)
         return Rewired(first=first, last=last, times=setting.times, drop=self.drop, grow=self.grow)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rewired(mask.Method):
-    """At given steps the density goes on to its final value in equal steps, and weights are exchanged.
-
-    Attributes:
-        first, last: densities, before the first and after the last of the times; at first weights are at random places.
-        times: optimizer steps.
-        drop: whether, if weights are grown too, an eighth of them is dropped to be grown elsewhere.
-        grow: who is grown; None: nobody.
-    """
-
-    first: float
-    last: float
-    times: tuple[int, ...]
-    drop: bool
-    grow: Wiring | None
-
-    @property
-    def wants_gradient(self) -> bool:
-        return self.grow == "gradient"
-
-    def start(self, scene: Scene) -> mask.Plan:
-        return random_start(scene, mask.Uniform(), self.first)
-
-    def due(self, step: int) -> bool:
-        return step in self.times
-
-    def update(self, scene: Scene) -> mask.Plan:
-        done = sum(time <= scene.step for time in self.times) / len(self.times)
-        density = self.first + (self.last - self.first) * done
-        worth, score = magnitudes(scene), mask.Gradient() if self.grow == "gradient" else mask.Random()
-        masks: dict[str, Tensor] = {}
-        for name, there in scene.masks.items():
-            target = round(density * there.numel())
-            least = min(target, int(there.count_nonzero()))
-            turnover = round(TURNOVER * least) if self.drop and self.grow else 0
-            stay = kept(there, worth[name], least - turnover)
-            missing = target - int(stay.count_nonzero())
-            masks[name] = grown(stay, score.of(scene, name), missing) if self.grow and missing > 0 else stay
-        return mask.Plan(masks=masks)
 
 
 class Masked(Contender):

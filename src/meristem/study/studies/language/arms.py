@@ -48,16 +48,16 @@ def arms(size: Size) -> Sequence[Arm]:
     narrow = Shape(depth=final.depth, width=small.width)
     shallow = Shape(depth=small.depth, width=final.width)
 
-    def arm(name: str, description: str, start: Shape, seeds: int | None = None, **grown: Any) -> Arm:
+    def arm(name: str, description: str, start: Shape, **grown: Any) -> Arm:
         settings = {"steps": size.steps, "target": size.target, **size.settings}
         stage = {"at": size.at, "shape": final, "options": {"noise": NOISE}, **grown}
         stages = () if name in (SCRATCH, SMALL) else (Stage(**stage),)
         config = Learn(data=size.data, start=start, final=final, stages=stages, **settings)
-        return Arm(name, description, config, seeds=seeds)
+        return Arm(name, description, config)
 
     return [
         arm(SCRATCH, "has its final shape from the start", final),
-        arm(SMALL, "never grows", small, seeds=min(3, size.seeds)),
+        arm(SMALL, "never grows", small),
         arm(STACKED, "grows in depth: all blocks once more on top (G_stack)", shallow),
         arm(SILENT, "grows in depth: copies whose branches end in zeros", shallow, copies="silent"),
         arm(CLONED, "grows in width: all units once more, with noise that cancels", narrow),

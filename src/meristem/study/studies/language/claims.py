@@ -20,6 +20,7 @@ from meristem.study.studies.language.arms import (
     STACKED,
     Size,
 )
+from meristem.study.studies.language.equal import LowerAtEqual
 
 MATTERS = 0.02
 """The smallest difference in operations that matters, as a share of the budget."""
@@ -47,6 +48,12 @@ def claims(size: Size) -> Sequence[Claim]:
         ),
         Claim("It saves seconds, too.", [Greater("seconds to target", SCRATCH, OURS)]),
         Claim("It ends with a lower loss than the net from scratch at equal operations.", [further(OURS, SCRATCH)]),
+        Claim(
+            "At equal seconds, too, its loss is lower.",
+            [LowerAtEqual("seconds", OURS, SCRATCH, LESS)],
+        ),
+        Claim("The small net, trained on alone, saves operations: its head start.", [sooner(SMALL, SCRATCH)]),
+        Claim("Growth saves more than this head start.", [sooner(OURS, SMALL)]),
         Claim("It ends with a lower loss than the small net that never grows.", [further(OURS, SMALL)]),
         Claim("Stacking alone saves operations.", [sooner(STACKED, SCRATCH)], "Du et al. 2024, arXiv 2405.15319"),
         Claim("HyperCloning alone does.", [sooner(CLONED, SCRATCH)], "Samragh et al. 2024, arXiv 2409.12903"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meristem.study.studies.language.arms import Size, arms
+from meristem.study.studies.language.arms import OURS, SCRATCH, Size, arms
 from meristem.study.studies.language.claims import claims
 from meristem.study.study import Measure, Study
 
@@ -73,6 +73,7 @@ STUDY = Study(
         Measure("flops", "operations"),
     ),
     course=Measure("test loss", "test loss, nats a character"),
+    timed=(SCRATCH, OURS),
     notes=(
         "The budget is what so many steps of the final net cost, 2 operations a multiply-add, forward and backward; "
         "all arms spend the same, those of growth included. Operations to target: what was spent when the loss of a "
@@ -87,7 +88,12 @@ STUDY = Study(
         "was at 1.934 at 75 % of the budget, with half the rate after growth at 1.924. After LiGO "
         "the average begins anew. Where nets grow matters: until then a smaller net learns at a fraction of the "
         "cost, so where it comes near the target before it grows, the savings are those of the small net, and "
-        "growth only has to keep them. At these budgets the final net from scratch is far from convergence and a "
+        "growth only has to keep them; what the small net alone takes to the target is tested beside what growth "
+        "takes. At equal seconds: seed by seed, where the run ends that ends first, the other's loss between two "
+        "looks. The net from scratch stops once it has reached the target, which is before the grown one has spent "
+        "its operations, so that what it would have been at that second is not known. Seconds of the net from scratch "
+        "and of the arm that is ours are those of runs that had the machine alone; other arms ran beside other work, "
+        "and their seconds say little. At these budgets the final net from scratch is far from convergence and a "
         "net that stays small may be better for all that is spent; what growth gives is a net of the final shape. "
         "Papers that start from a pretrained small net count its cost as nothing; here it counts. Seconds of LiGO "
         "are longer than they would be if its operations were not counted one by one."

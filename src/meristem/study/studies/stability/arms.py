@@ -64,12 +64,13 @@ def matched_early_epochs(bench: Bench) -> float:
 def _protocol(size: Size, bench: Bench) -> Iterator[Arm]:
     """The paper's own arms."""
     yield _arm(size, bench, dense(bench), "all units take part, always", Dense(), retrain=True)
+    seeds = size.decisive_seeds if bench.controls else None
     for share in bench.shares:
         again = {"retrain": share == bench.focus}
         start = f"masked: from 10 % of the units to {share} %, those that would be active most often; no rewind"
-        yield _arm(size, bench, grow(bench, share), start, Grow(share=share / 100), **again)
+        yield _arm(size, bench, grow(bench, share), start, Grow(share=share / 100), seeds, **again)
         end = f"masked: from all units to {share} %, by magnitude; survivors are rewound after each cycle"
-        yield _arm(size, bench, prune(bench, share), end, Prune(share=share / 100), **again)
+        yield _arm(size, bench, prune(bench, share), end, Prune(share=share / 100), seeds, **again)
 
 
 def _further(size: Size, bench: Bench) -> Iterator[Arm]:
@@ -115,11 +116,11 @@ def _ours(size: Size, bench: Bench) -> Iterator[Arm]:
     share = bench.focus / 100
     words = "real insertion: the busiest units divide (Mitosis), a few at a time in the first 30 % of the training"
     for each in bench.shares:
-        yield _arm(size, bench, early(bench, each), words, Early(share=each / 100))
+        yield _arm(size, bench, early(bench, each), words, Early(share=each / 100), size.decisive_seeds)
     fewer = matched_early_epochs(bench)
     again = f"as Early division, with {fewer:.3g} epochs a cycle: as many unit-epochs as Grow"
     name = further(bench, "Early division, matched unit-epochs")
-    yield _arm(size, bench, name, again, Early(share=share), epochs=fewer)
+    yield _arm(size, bench, name, again, Early(share=share), size.decisive_seeds, epochs=fewer)
     name = further(bench, "Insert, dividing")
     yield _arm(
         size, bench, name, "the busiest units divide (Mitosis), between cycles", Insert(share=share, method="Mitosis")

@@ -1,0 +1,108 @@
+"""Where a branch can be added: beside every module that computes what lies between two tensor edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from meristem.axes.expression import leaves
+from meristem.axes.flow import Flow
+from meristem.axes.map import AxisMap
+from meristem.axes.module_path import within
+from meristem.depth.addition import FEWEST_UNITS, Addition, Join, appended, copy_in, summed
+from meristem.depth.beside import Besides
+from meristem.depth.rehearsal import Step, proven, rehearse, skeleton
+from meristem.edit.joints import Beside, Concat
+from meristem.edit.tree import TreeRecord
+
+
+def find_additions(search: Besides, join: Join) -> tuple[Addition, ...]:
+    """Every place for a branch that is joined so, proven by rehearsals or frozen, in the order of the run.
+
+    A branch may be put beside every module that returns a tensor, joined by a sum, and beside every module with units
+    of its own, joined by a concatenation. What lies between two neighbours of a chain of tensor edges, or between the
+    first and the last of one, and is computed by no module, has no place in the module tree: it is listed with the
+    sums, as frozen. All other pairs of tensor edges with one entry and one exit are made of such neighbours.
+
+    Args:
+        search: finds what might be a place.
+        join: how branches are joined.
+    """
+    axes, places = search.axes, list(search.modules(join))
+
+    def judge(group: Sequence[Addition]) -> str | None:
+        return _reason(axes, search.flow, group)
+
+    reasons: dict[Addition, str | None] = {}
+    for group in _groups(axes, [place for place in places if place.frozen is None]):
+        reasons |= proven(group, judge)
+    judged = [replace(place, frozen=reasons.get(place, place.frozen)) for place in places]
+    return (*judged, *(search.without_module() if join == "add" else ()))
+
+
+def _reason(axes: AxisMap, flow: Flow, places: Sequence[Addition]) -> str | None:
+    """Why the model would not run as before with branches at these places."""
+    made = [_record(axes, place) for place in places]
+    record = TreeRecord()
+    for one in made:
+        record = record.joined(one)
+    found = rehearse(axes.model, axes.examples, record, axes)
+    if isinstance(found, str):
+        return found
+    now, added = found.flows[0], set[int]()
+    for place, one in zip(places, made, strict=True):
+        path = found.path(found.planting.made[id(copy_in(one))])
+        if len(now.of.get(path, ())) != len(flow.of[place.module]):
+            return "a branch would be called another number of times"
+        added.update(_added(now, path, bool(one.slots) or place.join == "add"))
+    before, after = skeleton(flow), skeleton(now, skip=added)
+    if places[0].join == "cat":  # other numbers of units, and nothing else
+        before, after = [*map(_kind, before[:-1]), before[-1]], [*map(_kind, after[:-1]), after[-1]]
+    return None if before == after else "the rest of the model would run differently"
+
+
+def _record(axes: AxisMap, place: Addition) -> TreeRecord:
+    return summed(axes.model, place.module) if place.join == "add" else appended(axes, place, FEWEST_UNITS)
+
+
+def _groups(axes: AxisMap, places: Sequence[Addition]) -> list[list[Addition]]:
+    """Places that are rehearsed at once: not in one joint, and none of them needs the units of another as they are."""
+    over = {place: _lies_over(axes, place.module) for place in places if place.join == "cat"}
+    joint = {place: _joint(axes, place.module) for place in places}
+
+    def disturb(one: Addition, two: Addition) -> bool:
+        if joint[one] is not None and joint[one] == joint[two]:
+            return True
+        return one.join == "cat" and (one.units in over[two] or two.units in over[one])
+
+    groups: list[list[Addition]] = []
+    for place in places:
+        group = next((group for group in groups if not any(disturb(place, other) for other in group)), None)
+        if group is None:
+            groups.append([place])
+        else:
+            group.append(place)
+    return groups
+
+
+def _joint(axes: AxisMap, module: str) -> str | None:
+    """The joint of an earlier edit that holds a module."""
+    parent = module.rpartition(".")[0]
+    return parent if type(axes.model.get_submodule(parent)) in (Beside, Concat) else None
+
+
+def _lies_over(axes: AxisMap, module: str) -> frozenset[str]:
+    """The axes over which tensors of a module lie."""
+    layouts = [layout for layout in axes.layouts.values() if within(layout.name, module)]
+    return frozenset(axes.axes[axis].name for layout in layouts for dim in layout.dims for axis in leaves(dim))
+
+
+def _added(flow: Flow, path: str, joint: bool) -> Iterator[int]:
+    """The operator calls of a branch that was put in place, and that which joins it if there was no joint before."""
+    for call in flow.of.get(path, ()):
+        yield from range(call.first, call.last + joint)
+
+
+def _kind(step: Step) -> object:
+    """The operator of a step."""
+    return step[0]
