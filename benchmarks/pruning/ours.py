@@ -12,10 +12,11 @@ import meristem
 from benchmarks.pruning.settings import OWN
 from meristem.allocate import Limits, Proportional, Ranked, fast_multiple, out_of_step, plan_pruning
 from meristem.edit import Edit, ZeroFanOut
-from meristem.prune import FPGM, BatchNormScale, Criterion, GroupNorm, Magnitude, Random, Taylor, TaylorWeights
+from meristem.prune import FPGM, BatchNormScale, Criterion, GroupNorm, Magnitude, Random, TaylorWeights
 from meristem.recipes import supervised
 from meristem.recipes.evidence import evidence
 from meristem.recipes.goal import CompensatedWherePossible
+from meristem.recipes.taylor import TaylorWherePossible
 from meristem.schedule import Budget, Demand
 from meristem.signals import View
 
@@ -27,7 +28,7 @@ CRITERIA: Mapping[str, Criterion] = {
     "Taylor": TaylorWeights(),
     "FPGM": FPGM(),
     "group norm": GroupNorm(),
-    OWN: CompensatedWherePossible(Taylor()),
+    OWN: CompensatedWherePossible(TaylorWherePossible()),
 }
 
 

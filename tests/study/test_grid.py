@@ -615,6 +615,7 @@ def test_the_example_takes_part_and_stands_on_the_board(tmp_path, board):
 
 def test_studies_without_runs_have_no_page(tmp_path, board, monkeypatch):
     monkeypatch.setattr(board, "RESULTS", tmp_path)
+    monkeypatch.setattr(board, "SUBMISSIONS", tmp_path / "submissions")
     monkeypatch.setattr(board, "PAGE", tmp_path / "page.md")
     board.main()
     assert not (tmp_path / "page.md").exists()

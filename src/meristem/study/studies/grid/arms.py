@@ -87,7 +87,7 @@ def _neurons(size: Size) -> Iterator[Entry]:
     for course in COURSES:
         for prune in get_args(Pruning):
             for grow in PUBLISHED:
-                yield from _forms(size, course, grow, prune, "own", only=SAFE)
+                yield from _forms(size, course, grow, prune, "own")
 
 
 def _possible(course: Course, grow: str | None, prune: str | None) -> bool:
@@ -100,18 +100,19 @@ def _possible(course: Course, grow: str | None, prune: str | None) -> bool:
 
 
 def _forms(
-    size: Size, course: Course, grow: Growing | None, prune: Pruning | None, schedule: Timing, only: str = ""
+    size: Size, course: Course, grow: Growing | None, prune: Pruning | None, schedule: Timing
 ) -> Iterator[Entry]:
     """With and without batch normalization, whose scales polarization needs. What copies or only prunes is safe."""
     for form, (norm, insertion) in FORMS.items():
-        if only not in ("", form) or (prune == "polarization" and not norm):
+        if prune == "polarization" and not norm:
             continue
         if insertion == "safe" and grow in (None, "Mitosis"):
             continue
         way = Neurons(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
         tested = _tested(course, grow, prune, form, schedule)
-        words = _words("channels", grow, prune, schedule)
-        yield Entry("neuron", course, norm, way, _called(_what(grow, prune), form, schedule), words, tested)
+        words, both = _words("channels", grow, prune, schedule), grow is not None and prune is not None
+        what, further = _called(_what(grow, prune), form, schedule), schedule == "own" and both and form != SAFE
+        yield Entry("neuron", course, norm, way, what, words, tested, further=further)
 
 
 def _tested(course: Course, grow: str | None, prune: str | None, form: str, schedule: Timing) -> bool:
@@ -142,17 +143,16 @@ def _needed(course: Course) -> tuple[bool, bool]:
 def _layer_forms(
     size: Size, course: Course, grow: Layer | None, prune: Pruning | None, schedule: Timing
 ) -> Iterator[Entry]:
-    """Own schedules with batch normalization, safe where there is a choice; in pairs with L1 only."""
-    if schedule == "own" and grow is not None and prune == "polarization":
-        return
+    """Claims are about own schedules with batch normalization, safe where there is a choice; in pairs with L1."""
+    paired = grow is not None and prune == "polarization"
     for form, (norm, insertion) in FORMS.items():
         if (prune == "polarization" and not norm) or (insertion == "safe" and grow != "identity"):
             continue
-        if schedule == "own" and form != (SAFE if grow == "identity" else NAIVE):
-            continue
+        further = schedule == "own" and (paired or form != (SAFE if grow == "identity" else NAIVE))
         way = Layers(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
         what, words = _called(_what(grow, prune), form, schedule), _words("layers", grow, prune, schedule)
-        yield Entry("layer", course, norm, way, what, words, tested=prune != "polarization")
+        tested = prune != "polarization" and not further
+        yield Entry("layer", course, norm, way, what, words, tested, further=further)
 
 
 def _cells() -> Iterator[Entry]:
@@ -162,16 +162,24 @@ def _cells() -> Iterator[Entry]:
             born, dies = _needed(course)
             for grow in kinds if born else (None,):
                 way = Cells(grow=grow, prune="L1" if dies else None, schedule=schedule)
-                for norm in (False, True) if schedule == "fixed" else (True,):
-                    what = _called(_what(grow, way.prune), form_of(norm), schedule)
-                    yield Entry("cell", course, norm, way, what, _words("branches", grow, way.prune, schedule), True)
+                for norm in (False, True):
+                    what, further = (
+                        _called(_what(grow, way.prune), form_of(norm), schedule),
+                        schedule == "own" and not norm,
+                    )
+                    words = _words("branches", grow, way.prune, schedule)
+                    yield Entry("cell", course, norm, way, what, words, not further, further=further)
 
 
 def _weights() -> Iterator[Entry]:
     for course, what, way in _weight_ways():
-        for norm in (False, True) if way.schedule == "fixed" else (True,):
-            words = f"weights: {what}; {_SCHEDULES['own' if way.named else way.schedule]}"
-            yield Entry("weight", course, norm, way, _called(what, form_of(norm), way.schedule), words, True)
+        for norm in (False, True):
+            words, further = (
+                f"weights: {what}; {_SCHEDULES['own' if way.named else way.schedule]}",
+                way.schedule == "own" and not norm,
+            )
+            called = _called(what, form_of(norm), way.schedule)
+            yield Entry("weight", course, norm, way, called, words, not further, further=further)
 
 
 def _weight_ways() -> Iterator[tuple[Course, str, Weights]]:

@@ -58,6 +58,7 @@ class Entry:
         description: one sentence.
         tested: whether claims are tested with it, so that it gets more seeds.
         fixed: whether it belongs to no contest.
+        further: whether it is an own schedule in a form that no claim is about, so that it gets fewer.
     """
 
     level: Level
@@ -68,6 +69,7 @@ class Entry:
     description: str
     tested: bool = False
     fixed: bool = False
+    further: bool = False
 
     @property
     def name(self) -> str:
@@ -82,7 +84,8 @@ class Entry:
             level=self.level, course=self.course, norm=self.norm, way=self.way, learning_rate=rate, **settings
         )
         group = FIXED if self.fixed else contest(self.level, self.course)
-        return Arm(self.name, self.description, config, group, size.core_seeds if self.tested else None)
+        seeds = size.core_seeds if self.tested else size.further_seeds if self.further else None
+        return Arm(self.name, self.description, config, group, seeds)
 
 
 def contest(level: Level, course: Course) -> str:

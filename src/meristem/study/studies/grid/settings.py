@@ -35,6 +35,7 @@ class Size(Scale):
 
     Attributes:
         core_seeds: runs of the arms by which claims are tested, of fixed nets, and of submissions.
+        further_seeds: runs of own schedules in forms that no claim is about.
         protocol: its version.
         data: the data set.
         images: training and test images, the first ones; None: all.
@@ -56,6 +57,7 @@ class Size(Scale):
     """
 
     core_seeds: int
+    further_seeds: int
     data: str
     images: tuple[int | None, int | None]
     shrink: int
@@ -79,6 +81,7 @@ SCALES = {
     "smoke": Size(
         seeds=1,
         core_seeds=1,
+        further_seeds=1,
         data="digits",
         images=(256, 100),
         shrink=1,
@@ -95,6 +98,7 @@ SCALES = {
     "cpu": Size(
         seeds=5,
         core_seeds=5,
+        further_seeds=2,
         data="cifar10",
         images=(4000, 1500),
         shrink=2,
@@ -110,6 +114,7 @@ SCALES = {
     "full": Size(
         seeds=3,
         core_seeds=10,
+        further_seeds=3,
         data="cifar10",
         images=(None, None),
         shrink=1,
