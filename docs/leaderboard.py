@@ -53,11 +53,12 @@ class Ranked:
         found = self.arm.interval("final accuracy")
         return -inf if found is None else found.mean
 
-    @property
-    def allowed(self) -> bool:
-        """Whether it is as small as it should be."""
+    def unranked(self, seeds: int) -> str:
+        """Why it has no rank: it is larger than it should be, or has fewer seeds; empty if it has one."""
         found = self.arm.interval("size")
-        return found is not None and found.mean <= ALLOWED
+        if found is None or found.mean > ALLOWED:
+            return "too large"
+        return "few seeds" if len(self.arm.seeds) < seeds else ""
 
 
 def main() -> None:
@@ -83,8 +84,11 @@ def page(summary: Summary, others: Sequence[Summary]) -> Iterator[str]:
     yield (
         f"Growing and pruning VGG-11 under one protocol, version {protocol}, scale `{scale}`; what it is, is said in "
         "[](../submit.md), what was found in [](grid.md). Ranked by final test accuracy, mean ± 95 % interval: "
-        "where intervals overlap, a rank says little. Seconds and memory of what was submitted are those of another "
-        "machine, or another hour. Training FLOPs are in units of those of the fixed net that is as large in the end, "
+        "where intervals overlap, a rank says little; entries with fewer than "
+        f"{summary.settings['core_seeds']} seeds have none. A net may end smaller where a method gives fewer newborns "
+        "than it is asked for: see the parameters. Seconds were measured beside other work, and what was submitted "
+        "on another machine, or in another hour: compare operations. "
+        "Training FLOPs are in units of those of the fixed net that is as large in the end, "
         "which stands above the entries and is not ranked. "
         f"{summary.machine}.\n"
     )
@@ -92,7 +96,7 @@ def page(summary: Summary, others: Sequence[Summary]) -> Iterator[str]:
     entries += [Ranked(arm, True) for other in others for arm in other.arms if kind(arm) == "submitted"]
     for level in get_args(Level):
         for course in get_args(Course):
-            yield from ranking(entries, level, course)
+            yield from ranking(entries, level, course, int(summary.settings["core_seeds"]))
 
 
 def require_alike(summary: Summary, other: Summary) -> None:
@@ -111,8 +115,8 @@ def kind(arm: ArmSummary) -> str:
     return arm.config["way"]["kind"]
 
 
-def ranking(entries: Sequence[Ranked], level: Level, course: Course) -> Iterator[str]:
-    """The tables of one contest: with batch normalization, and without."""
+def ranking(entries: Sequence[Ranked], level: Level, course: Course, seeds: int) -> Iterator[str]:
+    """The tables of one contest: with batch normalization, and without; ranks are for so many seeds."""
     heading = f"## {contest(level, course).capitalize()}\n"
     for norm in (True, False):
         found = [
@@ -130,7 +134,7 @@ def ranking(entries: Sequence[Ranked], level: Level, course: Course) -> Iterator
         rows = [] if baseline is None else [row("", baseline, baseline)]
         ranks = iter(range(1, len(found) + 1))
         for entry in sorted(found, key=lambda e: -e.accuracy):
-            rows.append(row(str(next(ranks)) if entry.allowed else "too large", entry, baseline))
+            rows.append(row(entry.unranked(seeds) or str(next(ranks)), entry, baseline))
         yield table(TITLES, rows)
 
 

@@ -611,6 +611,8 @@ def test_the_example_takes_part_and_stands_on_the_board(tmp_path, board):
     arm = next(arm for arm in theirs.arms if "Mirrored" in arm.name)
     large = replace(arm, values={**arm.values, "size": (1.5,)})
     assert "| too large | **Mirrored" in "\n".join(board.page(study, [replace(theirs, arms=(large,))]))
+    more = replace(study, settings={**study.settings, "core_seeds": 2})
+    assert "| few seeds | **Mirrored" in "\n".join(board.page(more, [theirs]))
 
 
 def test_studies_without_runs_have_no_page(tmp_path, board, monkeypatch):
