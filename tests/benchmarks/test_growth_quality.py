@@ -132,8 +132,8 @@ def test_a_run_that_fails_is_reported_and_tried_again(toy, data, tmp_path, monke
 
 
 def test_every_method_takes_part_under_a_name_of_its_own():
-    assert (SMALL, LARGE, *map(label, METHODS)) == ARMS
-    assert len(set(ARMS)) == len(METHODS) + 2
+    assert (SMALL, LARGE, *map(label, METHODS), "Mitosis kick=0.5") == ARMS
+    assert len(set(ARMS)) == len(METHODS) + 3
     assert all(scale.seeds >= 5 for scale in SCALES.values())
 
 

@@ -31,7 +31,7 @@ from meristem.allocate.limits import LimitsByName, limits_of
 from meristem.allocate.linked import common, linked
 from meristem.axes import AxisMap, trace
 from meristem.edit import Edit, Gather
-from meristem.prune import Magnitude, TaylorWeights
+from meristem.prune import Magnitude, Taylor, TaylorWeights
 from meristem.recipes import shrink
 from meristem.schedule import Demand
 from meristem.schedule.demand import Action
@@ -238,10 +238,13 @@ def test_a_shrunk_transformer_keeps_to_the_fused_kernel(allocator: Allocator | N
 
 def test_shrink_leaves_an_axis_whose_partner_stays_and_says_why():
     model = transformer()
-    found = shrink(model, X, flops=0.7, batches=data(), steps=3)  # no weight reads queries and keys: Taylor is silent
+    found = shrink(
+        model, X, flops=0.7, batches=data(), steps=3, criterion=Taylor()
+    )  # it has no gate on queries and keys
     assert found.left["1.value[1]"] == "a fast kernel wants it as large as 1.query[1]"
     assert fused(model)
-    named = shrink(transformer(), X, flops=0.95, batches=data(), steps=3, axes=["1.value*"])
+    settings = {"batches": data(), "steps": 3, "criterion": Taylor()}
+    named = shrink(transformer(), X, flops=0.95, axes=["1.value*"], **settings)
     assert named.axes["1.value[1]"].size < 12 == named.axes["1.query[1]"].size
 
 

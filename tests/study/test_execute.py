@@ -62,6 +62,7 @@ def test_a_failure_and_a_death_leave_the_others_alone_and_are_tried_again(tmp_pa
 
 
 KILLED = """
+import signal
 import sys
 from pathlib import Path
 from meristem.study.execute import execute
@@ -69,6 +70,7 @@ from meristem.train.experiment import carry_out
 from tests.study.toys import Coin, plan
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
     execute(plan(2, slow=Coin(seconds=60)), Path(sys.argv[1]), jobs=2)
 """
 
