@@ -59,24 +59,34 @@ def growth(model: nn.Module, example: dict[str, Any]) -> dict[str, Any]:
 
 
 def timed(edit: Edit) -> dict[str, Any]:
-    """Seconds of a commit, of copying the tensors that it changes, and their ratio without 1 ms an axis."""
+    """Seconds of a commit, of copying the tensors that it changes, and their ratio without 1 ms an axis.
+
+    `growth` is the size of these tensors after the commit by that before. An edit that makes them larger writes as much
+    more than a copy of the old ones does; `copies_written` counts in copies of the larger of both.
+    """
     edited = {change.axis.index for change in edit.changes}
     tensors = {**dict(edit.axes.model.named_parameters()), **dict(edit.axes.model.named_buffers())}
     layouts = [x for x in edit.axes.layouts.values() if any(a in edited for dim in x.dims for a in leaves(dim))]
     start = time.perf_counter()
     copies = [tensors[layout.name].detach().clone() for layout in layouts]
     copying = time.perf_counter() - start
+    entries = sum(copy.numel() for copy in copies)
     del copies, tensors
     standing = settled()
     start = time.perf_counter()
     edit.commit()
     seconds = time.perf_counter() - start
+    tensors = {**dict(edit.axes.model.named_parameters()), **dict(edit.axes.model.named_buffers())}
+    growth = sum(tensors[layout.name].numel() for layout in layouts) / entries
+    beyond_axes = (seconds - 1e-3 * len(edited)) / copying
     return {
         "seconds": seconds,
+        "growth": growth,
         "peak_bytes": resident("VmHWM") - standing,
         "copy_seconds": copying,
         "axes": len(edited),
         "tensors": len(layouts),
         "ratio": seconds / copying,
-        "ratio_without_axes": (seconds - 1e-3 * len(edited)) / copying,
+        "ratio_without_axes": beyond_axes,
+        "copies_written": beyond_axes / max(1.0, growth),
     }

@@ -37,7 +37,11 @@ TITLES = (
     "seconds",
     "memory (MB)",
     "parameters",
+    "of those allowed (%)",
 )
+
+FREE = {"name", "seed", "level", "course", "way"}
+"""Settings of a run in which entries differ; with and without batch normalization has tables of its own."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def page(summary: Summary, others: Sequence[Summary]) -> Iterator[str]:
     """The leaderboard.
 
     Raises:
-        ConfigError: a submission was run under another version of the protocol, or at another scale.
+        ConfigError: a submission was run under another version of the protocol, at another scale, or with settings or
+            seeds of its own.
     """
     for other in others:
         require_alike(summary, other)
@@ -86,7 +91,7 @@ def page(summary: Summary, others: Sequence[Summary]) -> Iterator[str]:
         "[](../submit.md), what was found in [](grid.md). Ranked by final test accuracy, mean ± 95 % interval: "
         "where intervals overlap, a rank says little; entries with fewer than "
         f"{summary.settings['core_seeds']} seeds have none. A net may end smaller where a method gives fewer newborns "
-        "than it is asked for: see the parameters. Seconds were measured beside other work, and what was submitted "
+        "than it is asked for: see the last column. Seconds were measured beside other work, and what was submitted "
         "on another machine, or in another hour: compare operations. "
         "Training FLOPs are in units of those of the fixed net that is as large in the end, "
         "which stands above the entries and is not ranked. "
@@ -100,14 +105,37 @@ def page(summary: Summary, others: Sequence[Summary]) -> Iterator[str]:
 
 
 def require_alike(summary: Summary, other: Summary) -> None:
-    """Raises `ConfigError` unless both were run under one protocol."""
+    """Raises `ConfigError` unless both were run under one protocol, with its settings and its seeds."""
     ours, theirs = ((s.study, s.scale, s.settings.get("protocol")) for s in (summary, other))
+    entries = [arm for arm in other.arms if kind(arm) == "submitted"]
     if ours != theirs:
-        named = ", ".join(arm.name for arm in other.arms if kind(arm) == "submitted")
+        named = ", ".join(arm.name for arm in entries)
         raise ConfigError(
             f"the submission {named!r} was run as {theirs} (study, scale, protocol); the leaderboard is of {ours}: "
             "run it again"
         )
+    for arm in entries:
+        require_settings(summary, arm)
+        strange = sorted(set(arm.seeds) - set(range(int(summary.settings["core_seeds"]))))
+        if strange or len(set(arm.seeds)) < len(arm.seeds):
+            raise ConfigError(
+                f"the submission {arm.name!r} was run with the seeds {list(arm.seeds)}; expected each of 0 to "
+                f"{summary.settings['core_seeds'] - 1} once, as everybody has them: run it again"
+            )
+
+
+def require_settings(summary: Summary, arm: ArmSummary) -> None:
+    """Raises `ConfigError` unless an entry was run with the settings of the others: data, net, steps, optimizer, ..."""
+    known = (other.config for other in summary.arms if other.config["norm"] == arm.config["norm"])
+    like = next(known, None)
+    if like is None:
+        raise ConfigError(f"there is nothing to compare the submission {arm.name!r} with; run the study itself first")
+    for name in sorted({*like, *arm.config} - FREE):
+        if like.get(name) != arm.config.get(name):
+            raise ConfigError(
+                f"the submission {arm.name!r} was run with {name} = {arm.config.get(name)!r}, the others with "
+                f"{like.get(name)!r}: run it again"
+            )
 
 
 def kind(arm: ArmSummary) -> str:
@@ -155,6 +183,7 @@ def row(rank: str, entry: Ranked, baseline: Ranked | None) -> tuple[str, ...]:
         mean(arm.interval("seconds"), 1, 1),
         mean(arm.interval("peak_bytes"), 1e-6, 0),
         mean(arm.interval("weights"), 1, 0),
+        mean(arm.interval("size"), 100, 0),
     )
 
 

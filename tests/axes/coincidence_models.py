@@ -187,6 +187,47 @@ class Channels(nn.Module):
         return self.head(self.k((a @ b.transpose(1, 2)).softmax(-1) @ b).mean(-1))
 
 
+class Torch(nn.Module):
+    """PyTorch's own attention, the batch behind the tokens or before them."""
+
+    def __init__(self, n: Lengths, first: bool) -> None:
+        super().__init__()
+        width = n["heads"] * n["size"]
+        self.stem, self.head = nn.Linear(n["inputs"], width), nn.Linear(width, n["answers"])
+        self.attention = nn.MultiheadAttention(width, n["heads"], batch_first=first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.attention(x, x, x)[0])
+
+
+class TorchCross(nn.Module):
+    """PyTorch's own attention, to keys and values of other widths."""
+
+    def __init__(self, n: Lengths) -> None:
+        super().__init__()
+        width = n["heads"] * n["size"]
+        self.q, self.k, self.v = (nn.Linear(n["inputs"], m) for m in (width, n["keys"], n["values"]))
+        self.attention = nn.MultiheadAttention(width, n["heads"], kdim=n["keys"], vdim=n["values"])
+        self.head = nn.Linear(width, n["answers"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(self.q(x), self.k(x), self.v(x), need_weights=False)[0])
+
+
+class TorchLayer(nn.Module):
+    """PyTorch's own layer of a transformer."""
+
+    def __init__(self, n: Lengths) -> None:
+        super().__init__()
+        width = n["heads"] * n["size"]
+        self.stem, self.head = nn.Linear(n["inputs"], width), nn.Linear(width, n["answers"])
+        self.layer = nn.TransformerEncoderLayer(width, n["heads"], n["hidden"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.stem(x)))
+
+
 def _sequences(n: Lengths) -> tuple[Tensor, ...]:
     return (torch.randn(n["batch"], n["tokens"], n["inputs"]),)
 
@@ -194,6 +235,14 @@ def _sequences(n: Lengths) -> tuple[Tensor, ...]:
 SEQUENCE = {"batch": 2, "tokens": 5, "inputs": 7}
 CASES: dict[str, Case] = {
     "attention": (Attention, {**SEQUENCE, "heads": 3, "size": 4, "hidden": 13, "answers": 11}, _sequences),
+    "torch": (lambda n: Torch(n, False), {**SEQUENCE, "heads": 3, "size": 4, "answers": 11}, _sequences),
+    "torch batch first": (lambda n: Torch(n, True), {**SEQUENCE, "heads": 3, "size": 4, "answers": 11}, _sequences),
+    "torch cross": (
+        TorchCross,
+        {**SEQUENCE, "heads": 3, "size": 4, "keys": 10, "values": 13, "answers": 11},
+        _sequences,
+    ),
+    "torch layer": (TorchLayer, {**SEQUENCE, "heads": 3, "size": 4, "hidden": 13, "answers": 11}, _sequences),
     "grouped": (Grouped, {**SEQUENCE, "heads": 6, "queries": 3, "size": 4, "answers": 11}, _sequences),
     "mixer": (Mixer, {**SEQUENCE, "channels": 8, "along": 6, "across": 9}, _sequences),
     "images": (

@@ -45,3 +45,11 @@ def test_all_lengths_may_be_equal(name, size):
 def test_any_two_lengths_may_be_equal(name, pair):
     lengths = CASES[name][1]
     assert structure(name, {**lengths, pair[0]: lengths[pair[1]]}) == structure(name, lengths)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, lengths, _) in CASES.items() if "heads" in lengths])
+@pytest.mark.parametrize("other", ["batch", "tokens", "inputs", "answers", "hidden"])
+def test_a_length_may_be_the_width_of_all_heads(name, other):
+    lengths = CASES[name][1]
+    if other in lengths:
+        assert structure(name, {**lengths, other: lengths["heads"] * lengths["size"]}) == structure(name, lengths)

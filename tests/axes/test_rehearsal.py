@@ -49,3 +49,15 @@ def test_equal_blocks_are_looked_at_once_and_proven_together(monkeypatch: pytest
 def test_what_was_cut_has_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes, _ = seen(monkeypatch, nn.Sequential(Block(), Block()))
     assert not any(outcome.cut and outcome.passed for outcome in outcomes)
+
+
+def test_modules_that_compare_attributes_are_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(12, 3, 20), 24, enable_nested_tensor=False)
+    outcomes, editable = seen(monkeypatch, layers_between(layers))
+    assert editable == 24 + 2  # the hidden layers, and the width as heads and their size
+    assert len(outcomes) < 12
+
+
+def layers_between(layers: nn.Module) -> nn.Module:
+    """With a width that is neither put in nor given out."""
+    return nn.Sequential(nn.Linear(12, 12), layers, nn.Linear(12, 5))

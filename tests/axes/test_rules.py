@@ -73,6 +73,36 @@ def dispatched_experts(m: Any, x: Tensor) -> Tensor:
     return found
 
 
+def pooled(how: Callable[[Tensor, Tensor, Tensor], Tensor]) -> nn.Module:
+    """Steps are pooled two by two into a tensor whose width the model keeps as a number."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        place = (torch.arange(x.shape[1]) // 2)[None, :, None].expand(len(x), -1, m.width)
+        return m.head(how(x.new_zeros(len(x), 2, m.width), place, m.a(x).tanh()).amax(1))
+
+    return Forward(run, head=nn.Linear(6, 3), a=nn.Linear(5, 6), width=6)
+
+
+def shift_of_one_step(m: Any, x: Tensor) -> Tensor:
+    """A parameter is added to the step that scores best."""
+    place = x.sum(2).argmax(1)[:, None, None].expand(-1, 1, m.width)
+    return m.head(m.a(x).scatter_add(1, place, m.shift.expand(len(x), 1, -1)).tanh().mean(1))
+
+
+def masked_by_another(m: Any, x: Tensor) -> Tensor:
+    hidden = m.a(x).clone()
+    hidden[m.b(x) > 0] = 0.5
+    return m.head(hidden.tanh())
+
+
+def transposed_in_place(m: Any, x: Tensor) -> Tensor:
+    hidden = m.a(x)
+    hidden.t_()
+    hidden.mul_(2)
+    hidden.transpose_(0, 1)
+    return m.head(hidden.tanh())
+
+
 def experts(run: Callable[..., Any]) -> nn.Module:
     return Forward(
         lambda m, x: m.head(run(m, m.stem(x))),
@@ -217,6 +247,41 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Sequence[tuple[int, ...]], list[
         [(5,)],
         [6],
     ),
+    "scattered": (lambda: pooled(lambda z, place, x: z.scatter_(1, place, x)), [(4, 5)], [6]),
+    "scattered and added": (lambda: pooled(lambda z, place, x: z.scatter_add(1, place, x)), [(4, 5)], [6]),
+    "scattered and reduced": (
+        lambda: pooled(lambda z, place, x: z.scatter_reduce(1, place, x, "mean")), [(4, 5)], [6]
+    ),
+    "a scattered parameter": (
+        lambda: Forward(
+            shift_of_one_step,
+            head=nn.Linear(6, 3), shift=nn.Parameter(torch.randn(6)), a=nn.Linear(5, 6), width=6,
+        ),
+        [(4, 5)],
+        [6],
+    ),
+    "taken along a dimension": (
+        lambda: Forward(
+            lambda m, x: m.head(m.a(x).take_along_dim(x.sum(2).argmax(1)[:, None, None], 1)[:, 0]),
+            a=nn.Linear(5, 6), head=nn.Linear(6, 3),
+        ),
+        [(4, 5)],
+        [6],
+    ),
+    "masked by another layer": (
+        lambda: Forward(masked_by_another, a=nn.Linear(5, 6), b=nn.Linear(5, 6), head=nn.Linear(6, 3)), [(5,)], [6]
+    ),
+    "unsqueezed in place": (
+        lambda: Forward(
+            lambda m, x: m.head(m.a(x).unsqueeze_(1).mul_(2).squeeze_(1).tanh()),
+            a=nn.Linear(5, 6), head=nn.Linear(6, 3),
+        ),
+        [(5,)],
+        [6],
+    ),
+    "transposed in place": (
+        lambda: Forward(transposed_in_place, a=nn.Linear(5, 6), head=nn.Linear(6, 3)), [(5,)], [6]
+    ),
 }  # fmt: skip
 
 
@@ -236,11 +301,31 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "sort": (lambda: chain(lambda x: x.sort(1).values), "order matters"),
     "cumsum": (lambda: chain(lambda x: x.cumsum(1)), "order matters"),
     "picked": (lambda: chain(lambda x: x[:, [0, 2, 1, 3, 4, 5]]), "picked by position"),
+    "the first one for all": (
+        lambda: chain(lambda x: x + x[:, None].gather(1, torch.zeros(len(x), 1, 1, dtype=torch.long))[:, 0]),
+        "picked by position",
+    ),
+    "put in reverse": (lambda: chain(put_in_reverse), "picked by position"),
+    "the first four scattered": (
+        lambda: chain(
+            lambda x: torch.zeros(len(x), 1, 6).scatter(1, torch.zeros(len(x), 1, 4, dtype=torch.long), x[:, None])[
+                :, 0
+            ]
+        ),
+        "picked by position",
+    ),
+    "quantile": (lambda: chain(lambda x: x * x.quantile(0.5, dim=1, keepdim=True)), "order matters"),
     "every other": (lambda: chain(lambda x: x[:, ::2], 3), "picked by position"),
     "a constant": (lambda: chain(lambda x: x * torch.arange(6.0)), "constant"),
     "positions of the largest": (lambda: chain(lambda x: x * x.argmax(1, keepdim=True)), "positions along it"),
     "pooled over units": (lambda: chain(lambda x: F.max_pool1d(x, 2), 3), "positions"),
 }
+
+
+def put_in_reverse(x: Tensor) -> Tensor:
+    made = torch.zeros(6, len(x))
+    made[torch.arange(5, -1, -1)] = x.t()
+    return made.t()
 
 
 def chain(middle: Callable[[Tensor], Tensor], after: int = 6) -> nn.Module:

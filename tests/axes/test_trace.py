@@ -155,9 +155,38 @@ class Bad(nn.Module):
         return self.b(self.a(x))
 
 
-def test_a_model_that_does_not_run_names_the_line_and_the_operator() -> None:
-    with pytest.raises(TraceError, match=r"test_trace\.py:\d+.*aten\.linear"):
-        meristem.trace(Bad(), torch.randn(2, 4))
+class Asserting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (x := self.a(x)).shape[1] != 5:
+            raise ValueError("five features")
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (Bad(), r"at \S*test_trace\.py:\d+, in aten\.linear\.default of module 'b' \(Linear\)\."),
+        (
+            nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Sequential(nn.Linear(5, 3))),
+            r", in aten\.linear\.default of module '2\.0' \(Linear\)\.",
+        ),
+        (nn.Linear(3, 2), r", in aten\.linear\.default\."),
+        (
+            nn.Sequential(nn.Identity(), Asserting()),
+            r"features, at \S*test_trace\.py:\d+, in module '1' \(Asserting\)\.",
+        ),
+    ],
+    ids=["own code", "no own code", "no other module", "raised by own code"],
+)
+def test_a_model_that_does_not_run_names_the_line_the_operator_and_the_module(model: nn.Module, place: str) -> None:
+    """Those that failed, not the last ones that did not, and no line of whoever traces."""
+    with pytest.raises(TraceError, match=place) as caught:
+        meristem.trace(model, torch.randn(2, 4))
+    assert str(caught.value).count(".py:") == place.count("test_trace")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,18 @@ def test_every_run_has_a_file_of_its_own_and_both_sides_the_same_runs(tmp_path):
         assert sides[1] <= sides[0]
 
 
+def test_our_side_removes_what_the_peer_removed(tmp_path):
+    """Where the peer has a result; its own tasks, and those that only we have, are asked what the table says."""
+    ours, peer = (Task("cpu", "vgg11_bn", 0, side, "L1", 0.5) for side in ("ours", "peer"))
+    assert execute.wanted(ours, tmp_path) == 0.5
+    peer.path(tmp_path).parent.mkdir(parents=True)
+    write_json(peer.path(tmp_path), {"flops": 0.43})
+    assert execute.wanted(ours, tmp_path) == pytest.approx(0.57)
+    assert execute.wanted(peer, tmp_path) == 0.5
+    write_json(peer.path(tmp_path), {"error": "ValueError: no"})
+    assert execute.wanted(ours, tmp_path) == 0.5
+
+
 def test_what_is_missing_or_failed_is_said_and_the_page_has_a_row_for_every_case(tmp_path):
     wanted = [task for task in tasks("cpu") if task.net == "vgg11_bn"]
     for task in wanted[:-1]:
@@ -96,7 +108,7 @@ def test_what_is_missing_or_failed_is_said_and_the_page_has_a_row_for_every_case
     text = summary.page(tmp_path, tmp_path)
     assert "1 runs are missing" in text
     assert text.count("| L1 | Torch-Pruning |  | failed: ValueError: no |") == 3
-    assert text.count("| L2 | meristem | 50.0 | 50.0 (40.0-60.0) |") == 3
+    assert text.count("| L2 | meristem | 60.0 | 60.0 (40.0-80.0) |") == 3
     assert text.count(f"| {OWN} | meristem |") == 3
     rows = json.loads((tmp_path / "pruning.json").read_text())["results"]
     assert len(rows) == 3 * (2 * len(CRITERIA) + 1)

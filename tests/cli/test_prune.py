@@ -151,6 +151,194 @@ def test_the_onnx_file_gives_the_same_outputs(folder):
     assert exported._drift(other, x, {}, folder / "runs/prune/model.onnx") > exported.TOLERANCE
 
 
+OWN_NETS = """
+from types import SimpleNamespace
+import torch
+from torch import nn
+class Cache:
+    pass
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(use_cache=True)
+        self.table, self.qkv, self.out = nn.Embedding(100, 16), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.wide, self.narrow = nn.Linear(16, 32), nn.Linear(32, 16)
+    def forward(self, tokens, extra=None):
+        h = self.table(tokens)
+        q, k, v = self.qkv(h).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).contiguous()
+        h = h + self.out(y.view(*y.shape[:2], -1))
+        found = {"logits": h + self.narrow(torch.relu(self.wide(h))), "seen": Cache()}
+        if self.config.use_cache:
+            found["past"] = Cache()
+        return found
+def decoder():
+    return Decoder()
+class Rows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3))
+        self.register_buffer("rows", torch.tensor([[1.0], [2.0], [3.0]]))
+    def forward(self, x):
+        return self.net(x) * self.rows
+def short():
+    return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 3)).bfloat16()
+def normed():
+    return nn.Sequential(nn.utils.weight_norm(nn.Linear(20, 64)), nn.ReLU(), nn.Linear(64, 3))
+def boom():
+    raise ValueError("my data are missing")
+def sometimes():
+    yield torch.zeros(2, 20), torch.zeros(2, dtype=torch.long)
+none = []
+class Failing:
+    def __iter__(self):
+        raise KeyError("row 7")
+failing = Failing()
+labels = [(torch.zeros(2, 20), torch.full((2,), 7))]
+fractions = [(torch.zeros(2, 20), torch.zeros(2))]
+narrow = [(torch.zeros(2, 10), torch.zeros(2, dtype=torch.long))]
+unnamed = [{"input": torch.zeros(2, 20)}]
+def number(model, batch):
+    return 3.0
+def vector(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+"""
+
+
+def own(folder: Path, name: str) -> None:
+    """Writes the module, and the weights of one of its models."""
+    (folder / "own_nets.py").write_text(OWN_NETS)
+    sys.modules.pop("own_nets", None)
+    torch.manual_seed(0)
+    torch.save(getattr(importlib.import_module("own_nets"), name)().state_dict(), f"{name}.pt")
+
+
+def test_of_an_output_with_caches_its_tensors_are_exported_for_any_batch(folder):
+    own(folder, "decoder")
+    words = ("--model", "own_nets:decoder", "--shape", "tokens=1,6", "--dtype", "int64", "--flops", 0.8)
+    done = run("prune", "decoder.pt", *words, "--yes", "--onnx")
+    assert done.exit_code == 0, done.output
+    assert "for any batch size" in plain(done.output)
+    assert "of the output left out: seen (Cache), which no ONNX file holds" in plain(done.output)
+    import onnxruntime
+
+    model = importlib.import_module("own_nets").decoder()
+    tokens = torch.randint(100, (5, 6))
+    meristem.load("runs/prune/model.safetensors", model, {"tokens": tokens[:1]})
+    session = onnxruntime.InferenceSession("runs/prune/model.onnx")
+    (logits,) = session.run(None, {"tokens": tokens.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(tokens)["logits"].detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_where_the_batch_is_fixed_that_is_said(folder):
+    own(folder, "Rows")
+    words = ("--model", "own_nets:Rows", "--shape", "3,20", "--flops", 0.6, "--yes", "--onnx")
+    done = run("prune", "Rows.pt", *words)
+    assert done.exit_code == 0, done.output
+    assert "for the batch size of the example only (any other cannot be exported: " in plain(done.output)
+
+
+def test_what_onnxruntime_has_no_kernels_for_is_not_checked(folder):
+    own(folder, "short")
+    words = ("--model", "own_nets:short", "--shape", "1,20", "--dtype", "bfloat16", "--flops", 0.6)
+    done = run("prune", "short.pt", *words, "--yes", "--onnx")
+    assert done.exit_code == 0, done.output
+    assert "model.onnx: not checked, since NumPy" in plain(done.output)
+
+
+def test_the_deepest_cause_is_what_a_failed_export_shows(folder, monkeypatch):
+    def failing(*args, **kwargs):
+        try:
+            raise KeyError("the operator")
+        except KeyError as error:
+            raise RuntimeError("This is step 1/3 of exporting") from error
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    done = run("prune", "weights.pt", *BASE, "--flops", 0.5, "--yes", "--onnx")
+    assert done.exit_code == 1
+    assert "no ONNX file that can be used: KeyError: 'the operator'" in plain(done.output)
+    assert "model.safetensors: weights and history" in plain(done.output)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_model_that_cannot_be_copied_is_built_again(folder):
+    own(folder, "normed")
+    done = run(
+        "prune", "normed.pt", "--model", "own_nets:normed", "--shape", "1,20", "--flops", 0.6, "--yes", "--no-onnx"
+    )
+    assert done.exit_code == 0, done.output
+    assert "differ by 0" in plain(done.output)
+
+
+def test_losses_before_and_after_are_of_one_batch(folder):
+    """A loader that shuffles would give another one."""
+    (folder / "my_own.py").write_text(
+        "import torch, my_nets\n"
+        "seen = []\n"
+        "def loss(model, batch):\n"
+        "    seen.append(batch[0].clone())\n"
+        "    return model(batch[0]).square().mean()\n"
+    )
+    words = ("--loader", "my_nets:loader", "--loss", "my_own:loss", "--criterion", "Magnitude")
+    done = run("prune", "weights.pt", *BASE, "--flops", 0.5, *words, "--yes", "--no-onnx")
+    seen = sys.modules.pop("my_own").seen
+    assert done.exit_code == 0, done.output
+    assert torch.equal(seen[0], seen[-1])
+
+
+def test_a_criterion_takes_settings(folder):
+    """As in the configuration of `meristem train`."""
+    sizes = []
+    for text in ("GroupNorm", "groupnorm: {p: 2}", "GroupNorm: {p: 1}"):
+        done = run("prune", "weights.pt", *BASE, "--flops", 0.5, "--criterion", text, "--yes", "--no-onnx")
+        assert done.exit_code == 0, done.output
+        model = net()
+        meristem.load("runs/prune/model.safetensors", model, torch.zeros(1, 20))
+        sizes.append(model[0].weight)
+    assert torch.equal(sizes[0], sizes[1])
+    assert sizes[0].shape != sizes[2].shape or not torch.equal(sizes[0], sizes[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--loader", "own_nets:boom"), "--loader own_nets:boom failed: ValueError: my data are missing"),
+        (("--loader", "own_nets:failing"), "--loader own_nets:failing failed: KeyError: 'row 7'"),
+        (("--loader", "own_nets:sometimes"), "--loader own_nets:sometimes gives a generator, which can be read once"),
+        (("--loader", "own_nets:none"), "--loader own_nets:none gives no batches"),
+        (("--loader", "own_nets:labels"),
+         "the default loss on a batch of --loader own_nets:labels failed: IndexError: Target 7 is out of bounds"),
+        (("--loader", "own_nets:fractions"), "own_nets:fractions failed: RuntimeError: expected"),
+        (("--loader", "own_nets:narrow"), "own_nets:narrow failed: RuntimeError: mat1 and mat2 shapes"),
+        (("--loader", "own_nets:unnamed"), "put labels into the batches"),
+        (("--loader", "my_nets:loader", "--loss", "own_nets:number"), "--loss own_nets:number on a batch of"),
+        (("--loader", "my_nets:loader", "--loss", "own_nets:vector"), "gave a tensor of shape (32,)"),
+        (("--model", "own_nets:boom"), "own_nets:boom failed: ValueError: my data are missing"),
+        (("--example", "own_nets:boom"), "--example own_nets:boom failed: ValueError"),
+        (("--criterion", "Magnitude: {q: 1}"), "--criterion 'Magnitude: {q: 1}': prune.options does not fit Magnitude"),
+        (("--criterion", "Magnitude: {p: 7}"), "--criterion 'Magnitude: {p: 7}': Magnitude(p=...)"),
+        (("--criterion", "Magnitude: 3"), "--criterion 'Magnitude: 3' is no criterion"),
+        (("--criterion", "Magnitude: {"), "cannot be read"),
+    ],
+)  # fmt: skip
+def test_errors_of_a_users_own_code_name_the_option(folder, words, message):
+    (folder / "own_nets.py").write_text(OWN_NETS)
+    sys.modules.pop("own_nets", None)
+    done = run("prune", "weights.pt", *BASE, "--flops", 0.5, *words, "--yes", "--no-onnx")
+    assert done.exit_code == 1, done.output
+    assert plain(done.output).startswith("error: ")
+    assert message in plain(done.output), plain(done.output)
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+def test_a_file_of_something_else_is_one_message(folder, content):
+    (folder / "junk.pt").write_bytes(content)
+    done = run("prune", "junk.pt", *BASE, "--flops", 0.5, "--yes")
+    assert done.exit_code == 1
+    assert plain(done.output).startswith("error: junk.pt cannot be read: "), plain(done.output)
+
+
 ODD_NETS = """
 import torch
 from torch import nn

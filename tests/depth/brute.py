@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from .models import Net
 
+REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
+"""What nets, and torch, raise where modules do not fit: over shapes, arguments, what is unpacked, indices, attributes,
+and what a probe is given."""
+
 
 class Probe(nn.Module):
     """Gives back its first argument and notes its shapes."""
@@ -97,7 +101,7 @@ def brute_insertions(found: Net) -> set[tuple[str, str, bool]]:
                 _, plain = counted(found.model(), x)
                 try:
                     result, calls = counted(model, x)
-                except Exception:
+                except REFUSALS:
                     continue
                 called = len(probe.shapes) == calls[id(child)] if id(child) in calls else False
                 if called and len(set(probe.shapes)) == 1 and torch.equal(result, expected):
@@ -135,7 +139,7 @@ def brute_removals(found: Net) -> set[str]:
             others = {id(m) for m in model.modules()} & set(before)
             try:
                 result, after = counted(model, x)
-            except Exception:
+            except REFUSALS:
                 continue
             same = {key: before[key] for key in others} == {key: after[key] for key in others}
             if same and others == set(before) and result.shape == expected.shape:
@@ -203,7 +207,7 @@ def _runs(found: Net, path: str, first: int, period: int, blocks: int, how: Call
     adjust(model, parent)
     try:
         result, after = counted(model, found.x())
-    except Exception:
+    except REFUSALS:
         return False
     inside = {id(part) for child in children[first:last] for part in child.modules()}
     others = {key: calls for key, calls in before.items() if key not in inside}

@@ -19,7 +19,7 @@ from meristem.edit.joints import Empty, Zero
 from meristem.edit.rebuild import rebuilding
 from meristem.errors import MeristemError
 
-from .brute import counted, slots
+from .brute import REFUSALS, adjust, container, counted, put, slots
 from .models import Net
 
 
@@ -66,12 +66,68 @@ def _sums(found: Net, path: str, expected: Tensor) -> Iterator[bool]:
         try:
             result, after = counted(model, found.x())
             gradients = torch.autograd.grad(result.square().sum(), zeros, allow_unused=True)
-        except Exception:
+        except REFUSALS:
             continue
         silent = all(isinstance(back, Tensor) and not back.any() for back in returned)
         called = all(before[id(m)] == after[id(m)] for m in originals) and before[id(old)] == after[id(new)]
         learns = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
         yield silent and called and learns and torch.allclose(result, expected, rtol=0, atol=1e-12)
+
+
+def brute_rows(found: Net) -> set[tuple[str, ...]]:
+    """The neighbouring children of containers, two or three or all, beside which copies can be put that return zeros
+    and learn, as `brute_sums` has it for one module; two that are all of a called container are that container."""
+    model, works = found.model(), set[tuple[str, ...]]()
+    expected, calls = counted(model, found.x())
+    called = {name for name, part in model.named_modules() if calls[id(part)]}
+    for path, parent in model.named_modules():
+        names = [f"{path}.{name}" if path else name for name in parent._modules]
+        for first, count in stretches(len(names)) if container(parent) else ():
+            row = tuple(names[first : first + count])
+            whole = len(names) == 2 and path and path in called
+            if not whole and any(_row_sums(found, path, row, expected)):
+                works.add(row)
+    return works
+
+
+def stretches(length: int) -> Iterator[tuple[int, int]]:
+    """The first and the number of neighbours among so many: two, three, or all."""
+    for count in sorted({2, 3, length} & {*range(2, length + 1)}):
+        yield from ((first, count) for first in range(length - count + 1))
+
+
+def _row_sums(found: Net, path: str, row: tuple[str, ...], expected: Tensor) -> Iterator[bool]:
+    parts = [(c, n) for c in row for n, part in found.model().get_submodule(c).named_modules() if part._parameters]
+    for child, name in parts:
+        model = found.model()
+        parent = model.get_submodule(path)
+        old = [model.get_submodule(member) for member in row]
+        new = [copy.deepcopy(member) for member in old]
+        zeros = [p for p in new[row.index(child)].get_submodule(name)._parameters.values() if p is not None]
+        for parameter in zeros:
+            torch.nn.init.zeros_(parameter)
+        before = counted(model, found.x())[1]
+        names, children = list(parent._modules), list(parent.children())
+        first = names.index(row[0].rpartition(".")[2])
+        put(
+            parent,
+            [*names[: first + 1], *names[first + len(row) :]],
+            [*children[:first], Sum(nn.Sequential(*old), nn.Sequential(*new)), *children[first + len(row) :]],
+        )
+        adjust(model, parent)
+        returned: list[Any] = []
+        new[-1].register_forward_hook(lambda _m, _g, back, returned=returned: returned.append(back))
+        try:
+            result, after = counted(model, found.x())
+            gradients = torch.autograd.grad(result.square().sum(), zeros, allow_unused=True)
+        except REFUSALS:
+            continue
+        silent = all(isinstance(back, Tensor) and not back.any() for back in returned)
+        learns = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+        calls = {id(m): before[id(m)] for m in model.modules() if id(m) in before}
+        called = all(after[key] == number for key, number in calls.items())
+        same = result.shape == expected.shape and torch.allclose(result, expected, rtol=0, atol=1e-12)
+        yield bool(returned) and silent and learns and called and same
 
 
 def brute_concatenations(found: Net) -> set[str]:
@@ -146,10 +202,22 @@ def _added(found: Net, path: str) -> bool:
     handles = [module.register_forward_hook(lambda _m, _g, back: seen.append(back))]
     result, given = _differentiable(model, found.x())
     handles[0].remove()
-    if len(seen) != 1 or not isinstance(seen[0], Tensor) or seen[0].grad_fn is None:
+    if not seen or not all(isinstance(back, Tensor) and back.grad_fn is not None for back in seen):
         return False
     above, below = _graph(result.grad_fn)
-    node = seen[0].grad_fn
+    if not all(_in_a_sum(back.grad_fn, given, above, below) for back in seen):
+        return False
+    silent, without = found.model(), found.model()
+    silent.get_submodule(path).register_forward_hook(lambda _m, _g, back: back * 0)
+    replace(without, without.get_submodule(path), Zero())
+    try:
+        return torch.allclose(without(found.x()), silent(found.x()), rtol=0, atol=1e-14)
+    except REFUSALS:
+        return False
+
+
+def _in_a_sum(last: Any, given: Any, above: dict[Any, list[Any]], below: dict[Any, list[Any]]) -> bool:
+    node = last
     while node in above and len(above[node]) == 1 and above[node][0].name() in _KEEPS_ZERO:
         (node,) = above[node]
     joins = above.get(node, [])
@@ -157,15 +225,7 @@ def _added(found: Net, path: str) -> bool:
         return False
     others = [one for one in below[joins[0]] if one is not node]
     active = [one for one in others if given in _all_below(one, below)]
-    if not active or any(seen[0].grad_fn in _all_below(one, below) for one in others):
-        return False
-    silent, without = found.model(), found.model()
-    silent.get_submodule(path).register_forward_hook(lambda _m, _g, back: back * 0)
-    replace(without, without.get_submodule(path), Zero())
-    try:
-        return torch.allclose(without(found.x()), silent(found.x()), rtol=0, atol=1e-14)
-    except Exception:
-        return False
+    return bool(active) and not any(last in _all_below(one, below) for one in others)
 
 
 def _differentiable(model: nn.Module, x: Tensor) -> tuple[Tensor, Any]:
@@ -222,7 +282,7 @@ def _appended(found: Net, path: str) -> bool:
             )
         try:
             model(found.x())
-        except Exception:
+        except REFUSALS:
             missing = [(m, want, want - got) for m, want, got in widths if 0 < got < want]
             if len(missing) == 1 and len(set(lengths)) == 1 and missing[0][2] == lengths[0]:
                 name = next(n for n, m in model.named_modules() if m is missing[0][0])

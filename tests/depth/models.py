@@ -176,6 +176,25 @@ class Shared(nn.Module):
         return self.head(torch.relu(F.linear(x, self.read.weight) + self.read(x)))
 
 
+class Looped(nn.Module):
+    """Modules that are called several times: always in a sum, always in a concatenation, and not always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.block = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6))
+        self.both, self.sometimes = nn.Linear(6, 4), nn.Linear(6, 6)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        for _ in range(2):
+            x = x + 0.5 * self.block(x)
+        x = torch.tanh(self.sometimes(x))
+        x = x + self.sometimes(x)
+        return self.head(torch.cat([self.both(x), self.both(torch.tanh(x))], dim=-1))
+
+
 class Indexed(nn.Module):
     """A list whose entries the code names by number, a dictionary that it runs through, and a slice of a Sequential."""
 
@@ -309,6 +328,7 @@ NETS = (
         frozenset(f"layers.{n}.{part}" for n in range(2) for part in ("tokens", "channels")),
     ),
     Net("shared", Shared, _rows),
+    Net("looped", Looped, _rows, branches=frozenset({"block"})),
     Net("indexed", Indexed, _rows),
     Net("hidden", Hidden, _rows),
     Net(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from meristem import Edit, depth, trace
 from meristem.cli.exported import export
 
-from .models import net
+from .models import Transformer, net
 
 
 @pytest.mark.heavy
@@ -27,12 +29,14 @@ def test_edited_models_become_onnx_files_that_compute_the_same(name: str, tmp_pa
         "inception": ("stem", "wide.1", "head", "narrow"),
     }[name]
     units = {"residual": "stage.0.conv1", "transformer": "layers.0.mlp.0.0", "inception": "wide"}[name]
+    rows = [lambda p: depth.AddBranch(p, "wide.0.0..1")] if name == "inception" else []
     for make in (
         lambda p: depth.RemoveBranch(p, branch),
         lambda p: depth.AddBranch(p, layer),
         lambda p: depth.Remove(p, block),
         lambda p: depth.ConcatBranch(p, units, 2),
         lambda p: depth.Insert(p, f"after {first}", depth.ZeroResidual(hidden=3)),
+        *rows,
     ):
         axes = Edit(axes).depth(make(depth.places(axes))).commit().axes
     drift = export(model, (x,), {}, tmp_path / "model.onnx")
@@ -64,26 +68,49 @@ def test_an_edited_transformer_is_exported_as_it_computes() -> None:
         torch.testing.assert_close(program(tokens), model(tokens), rtol=0, atol=1e-12)
 
 
-@pytest.mark.heavy
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++")
-def test_a_compiled_model_computes_the_same_after_every_edit() -> None:
-    """With PyTorch's default backend: compiled once, called after an insertion, a copy and a removal; forward, and
-    gradients of new parameters."""
-    model, x = net("perceptron").model(), net("perceptron").x()
-    axes = trace(model, x)
-    torch._dynamo.reset()
-    compiled: Any = torch.compile(model)
-    for make in (
+COMPILED: dict[str, tuple[Callable[[depth.Places], depth.Change], ...]] = {
+    "perceptron": (
         lambda p: depth.Insert(p, "after 1", depth.Net2Deeper()),
         lambda p: depth.duplicated(p, "6", 1, depth.Plain()),
         lambda p: depth.Arrange(p, "4", (0, 2, 3)),
-    ):
+        lambda p: depth.AddBranch(p, "2..3"),
+    ),
+    "residual": (
+        lambda p: depth.Insert(p, "after stage.0", depth.ZeroResidual(hidden=3)),
+        lambda p: depth.AddBranch(p, "stage.0.conv2"),
+        lambda p: depth.ConcatBranch(p, "stage.2.conv1", 2),
+        lambda p: depth.Remove(p, "stage.3"),
+    ),
+    "transformer": (
+        lambda p: depth.duplicated(p, "layers.0", 1, depth.Silent()),
+        lambda p: depth.RemoveBranch(p, "layers.1.attention"),
+        lambda p: depth.AddBranch(p, "layers.0.mlp"),
+        lambda p: depth.Insert(p, "after layers.0", depth.ZeroResidual(hidden=3)),
+    ),
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++")
+@pytest.mark.parametrize(("name", "called"), [("perceptron", (0, 3)), ("residual", (3,)), ("transformer", (3,))])
+def test_a_compiled_model_computes_the_same_after_edits(name: str, called: tuple[int, ...]) -> None:
+    """With PyTorch's default backend, compiled before all edits and called after some of them; forward, and gradients
+    of all parameters, new ones too."""
+    made = replace(net(name), build=lambda: Transformer(layers=1)) if name == "transformer" else net(name)
+    model, x = made.model(), made.x()
+    axes = trace(model, x)
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(model)
+    reference, found = model, x
+    for number, make in enumerate(COMPILED[name]):
         before = len(list(model.parameters()))
         axes = Edit(axes).depth(make(depth.places(axes))).commit().axes
         assert len(list(model.parameters())) != before
-        reference = copy.deepcopy(model)
-        torch.testing.assert_close(compiled(x), reference(x), rtol=0, atol=1e-12)
-    compiled(x).square().mean().backward()
+        if number in called:
+            reference = copy.deepcopy(model)
+            found = compiled(x)
+            torch.testing.assert_close(found, reference(x), rtol=0, atol=1e-12)
+    found.square().mean().backward()
     reference(x).square().mean().backward()
     for one, two in zip(model.parameters(), reference.parameters(), strict=True):
         assert one.grad is not None

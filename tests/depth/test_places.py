@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from meristem import Edit, depth, trace
 from meristem.errors import EditError, StaleMapError
@@ -15,13 +16,13 @@ from meristem.errors import EditError, StaleMapError
 from ..edit.snapshot import Snapshot
 from .brute import brute_insertions, brute_removals, brute_runs, slots
 from .brute_branches import brute_branches
+from .looked import looked_at
 from .models import NETS, Net, net
 
 
 @pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
 def test_insertions_are_those_of_brute_force(found: Net) -> None:
-    model = found.model()
-    places = depth.places(trace(model, found.x()))
+    _, places = looked_at(found.name)
     mine = {(way.side, way.module, way.inside is not None) for way in places.ways if way.frozen is None}
     assert mine == brute_insertions(found)
     assert {way.edge for way in places.insertions} == {way.edge for way in places.ways}
@@ -29,8 +30,7 @@ def test_insertions_are_those_of_brute_force(found: Net) -> None:
 
 @pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
 def test_removals_are_those_of_brute_force(found: Net) -> None:
-    model = found.model()
-    places = depth.places(trace(model, found.x()))
+    model, places = looked_at(found.name)
     mine = {removal.module for removal in places.removals if removal.frozen is None}
     leaking = {removal.module for removal in places.removals if "other ways" in (removal.frozen or "")}
     assert mine == brute_removals(found) - leaking
@@ -39,8 +39,7 @@ def test_removals_are_those_of_brute_force(found: Net) -> None:
 
 @pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
 def test_runs_and_branches_are_those_found_by_hand(found: Net) -> None:
-    model = found.model()
-    places = depth.places(trace(model, found.x()))
+    _, places = looked_at(found.name)
     runs = {(run.container, run.first, run.period, len(run)) for run in places.runs if run.frozen is None}
     assert runs == found.runs
     assert {branch.name for branch in places.branches if branch.frozen is None} == found.branches
@@ -49,8 +48,7 @@ def test_runs_and_branches_are_those_found_by_hand(found: Net) -> None:
 @pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
 def test_runs_are_those_of_brute_force(found: Net) -> None:
     """The longest of those that overlap; those of one block alone are no repetition."""
-    model = found.model()
-    places = depth.places(trace(model, found.x()))
+    _, places = looked_at(found.name)
     mine = {(r.container, r.first, r.period, len(r)) for r in places.runs if r.frozen is None and len(r) > 1}
     works = brute_runs(found)
     assert mine <= works
@@ -63,8 +61,7 @@ def test_runs_are_those_of_brute_force(found: Net) -> None:
 
 @pytest.mark.parametrize("found", NETS, ids=lambda n: n.name)
 def test_branches_are_those_of_brute_force(found: Net) -> None:
-    model = found.model()
-    places = depth.places(trace(model, found.x()))
+    _, places = looked_at(found.name)
     assert {branch.name for branch in places.branches if branch.frozen is None} == brute_branches(found)
 
 
@@ -78,6 +75,22 @@ def test_a_removed_branch_adds_zeros(found: Net) -> None:
         axes = trace(model, x)
         Edit(axes).depth(depth.RemoveBranch(depth.places(axes), name)).commit()
         torch.testing.assert_close(model(x), silent(x), rtol=0, atol=1e-14)
+
+
+def test_a_branch_of_several_calls_is_one() -> None:
+    """It goes everywhere at once, and its score is the derivative by one gate on all its calls; a module that is not
+    joined every time is none."""
+    model, x = net("looped").model(), net("looped").x()
+    places = depth.places(trace(model, x))
+    found = {branch.name: branch for branch in places.branches}
+    assert found["sometimes"].frozen == "it is called 2 times, and what it returns is joined 1 time only"
+    assert len(found["block"].ways) == 2
+    score = depth.BranchTaylor().scores([depth.RemoveBranch(places, "block")], lambda: model(x).square().mean())
+    gate = torch.ones((), dtype=torch.float64, requires_grad=True)
+    handle = model.get_submodule("block").register_forward_hook(lambda _m, _g, back: gate * back)
+    (slope,) = torch.autograd.grad(model(x).square().mean(), gate)
+    handle.remove()
+    assert float(score) == pytest.approx(abs(float(slope)), rel=1e-12)
 
 
 def _zeros(_module: nn.Module, _given: Any, returned: Tensor) -> Tensor:
@@ -110,6 +123,87 @@ def test_edges_are_shared_by_the_ways_to_them() -> None:
     names = {way.name for way in places.insertions}
     assert "after stage.0" in names
     assert "before stage.1" not in names
+
+
+class Several(nn.Module):
+    """Modules that return several things, and one that is given several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.attention = nn.LSTM(6, 6, batch_first=True), nn.MultiheadAttention(6, 2, batch_first=True)
+        self.join, self.head = nn.Bilinear(6, 6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, (state, _) = self.rnn(x)
+        y, _ = self.attention(x, x + 1, x)
+        return self.head(self.join(x + y, y) + state[0][:, None])
+
+
+Passed = set[tuple[str, str, int, bool]]
+
+
+def passed(model: nn.Module, x: Tensor) -> Passed:
+    """By really running, everything made of the input that modules are given or return: side, module, number among the
+    tensors, and whether it is an argument or the only result."""
+    seen: Passed = set()
+
+    def noting(path: str) -> Any:
+        def note(_module: nn.Module, given: tuple[Any, ...], back: Any) -> None:
+            for side, found in (("before", given), ("after", back)):
+                for number, tensor in enumerate(tree_leaves(found)):
+                    if isinstance(tensor, Tensor) and tensor.requires_grad:
+                        seen.add((side, path, number, side == "before" or isinstance(back, Tensor)))
+
+        return note
+
+    for path, module in model.named_modules():
+        if path:
+            module.register_forward_hook(noting(path))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model(x.requires_grad_())
+    return seen
+
+
+def test_every_tensor_that_passes_a_module_is_listed() -> None:
+    """It is at a tensor edge that is listed, and frozen with a reason if it is one of several."""
+    nets = [(n.model(), n.x()) for n in NETS if n.x().is_floating_point()]
+    for model, x in ((Several().double().eval(), torch.randn(2, 4, 6).double()), *nets):
+        places = depth.places(trace(model, x))
+        listed = {way.name: way for way in places.ways}
+        seen = passed(model, x)
+        assert seen
+        for side, path, number, alone in seen:
+            if number == 0 and alone:
+                assert listed[f"{side} {path}"].entry is None
+            elif f"{side} {path}[{number}]" in listed:
+                assert "among other things" in str(listed[f"{side} {path}[{number}]"].frozen)
+            else:  # the same tensor as the first argument
+                assert f"{side} {path}" in listed
+
+
+def test_one_of_several_tensors_is_frozen() -> None:
+    model = Several().double().eval()
+    places = depth.places(trace(model, torch.randn(2, 4, 6).double()))
+    frozen = {way.name: way.frozen for way in places.insertions if way.entry is not None}
+    assert {"after rnn[0]", "after rnn[1]", "before attention[1]", "before join[1]"} <= {*frozen}
+    with pytest.raises(EditError, match="returns it among other things"):
+        depth.Insert(places, "after rnn[0]", depth.ZeroResidual())
+
+
+def test_what_fused_operators_read_is_frozen() -> None:
+    """In eval mode without gradients PyTorch's transformer layers read the weights of their children."""
+    model = nn.Sequential(nn.Linear(6, 6), nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True)).double().eval()
+    x = torch.randn(2, 4, 6).double()
+    with torch.no_grad():
+        expected = model(x)
+    places = depth.places(trace(model, x))
+    reasons = {way.name: way.frozen for way in places.ways}
+    assert "object has no attribute" in str(reasons["after 1.linear1"])
+    assert reasons["after 1.dropout"] is None
+    Edit(places.axes).depth(depth.Insert(places, "after 1.dropout", depth.ZeroResidual())).commit()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
 
 
 def test_the_features_of_a_tensor() -> None:

@@ -17,10 +17,12 @@ from meristem.errors import EditError
 from ..edit.snapshot import Snapshot, same, values
 from .models import net
 
+KINDS = ("insert", "remove", "branch", "arrange", "silent", "beside", "units")
 
-def some_change(places: depth.Places, dice: random.Random) -> depth.Change | None:
+
+def some_change(places: depth.Places, dice: random.Random, kinds: tuple[str, ...] = KINDS) -> depth.Change | None:
     """A random change that is permissible, or None if the kind that was drawn has no place."""
-    kind = dice.choice(("insert", "remove", "branch", "arrange", "silent", "beside", "units"))
+    kind = dice.choice(kinds)
     try:
         if kind == "insert":
             ways = [way for way in places.insertions if way.frozen is None and way.features is not None]
@@ -38,7 +40,13 @@ def some_change(places: depth.Places, dice: random.Random) -> depth.Change | Non
         layers = [path for path, module in places.model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
         if kind == "units":
             return depth.ConcatBranch(places, dice.choice(layers), dice.randint(2, 3))
-        if kind == "beside" or not runs:
+        rows = [row.children for row in places.rows if row.frozen is None] if kind == "row" else []
+        if rows:
+            row = dice.choice(rows)
+            first = dice.randrange(len(row) - 1)
+            last = dice.randint(first + 1, len(row) - 1)
+            return depth.AddBranch(places, f"{row[first]}..{row[last].rpartition('.')[2]}")
+        if kind in ("beside", "row") or not runs:
             return depth.AddBranch(places, dice.choice(layers))
         run = dice.choice(runs)
         if kind == "silent":
@@ -58,7 +66,7 @@ def one_edit(axes: AxisMap, optimizer: torch.optim.Optimizer, x: torch.Tensor, d
         (edit.prune(axis, [dice.randrange(axis.size)]) if smaller else edit.grow(axis, 1)).commit()
         assert edit.result is not None
         return edit.result.axes
-    change = some_change(depth.places(axes), dice)
+    change = some_change(depth.places(axes), dice, (*KINDS, "row"))
     if change is None:
         return axes
     model = axes.model

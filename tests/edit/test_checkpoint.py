@@ -372,6 +372,17 @@ class TestHostileFiles:
         rewritten(path, tensors=change)
         refused(path, "the tensor")
 
+    @pytest.mark.parametrize("shape", [(3, 3), (15,), (14, 6, 1), (6, 6)])
+    def test_optimizer_state_that_fits_no_parameter(self, path, shape):
+        _, document = storage.read(path)
+        key = json.loads(document)["optimizers"][0]["state"][0][2]["exp_avg"]["tensor"]
+        rewritten(path, tensors=lambda t: t.update({key: torch.zeros(shape)}))
+        refused(path, "has the shape")
+
+    def test_a_tensor_that_no_optimizer_refers_to(self, path):
+        rewritten(path, tensors=lambda t: t.update({"optimizer.999": torch.zeros(2)}))
+        refused(path, "no optimizer in it refers to its tensor optimizer.999")
+
     def test_deep_json(self, path):
         deep = "[" * 100_000 + "]" * 100_000
         rewritten(path, text=deep)

@@ -31,7 +31,7 @@ def test_constructors():
     [
         (lambda: MADE.keep(4, []), "no units given"),
         (lambda: MADE.prune(4, []), "no units given"),
-        (lambda: MADE.prune(2, [0, 1]), "no units given"),
+        (lambda: MADE.prune(2, [0, 1]), "these are all 2 of them"),
         (lambda: MADE.prune(4, [4]), "unknown unit 4: the axis has 4 units, numbered from 0 to 3"),
         (lambda: MADE.prune(4, [-1]), "unknown unit -1"),
         (lambda: MADE.prune(4, [1, 2, 1]), "unit 1 is given twice"),

@@ -27,7 +27,7 @@ REQUESTS = {
     "unknown axis": (lambda e: e.prune("nowhere", [0]), UnknownAxisError, "nowhere"),
     "unknown unit": (lambda e: e.prune("0", [12]), EditError, "unknown unit 12"),
     "negative unit": (lambda e: e.prune("0", [-1]), EditError, "unknown unit -1"),
-    "all units": (lambda e: e.prune("0", range(12)), EditError, "no units"),
+    "all units": (lambda e: e.prune("0", range(12)), EditError, "these are all 12 of them"),
     "a unit twice": (lambda e: e.prune("0", [1, 1]), EditError, "given twice"),
     "no unit": (lambda e: e.keep("0", []), EditError, "no units"),
     "frozen axis": (lambda e: e.prune("4", [0]), FrozenAxisError, "model output"),
@@ -44,6 +44,7 @@ REQUESTS = {
         "not of this map",
     ),
     "two growth methods": (lambda e: e.grow("0", 1).grow("0", 1, _Other()), EditError, "commit the first"),
+    "a growth method that needs signals": (lambda e: e.grow("0", 1, "random"), EditError, "Plasticity"),
     "unit that is gone": (lambda e: e.prune("0", range(6)).prune("0", [7]), EditError, "unknown unit 7"),
 }
 

@@ -60,6 +60,10 @@ def test_shares_of_one_source_add_up(ratio):
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
+def test_where_nothing_is_copied_every_share_is_whole():
+    assert shares(torch.tensor([-1, -1])).tolist() == [1.0, 1.0]
+
+
 def test_uneven_copies_part_under_sgd():
     model, x = mlp()
     before = model(x).detach()

@@ -7,7 +7,7 @@ import torch
 
 from meristem.errors import ConfigError
 from meristem.mask import ERK, NM, Global, GradualMagnitude, GraNet, PerLayer, Rows, Sparse, Static, TopKAST, Uniform
-from meristem.mask.select import shared, top
+from meristem.mask.best import shared, top
 from tests.mask.models import batches, mlp, train
 
 SHAPES = {"a": (8, 3, 3, 3), "b": (16, 8, 3, 3), "c": (16, 16, 1, 1), "d": (5, 16)}
@@ -190,7 +190,7 @@ def test_methods_come_to_given_densities():
 
 
 def test_groups_must_fit():
-    with pytest.raises(ConfigError, match=r"a has the shape .*parameters="):
+    with pytest.raises(ConfigError, match=r"a has 3 inputs, no multiple of m=4.*parameters="):
         NM(m=4).masks(scores(), 0.5)
     for density in (0, 1.5, True, "half"):
         with pytest.raises(ConfigError, match="density"):

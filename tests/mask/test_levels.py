@@ -98,7 +98,7 @@ def test_units_and_layers_in_one_transaction(newborns: float | None) -> None:
 
 def test_a_global_count_is_exact_again() -> None:
     """Top-KAST counts over all parameters at once; what learns, and is remembered, is more than what is there."""
-    run = Run("transformer", TopKAST(density=DENSITY, backward=0.6))
+    run = Run("transformer", TopKAST(density=DENSITY, backward=0.6, interval=1))
     run.edit(units_and_layers)
     run.train(2)
     run.check()

@@ -404,7 +404,7 @@ def test_top_kast():
             assert torch.allclose(run.weight(name), theta[name] * used, rtol=0, atol=1e-14)
         run.step(x)
         for name, (used, learns) in sets.items():
-            penalty = torch.where(used, 0.1, 0.1 / 0.25) * theta[name]
+            penalty = torch.where(used, 0.1 * theta[name], 0.1 / 0.25 * theta[name])
             theta[name] = theta[name] - 0.3 * (run.gradients[name] + penalty) * learns
         if step % 2 == 0:
             new = chosen()

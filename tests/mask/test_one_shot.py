@@ -10,6 +10,7 @@ from meristem.errors import ConfigError, SignalError
 from meristem.mask import Fixed, Magnitude, Sparse, SparseGPT, Static, Wanda, one_shot, to_torch_sparse, weights_of
 from meristem.mask.export import two_of_four
 from meristem.mask.inputs import Hearing, energy
+from meristem.mask.readers import readers
 from meristem.mask.rows import best
 from tests.mask.models import batches, convnet, mlp
 
@@ -239,6 +240,58 @@ def test_sparse_layers_take_inputs_of_every_layout(turned, bias):
     assert [layout.layout for layout in exported.layouts] == ["csr"]
     assert torch.allclose(exported.model(x), model(x), rtol=0, atol=1e-5)
     assert torch.allclose(exported.model[0](input=x), model(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_what_the_device_cannot_multiply_stays_dense(dtype):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 64)).to(dtype), torch.randn(2, 3, 64, dtype=dtype)
+    masks = Sparse(model, torch.optim.SGD(model.parameters(), lr=0.1), Static(density=0.05)).masks
+    exported = to_torch_sparse(model, masks)
+    assert torch.allclose(
+        exported.model(x).double(), model(x).double(), rtol=0, atol=1e-2 if dtype.itemsize < 4 else 1e-6
+    )
+    (layout,) = exported.layouts
+    assert (layout.layout == "csr") == ("does not multiply" not in layout.reason)
+    assert dtype.itemsize < 4 or layout.layout == "csr"
+
+
+def test_sparse_layers_run_under_autocast():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)), torch.randn(2, 3, 64)
+    masks = Sparse(model, torch.optim.SGD(model.parameters(), lr=0.1), Static(density=0.05)).masks
+    exported = to_torch_sparse(model, masks)
+    assert {layout.layout for layout in exported.layouts} == {"csr"}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted, found = model(x), exported.model(x)
+    assert found.dtype == wanted.dtype == torch.bfloat16
+    assert torch.allclose(found, wanted, rtol=0, atol=2e-2)
+
+
+class Borrowing(nn.Module):
+    """Computes with the weight of one of its layers itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.other = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.other(nn.functional.linear(x.transpose(0, 1), self.own.weight, self.own.bias))
+
+
+def test_an_example_shows_what_computes_with_a_weight_elsewhere():
+    torch.manual_seed(0)
+    model, x = Borrowing(), torch.randn(3, 4, 64)
+    masks = Sparse(model, torch.optim.SGD(model.parameters(), lr=0.1), Static(density=0.05)).masks
+    exported = to_torch_sparse(model, masks, example=x)
+    found = {layout.name: layout for layout in exported.layouts}
+    assert found["own.weight"].layout == "dense"
+    assert "Borrowing computes with it itself" in found["own.weight"].reason
+    assert found["other.weight"].layout == "csr"
+    assert torch.allclose(exported.model(x), model(x), rtol=0, atol=1e-5)
+    model = Attending().eval()
+    masks = Sparse(model, torch.optim.SGD(model.parameters(), lr=0.1), Static(density=0.1)).masks
+    assert list(readers(model, masks, torch.randn(2, 5, 16))) == ["attention.out_proj.weight"]
 
 
 def test_two_of_four():

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import meristem
+from meristem.allocate import Limits, Ranked, choose, choose_among
 from meristem.axes import AxisMap, Coupling
 from meristem.errors import EditError, SignalError
 from meristem.prune import (
@@ -17,6 +18,7 @@ from meristem.prune import (
     Criterion,
     Magnitude,
     NormProduct,
+    Protect,
     Removal,
     Taylor,
     TaylorWeights,
@@ -61,6 +63,24 @@ class Attention(nn.Module):
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4).unbind(0)
         y = functional.scaled_dot_product_attention(q, k, v, scale=0.5).transpose(1, 2).flatten(-2)
         return self.head(h + self.out(y)).mean(1)
+
+
+def test_a_name_with_brackets_is_a_name_everywhere():
+    """`qkv[0]` is no set of characters where it is the name of an axis; patterns go on to match it."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 5)
+    model = Attention()
+    axes = meristem.trace(model, x)
+    name = next(axis.name for axis in axes.editable if "[" in axis.name)
+    size = axes[name].size
+    for keep in (name, [name], "qkv*"):
+        assert shrink(Attention(), x, parameters=0.8, keep=keep).left[name] == "among `keep`"
+    limits = {name: Limits(minimum=size)}
+    assert shrink(Attention(), x, parameters=0.8, allocate=Ranked(limits=limits)).axes[name].size == size
+    protected = Protect(Magnitude(), axes=(name,)).scores(View(axes), axes[name])
+    assert protected.tolist() == [torch.inf] * size
+    assert [axis.name for axis in choose(axes, [name])] == [name]
+    assert [axis.name for axis in choose_among(axes, [name], [name, "out"])] == [name]
 
 
 def convolutional() -> nn.Sequential:
@@ -112,7 +132,33 @@ def test_calls_that_cannot_be_told_apart_are_an_error_that_names_what_works():
     (name,) = (axis.name for axis in axes if axis.size == 6)
     with pytest.raises(SignalError, match="take TaylorWeights"):
         scored(Taylor(), axes, name, [batch], crossed)
-    assert scored(TaylorWeights(), axes, name, [batch], crossed).isfinite().all()
+    weights = scored(TaylorWeights(), axes, name, [batch], crossed)
+    assert weights.isfinite().all()
+    assert torch.equal(scored(TaylorWherePossible(), axes, name, [batch], crossed), weights)
+
+
+class Indexed(nn.Module):
+    """A table that is a parameter, looked up by an index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(11, 6))
+        self.wide, self.narrow, self.head = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 11)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        h = self.table[tokens]
+        return self.head(h + self.narrow(torch.relu(self.wide(h))))
+
+
+@pytest.mark.parametrize("build", [Indexed, lambda: Language("index")])
+def test_by_default_a_stream_that_is_looked_up_by_an_index_is_scored(build):
+    torch.manual_seed(0)
+    model, batch = build().double(), tokens()
+    axes = meristem.trace(model, batch[0])
+    (name,) = (axis.name for axis in axes if axis.size == 6)
+    found = shrink(model, axes, flops=0.9, batches=[batch], loss=crossed)
+    assert found.done
+    assert name not in found.left
 
 
 @pytest.mark.parametrize("read", ["einsum", "transposed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 
 import meristem
-from meristem.allocate import Uniform, plan_pruning
+from meristem.allocate import Limits, Proportional, Uniform, plan_pruning
 from meristem.axes import Role
 from meristem.edit import Edit
 from meristem.errors import ConfigError, EditError
+from meristem.grow import ZeroFanOut
 from meristem.prune import (
     Compensated,
     Cubic,
@@ -26,7 +28,7 @@ from meristem.prune import (
     most_within,
     silence,
 )
-from meristem.schedule import Demand, Every
+from meristem.schedule import At, Below, Demand, Every
 from meristem.signals import View
 from tests.prune.table import cached, seen
 
@@ -63,7 +65,97 @@ def test_a_cubic_is_an_amount_of_a_schedule(net, x):
     )
     for _ in range(40):
         plasticity.step()
-    assert abs(plasticity.axes["0"].size - 15) <= 2  # each amount is rounded to whole units
+    assert plasticity.axes["0"].size == 15
+
+
+def _two_layers(units: tuple[int, int]) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, units[0]), nn.ReLU(), nn.Linear(units[0], units[1]), nn.ReLU(), nn.Linear(units[1], 3)
+    ).double()
+
+
+def _cubic(model, example, share: float, every: int, multiple: int = 1):
+    return meristem.Plasticity(
+        model,
+        torch.optim.SGD(model.parameters(), 0.0),
+        example,
+        prune=Magnitude(),
+        allocate=Proportional(limits=Limits(multiple=multiple)),
+        schedule=Every(every, end=100, prune=Cubic(share, end=100, every=every)),
+    )
+
+
+@pytest.mark.parametrize("every", [1, 5, 7])
+@pytest.mark.parametrize(
+    ("units", "share", "multiple", "left"),
+    [((37, 53), 0.9, 1, 9), ((37, 53), 0.5, 1, 45), ((37, 53), 0.3, 1, 63), ((64, 64), 0.5, 8, 64)],
+)
+def test_a_cubic_ends_where_it_says_however_small_its_amounts_are(x, every, units, share, multiple, left):
+    """What rounding to whole units or to a multiple leaves is not lost."""
+    plasticity = _cubic(_two_layers(units), x, share, every, multiple)
+    for _ in range(110):
+        plasticity.step()
+    assert sum(axis.size for axis in plasticity.axes.editable) == left
+
+
+@pytest.mark.parametrize("at", [3, 50, 77])
+def test_what_rounding_leaves_is_saved(x, at):
+    """The sizes after each step are the same in a run that was resumed."""
+
+    def sizes(plasticity, steps):
+        found = []
+        for _ in range(steps):
+            plasticity.step()
+            found.append([axis.size for axis in plasticity.axes.editable])
+        return found
+
+    whole = sizes(_cubic(_two_layers((37, 53)), x, 0.9, 1), 100)
+    first = _cubic(_two_layers((37, 53)), x, 0.9, 1)
+    sizes(first, at)
+    second = _cubic(_two_layers((37, 53)), x, 0.9, 1)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert sizes(second, 100 - at) == whole[at:]
+
+
+def test_what_limits_keep_back_is_not_owed(x):
+    """After pruning at the limit for long, one more unit of room loses no more than the next share of it."""
+    model = _two_layers((12, 12))
+    plasticity = meristem.Plasticity(
+        model,
+        torch.optim.SGD(model.parameters(), 0.0),
+        x,
+        prune=Magnitude(),
+        grow=ZeroFanOut(),
+        allocate=Proportional(limits=Limits(minimum=10)),
+        schedule=Every(1, end=50, prune=0.5) | At(60, grow=20) | At(61, prune=0.1),
+    )
+    for _ in range(60):
+        plasticity.step()
+    assert sum(axis.size for axis in plasticity.axes.editable) == 40
+    plasticity.step()
+    assert 35 <= sum(axis.size for axis in plasticity.axes.editable) <= 36
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [
+        (99, "prune: 29 of 99 units"),
+        ({"0": 30}, "prune: 29 of 30 units"),
+        (0.99, "prune: 29 of 30 units"),
+        (Below(1e9), "prune: 29 of 30 units"),
+        (3, None),
+        (0.5, None),
+        ({"0": 29}, None),
+    ],
+)
+def test_a_controller_says_what_it_could_not_prune(net, x, amount, said):
+    plasticity = meristem.Plasticity(
+        net, torch.optim.SGD(net.parameters(), 0.0), x, prune=Magnitude(), schedule=At(1, prune=amount), axes="0"
+    )
+    event = plasticity.step()
+    assert event is not None
+    assert [note.split(",")[0] for note in event.notes] == ([said] if said else [])
 
 
 @pytest.mark.parametrize("wrong", [{"final": 1.0}, {"end": 0}, {"every": 0}, {"begin": -1}])

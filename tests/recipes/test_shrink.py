@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +13,21 @@ from torch import nn
 import meristem
 from meristem.allocate import Proportional
 from meristem.errors import ConfigError, EditError
-from meristem.prune import ActivationVariance, ContributionUtility, Criterion, GraSP, Magnitude, Random, Taylor
+from meristem.mask import RigL, Sparse
+from meristem.prune import (
+    ActivationVariance,
+    APoZ,
+    ContributionUtility,
+    Criterion,
+    Dormancy,
+    GradientDormancy,
+    GraSP,
+    GroupNorm,
+    Magnitude,
+    Random,
+    Taylor,
+    WandaUnits,
+)
 from meristem.recipes import goal, shrink, supervised
 from meristem.recipes.shrunk import Shrunk
 
@@ -44,6 +59,84 @@ IMAGE = torch.zeros(2, 1, 6, 6, dtype=torch.float64)
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+# ------------------------------------------------------------------ frozen models, and those that hear of it
+
+
+FORWARD = [WandaUnits(), Dormancy(), APoZ(), ActivationVariance(), GroupNorm(), Magnitude()]
+
+
+@pytest.mark.parametrize("criterion", FORWARD, ids=lambda criterion: type(criterion).__name__)
+def test_what_needs_no_gradient_works_on_a_frozen_model_and_finds_the_same(criterion):
+    """Means for the biases too come from forward passes alone."""
+    trained, frozen = mlp(), mlp().requires_grad_(False)
+    for model in (trained, frozen):
+        shrink(model, X, flops=0.5, batches=data(4), criterion=criterion)
+    assert all(torch.equal(tensor, frozen.state_dict()[name]) for name, tensor in trained.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert shrink(mlp().requires_grad_(False), X, tolerance=0.1, batches=data(4), criterion=criterion).done
+
+
+@pytest.mark.parametrize("criterion", [None, Taylor(), GradientDormancy(), GraSP()])
+def test_what_needs_gradients_says_how_a_frozen_model_gets_them(criterion):
+    model = mlp().requires_grad_(False)
+    before = state(model)
+    with pytest.raises(ConfigError, match=r"call model\.requires_grad_\(True\)"):
+        shrink(model, X, flops=0.5, batches=data(4), criterion=criterion)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_masks_follow():
+    """With `follow=` training goes on with masks as large as the weights."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    sparse = Sparse(model, optimizer, RigL(density=0.3, end=100, interval=2))
+    shrink(model, X, flops=0.5, batches=data(4), optimizers=optimizer, follow=[sparse], rounds=2)
+    assert sparse.masks["0.weight"].shape == model[0].weight.shape
+    for inputs, labels in data(4, count=3):
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not model[0].weight[~sparse.masks["0.weight"]].any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"flops": "0.5"}, "got {'flops': '0.5'}"),
+        ({"flops": True}, "got {'flops': True}"),
+        ({"flops": 0.5, "rounds": 2.0}, "rounds=2.0"),
+        ({"flops": 0.5, "steps": "3"}, "steps='3'"),
+        ({"flops": 0.5, "floor": "0.1"}, "floor='0.1'"),
+        ({"flops": 0.5, "multiple": 8.0}, "multiple=8.0"),
+    ],
+)
+def test_numbers_are_numbers(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        shrink(mlp(), X, batches=data(4), **settings)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda model, batch: 3.0, "gave a float"),
+        (lambda model, batch: model(batch[0]).square(), r"gave a tensor of shape \(8, 3\)"),
+        (lambda model, batch: model(batch[0]).square().mean().detach(), "the loss has no graph"),
+    ],
+)
+def test_a_loss_is_a_scalar_with_a_graph(loss, message):
+    with pytest.raises(ConfigError, match=message):
+        shrink(mlp(), X, flops=0.5, batches=data(4), loss=loss)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_latency_of_a_model_that_cannot_be_copied_is_refused():
+    model = mlp()
+    nn.utils.weight_norm(model[0])
+    with pytest.raises(ConfigError, match="cannot be copied"):
+        shrink(model, X, latency=0.5)
+    assert shrink(model, X, flops=0.5).done
 
 
 # ------------------------------------------------------------------ how much, and who

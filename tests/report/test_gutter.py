@@ -33,6 +33,7 @@ def test_brackets_and_signs_stand_where_the_places_are(tmp_path: Path) -> None:
     assert all(x != u or bottom < v or w < top for i, (x, top, bottom) in enumerate(overlapping)
                for u, v, w in overlapping[i + 1 :])  # fmt: skip
     beside = {place.module for place in places.beside if place.frozen is None}
+    beside |= {row.name for row in places.rows if row.frozen is None}
     assert beside == {bar.hint.split(" ")[3] for bar in picture.places.bars}
     (bar,) = (bar for bar in picture.places.bars if bar.hint.startswith("a branch beside layers.1.mlp.0 "))
     assert bar.hint.endswith("can be added or appended, with units beside those of layers.1.mlp.0")

@@ -40,7 +40,7 @@ from meristem.study.studies.grid.rounds import rounds
 from meristem.study.studies.grid.running import Running
 from meristem.study.studies.grid.schedules import own
 from meristem.study.studies.grid.settings import SCALES
-from meristem.study.studies.grid.submission import found_in
+from meristem.study.studies.grid.submission import Submitted, found_in
 from meristem.study.studies.grid.twin import Probe, Watch
 from meristem.study.studies.grid.weights import Weights
 from meristem.study.summary import summarize
@@ -564,11 +564,20 @@ def test_every_way_of_taking_part_begins(submission):
     assert any(contender.edits(step) for step in range(1, 21)) == (submission.start is None)
 
 
-def test_the_page_shows_a_submission():
+def test_the_page_shows_submissions_that_take_part(tmp_path):
     text = (ROOT / "docs/submit.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
-    (found,) = found_in(block)
-    assert (found.level, found.course, found.norm) == ("neuron", "growing", True)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    levels = []
+    for index, block in enumerate(blocks):
+        for number, one in enumerate(found_in(block)):
+            way = Submitted(source=block, number=number)
+            place = tmp_path / f"{index}-{number}"
+            run = ran(place, level=one.level, course=one.course, norm=one.norm, way=way)
+            assert [bool(change.births) for change in run.changes] == [True] * 4
+            assert 0.9 < run.metrics["size"] < 1.02
+            assert one.level == "neuron" or run.metrics["jump"] == pytest.approx(0, abs=1e-5)
+            levels.append(one.level)
+    assert levels == ["neuron", "layer", "cell"]
 
 
 @pytest.fixture
@@ -609,6 +618,15 @@ def test_the_example_takes_part_and_stands_on_the_board(tmp_path, board):
     with pytest.raises(ConfigError, match="run it again"):
         list(board.page(study, [replace(theirs, scale="cpu")]))
     arm = next(arm for arm in theirs.arms if "Mirrored" in arm.name)
+    for message, changed in {
+        "with steps = 40, the others with 20": replace(arm, config={**arm.config, "steps": 40}),
+        "with protocol = None": replace(arm, config={k: v for k, v in arm.config.items() if k != "protocol"}),
+        "with the seeds [3]; expected each of 0 to 0": replace(arm, seeds=(3,)),
+        "with the seeds [0, 0]": replace(arm, seeds=(0, 0)),
+        "nothing to compare": replace(arm, config={**arm.config, "norm": False}),
+    }.items():
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            list(board.page(study, [replace(theirs, arms=(changed,))]))
     large = replace(arm, values={**arm.values, "size": (1.5,)})
     assert "| too large | **Mirrored" in "\n".join(board.page(study, [replace(theirs, arms=(large,))]))
     more = replace(study, settings={**study.settings, "core_seeds": 2})

@@ -208,6 +208,19 @@ class Routed(nn.Module):
         return self.head(torch.relu(picked * scores[:, None]))
 
 
+class PooledNodes(nn.Module):
+    """Nodes are added up by graph, in a tensor whose width the code keeps as a number."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.width = width
+        self.head, self.stem = nn.Linear(width, 5), nn.Linear(6, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        graph = torch.arange(len(x))[:, None].expand(-1, self.width) % 2
+        return self.head(x.new_zeros(2, self.width).scatter_add(0, graph, torch.tanh(self.stem(x))))
+
+
 class Answer(NamedTuple):
     logits: Tensor
     features: list[Tensor]
@@ -311,6 +324,7 @@ AWKWARD_ROWS: tuple[Row, ...] = (
     Row("awkward/hyper_network", HyperNetwork, flat(6), small=True, editable=0),
     Row("awkward/mixture", Mixture, flat(6), small=True, editable=1),
     Row("awkward/routed", Routed, flat(6), small=True, editable=1),
+    Row("awkward/pooled_nodes", PooledNodes, flat(6), small=True, editable=1),
     Row("awkward/nested_output", NestedOutput, flat(6), small=True, editable=2),
     Row("awkward/asserted_width", AssertedWidth, flat(6), small=True, editable=1),
     Row("awkward/literal_width", LiteralWidth, flat(6), small=True, editable=0),

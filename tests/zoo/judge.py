@@ -186,23 +186,30 @@ def permutation_check(subject: Subject, axes: Sequence[Axis]) -> str | None:
 
 
 def broken(before: Subject, after: Subject, change: dict[int, int]) -> str | None:
-    """Whether shapes differ from the prediction, or a parameter that had a gradient has none."""
+    """Whether shapes differ from the prediction, or what was finite of outputs and gradients is not, or is gone."""
     sizes = [axis.size + change.get(axis.index, 0) for axis in before.axes]
     tensors = {**dict(after.model.named_parameters()), **dict(after.model.named_buffers())}
     for name, layout in before.axes.layouts.items():
         if tuple(tensors[name].shape) != layout.shape(sizes):
             return f"{name} has shape {tuple(tensors[name].shape)}, predicted {layout.shape(sizes)}"
     lost = before.trained - with_gradient(after.model, after.row)
-    return f"no gradient for {sorted(lost)[:3]}" if lost else None
+    if lost:
+        return f"no finite gradient for {sorted(lost)[:3]}"
+    return None if finite(after) or not finite(before.copied()) else "its outputs are not finite"
+
+
+def finite(subject: Subject) -> bool:
+    """Whether every output at the first batch size is finite."""
+    return all(bool(out.isfinite().all()) for out in outputs(subject.model, subject.row, subject.row.batches[0]))
 
 
 def with_gradient(model: nn.Module, row: Row) -> frozenset[str]:
-    """The parameters that a backward pass reaches."""
+    """The parameters that a backward pass reaches, with a gradient that is finite."""
     args, kwargs = row.example(dtype=next(model.parameters()).dtype)
     answers: list[Any] = [x for x in tree_leaves(model(*args, **kwargs)) if isinstance(x, Tensor) and x.requires_grad]
     torch.stack([(answer * torch.randn_like(answer)).sum() for answer in answers]).sum().backward()
-    reached = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.shape == p.shape]
-    return frozenset(reached)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.grad.shape == p.shape}
+    return frozenset(name for name, gradient in gradients.items() if bool(gradient.isfinite().all()))
 
 
 def attempt(check: Check, subject: Subject, axes: Sequence[Axis]) -> str | None:

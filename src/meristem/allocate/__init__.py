@@ -7,7 +7,7 @@ from meristem.allocate.custom import Custom
 from meristem.allocate.division import at_most, axis_by_axis, by_axis, replaceable
 from meristem.allocate.in_step import out_of_step
 from meristem.allocate.limits import Limits, fast_multiple, require_known
-from meristem.allocate.planning import plan_growth, plan_pruning
+from meristem.allocate.planning import plan_growth, plan_next_pruning, plan_pruning
 from meristem.allocate.proportional import Proportional
 from meristem.allocate.ranked import Ranked
 from meristem.allocate.selection import Selection, choose, choose_among
@@ -37,6 +37,7 @@ __all__ = [
     "fast_multiple",
     "out_of_step",
     "plan_growth",
+    "plan_next_pruning",
     "plan_pruning",
     "plan_turnover",
     "replaceable",

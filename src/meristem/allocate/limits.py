@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from meristem.axes.expression import Expression, Leaf, Product
 from meristem.axes.map import Axis, AxisMap
+from meristem.axes.pattern import matches
 from meristem.errors import ConfigError, UnknownAxisError
 from meristem.schedule.demand import Action
 
@@ -45,12 +45,12 @@ class Limits:
 
 
 LimitsByName: TypeAlias = "Limits | Mapping[str, Limits]"
-"""Limits for all axes, or by glob pattern of axis names: the first pattern that matches holds, no match means none."""
+"""Limits for all axes, or by name or glob pattern: the first that matches an axis holds, no match means none."""
 
 
 def require_known(limits: LimitsByName, axes: AxisMap) -> None:
     """Raise `UnknownAxisError` if a pattern matches no axis of a model: it limits nothing."""
-    unknown = [] if isinstance(limits, Limits) else [p for p in limits if not any(fnmatchcase(a.name, p) for a in axes)]
+    unknown = [] if isinstance(limits, Limits) else [p for p in limits if not any(matches(a.name, p) for a in axes)]
     if unknown:
         names = ", ".join(axis.name for axis in axes.editable[:5])
         raise UnknownAxisError(f"limits are given for {unknown[0]!r}, which matches no axis; there are {names}, ...")
@@ -61,7 +61,7 @@ def limits_of(limits: LimitsByName, axis: Axis) -> Limits:
     if isinstance(limits, Limits):
         found = limits
     else:
-        found = next((limit for pattern, limit in limits.items() if fnmatchcase(axis.name, pattern)), Limits())
+        found = next((limit for pattern, limit in limits.items() if matches(axis.name, pattern)), Limits())
     if axis.minimum <= found.minimum:
         return found
     maximum = None if found.maximum is None else max(found.maximum, axis.minimum)

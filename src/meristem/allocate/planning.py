@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -13,8 +14,10 @@ from meristem.allocate.division import (
     divided,
     divider,
     growth_offers,
+    in_units,
     predictable,
 )
+from meristem.allocate.limits import limits_of
 from meristem.allocate.scored import lowest, scored_offers
 from meristem.axes.map import Axis
 from meristem.edit import Gather
@@ -81,14 +84,64 @@ def plan_pruning(
         ConfigError: the demand names another axis.
         EditError: the criterion gave scores that cannot be ranked.
     """
+    return plan_next_pruning(view, chosen, demand, criterion, allocator, {}).plans
+
+
+class Pruning(NamedTuple):
+    """What a demand to prune comes to.
+
+    Attributes:
+        plans: one for every axis that loses units.
+        asked: how many units were asked for.
+        owed: what is owed afterwards.
+    """
+
+    plans: tuple[Removal, ...]
+    asked: int
+    owed: Mapping[str, float]
+
+
+ALL = "*"
+"""Where the part of a unit that shares of all units have left stands among what is owed by axis name."""
+
+
+def plan_next_pruning(
+    view: View,
+    chosen: Sequence[Axis],
+    demand: Demand,
+    criterion: Criterion,
+    allocator: Allocator,
+    owed: Mapping[str, float],
+) -> Pruning:
+    """`plan_pruning` again and again: what rounding to whole units, or to a multiple, leaves of a share of the units is
+    added to the next one. What limits keep back is not.
+
+    A share is one of the units that there would be without rounding, so that shares multiply to what they say however
+    small each of them is.
+
+    Args:
+        view, chosen, demand, criterion, allocator: as for `plan_pruning`.
+        owed: what earlier demands have left.
+
+    Raises:
+        ConfigError, EditError: as `plan_pruning`.
+    """
+    due, behind = None, owed.get(ALL, 0.0)
+    if isinstance(demand.amount, float):
+        due = behind + demand.amount * (sum(axis.size for axis in chosen) - behind)
+        demand = replace(demand, amount=max(0, round(due)))
     allocator = divider(demand, allocator)
     demand, offers, _ = scored_offers(view, chosen, demand, criterion, allocator, {})
     counts = divided(demand, chosen, divider(demand, allocator), offers)
-    return tuple(
+    if due is not None:
+        slack = sum(limits_of(allocator.limits, axis).multiple for axis in chosen) / 2
+        owed = {**owed, ALL: min(slack, max(-slack, due - sum(counts)))}
+    plans = tuple(
         criterion.removal(view, offer.axis, sorted(lowest(offer, n)))
         for offer, n in zip(offers, counts, strict=True)
         if n
     )
+    return Pruning(plans, in_units(demand.amount, chosen), owed)
 
 
 def _predicted(view: View, most: int, method: Method, allocator: Allocator, offer: Offer) -> Offer:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from meristem.axes.map import Axis, AxisMap
+from meristem.axes.pattern import matches
 from meristem.errors import FrozenAxisError, UnknownAxisError
 
 Selection: TypeAlias = "str | Sequence[str] | Callable[[Axis], bool] | None"
-"""Glob patterns of axis names; a predicate over editable axes; or None for all editable axes."""
+"""Names of axes, or glob patterns of names; a predicate over editable axes; or None for all editable axes."""
 
 
 def choose(axes: AxisMap, selection: Selection) -> tuple[Axis, ...]:
@@ -44,11 +44,11 @@ def choose_among(axes: AxisMap, selection: Selection, names: Iterable[str]) -> t
     if callable(selection):
         return tuple(axis for axis in found if selection(axis))
     patterns = (selection,) if isinstance(selection, str) else tuple(selection)
-    return tuple(axis for axis in found if any(fnmatchcase(axis.name, pattern) for pattern in patterns))
+    return tuple(axis for axis in found if matches(axis.name, patterns))
 
 
 def _matching(axes: AxisMap, pattern: str) -> tuple[Axis, ...]:
-    found = tuple(axis for axis in axes if fnmatchcase(axis.name, pattern)) or (axes[pattern],)
+    found = tuple(axis for axis in axes if matches(axis.name, pattern)) or (axes[pattern],)
     editable = tuple(axis for axis in found if axis.editable)
     if not editable:
         reasons = "; ".join(f"{axis.name}: {axis.frozen}" for axis in found)

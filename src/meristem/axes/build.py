@@ -55,6 +55,8 @@ def build(
             dims=tuple(numbered(dim) for dim in expressions),
             roles=tuple(roles.get((name, i), {}) for i in range(len(expressions))),
             neutral=solution.neutrals.get(name),
+            joined=solution.joined.get(name, False),
+            copied=_copied(solution, name),
         )
         for name, expressions in dims.items()
     }
@@ -80,6 +82,13 @@ def build(
     paths = find_paths(solution, layouts, number)
     alike = _alike(solution, number, numbered)
     return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches, paths, alike=alike)
+
+
+def _copied(solution: Solution, name: str) -> frozenset[Role]:
+    """In which roles nothing but an incumbent's entry is known to suit a newborn."""
+    if name in solution.bent:
+        return frozenset(Role)
+    return frozenset({Role.CARRIES}) if name in solution.unknown else frozenset()
 
 
 def _roles(

@@ -135,6 +135,7 @@ class Context:
         """Dimension `dim` of a static value has this role (towards the axes of `within`, default all of it)."""
         if not value.static:
             return
+        self.solution.bent |= value.bent
         length = value.dims[dim] if within is None else within
         directions = value.origins[dim] & value.directions
         for origin in value.origins[dim]:
@@ -154,12 +155,37 @@ class Context:
         return role if plays else Role.CARRIES
 
     def carry(self, value: Value, neutral: float | None) -> None:
-        """A static value meets the units one by one; `neutral` is the entry that does nothing."""
+        """A static value meets the units one by one; `neutral` is the entry that does nothing.
+
+        A parameter has that neutral entry too if it is the value itself, or if the value is linear in it and zero does
+        nothing; and if it is the same wherever the parameter is met.
+        """
         for dim in range(len(value.dims)):
             self.mark(value, dim, Role.CARRIES)
         if value.static:
+            known = neutral if value.plain or (neutral == 0 and self._linear(value)) else None
             for name in {name for origins in value.origins for name, _ in origins}:
-                self.solution.neutrals.setdefault(name, neutral)
+                held = self.solution.neutrals.setdefault(name, known)
+                if known is None or held not in (None, known):
+                    self.solution.neutrals[name] = None
+                    self.solution.unknown.add(name)
+                self.solution.joined[name] = False
+
+    def _linear(self, value: Value) -> bool:
+        """Whether a static value is zero where its parameters are, and linear in their slices; buffers do not learn, so
+        that for them the first is enough."""
+        if value.bent or not value.keeps_zero:
+            return False
+        shown = {root for dim in value.dims for root in self.space.roots(dim)}
+        return value.constant or not any(shown & self.space.roots(length) for length in value.nonlinear)
+
+    def join(self, value: Value) -> None:
+        """A static value stands beside activations, entry by entry."""
+        for dim in range(len(value.dims)):
+            self.mark(value, dim, Role.CARRIES)
+        for name in {name for origins in value.origins for name, _ in origins}:
+            self.solution.neutrals.setdefault(name, None)
+            self.solution.joined[name] = self.solution.joined.get(name, True) and not value.nonlinear
 
     def meets_activation(self, value: Value) -> None:
         """A static value is combined with activations: if no parameter is in it, its content belongs to positions."""
@@ -187,15 +213,21 @@ class Context:
         static = bool(sources) and all(source.static for source in sources)
         if not static:
             return Value(tuple(dims))
+        nonlinear = tuple(nonlinear)
+        origins = tuple(self._origins(dim, sources) for dim in dims)
+        shown = {name for found in origins for name, _ in found}
         return Value(
             tuple(dims),
             static=True,
             constant=all(source.constant for source in sources),
-            origins=tuple(self._origins(dim, sources) for dim in dims),
+            origins=origins,
             keeps_zero=keeps_zero and all(source.keeps_zero for source in sources),
             nonlinear=(*nonlinear, *dict.fromkeys(length for source in sources for length in source.nonlinear)),
             normalized=tuple(dict.fromkeys(length for source in sources for length in source.normalized)),
             directions=frozenset[Origin]().union(*(source.directions for source in sources)),
+            plain=keeps_zero and not nonlinear and all(source.plain for source in sources),
+            entries=frozenset[str]().union(*(source.entries for source in sources)) & shown,
+            bent=frozenset[str]().union(*(source.bent for source in sources)),
         )
 
     def _origins(self, dim: Expression, sources: Sequence[Value]) -> frozenset[Origin]:

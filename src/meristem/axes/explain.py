@@ -249,28 +249,57 @@ class Explainer:
         return before[0] != before[1] and self.space.unify(first, second)
 
     def _explain_divergence(self, divergence: Divergence) -> bool:
-        """The model's code raised: perhaps it compares attributes. Bind those of the innermost module."""
+        """The model's code raised: perhaps it compares attributes. Bind those of the innermost module, and the same
+        ones of all modules of its kind: the same code is ahead there."""
         module = divergence.module
         if module is None:
             return False
+        learned = self._bind_compared(module, divergence, [path for path, _ in lengths_of(module)])
+        for other in self._by_name.values() if learned else ():
+            if type(other) is type(module) and other is not module:
+                self._bind_compared(other, divergence, learned)
+        return bool(learned)
+
+    def _bind_compared(self, module: nn.Module, divergence: Divergence, paths: Sequence[Path]) -> list[Path]:
+        """Bind attributes of a module that the code mentions, or equate lengths of the size of one that is bound.
+        Returns the paths of those that said anything new."""
         name, lengths = self._names[id(module)], self._lengths_of_module(self._names[id(module)], divergence.recording)
-        new = []
-        for path, held in lengths_of(module):
-            values = [value for value in lengths if held == self.space.size(value)]
-            if values and mentioned(path, divergence.code):
-                new.append(self._guess(name, path, values, lengths))
-        return any(new)
+        free = [value for value in lengths if not any(self.space.reasons[axis] for axis in self.space.roots(value))]
+        for known in (free, lengths):  # a product with the batch size, say, last
+            fitting = [
+                (path, [value for value in known if held == self.space.size(value)])
+                for path, held in sorted(lengths_of(module), key=lambda found: -found[1])
+                if path in paths and mentioned(path, divergence.code)
+            ]
+            new = [path for path, values in fitting if values and self._guess(name, path, values, lengths)]
+            new = new or [next((p for p, values in fitting if self._equate(name, p, values, lengths)), ())]
+            if any(new):
+                return new
+        return []
 
     def _guess(self, module: str, path: Path, values: Sequence[Expression], lengths: Sequence[Expression]) -> bool:
-        """Bind an attribute to one of several lengths of its size, best to one that no other attribute holds; if that
-        does not help, all of them are one, but for those of which a third length is the product."""
-        if (module, path) not in self.bindings:
-            held = {self.space.resolve(v) for (m, p), v in self.bindings.items() if m == module and p != path}
-            self.guessed.add((module, path))
-            return self._bind(module, path, next((v for v in values if self.space.resolve(v) not in held), values[0]))
-        bound = self.bindings[module, path]
+        """Bind an attribute, unless it is bound, to one of several lengths of its size, best to one that no other
+        attribute holds and by which the code divides another."""
+        if (module, path) in self.bindings:
+            return False
+        held = {self.space.resolve(v) for (m, p), v in self.bindings.items() if m == module and p != path}
+        self.guessed.add((module, path))
+        free = [v for v in values if self.space.resolve(v) not in held] or values
+        return self._bind(module, path, next((v for v in free if self._divides(v, lengths)), free[0]))
+
+    def _equate(self, module: str, path: Path, values: Sequence[Expression], lengths: Sequence[Expression]) -> bool:
+        """That an attribute is bound did not help: all lengths of its size are one, but for those of which a third
+        length is the product. One attribute at a time, the largest first: one of them may have been enough."""
+        bound = self.bindings.get((module, path))
+        if bound is None:
+            return False
         learned = [self._unify(bound, v) for v in values if not self._multiplied(bound, v, lengths)]
         return any(learned)
+
+    def _divides(self, value: Expression, lengths: Iterable[Expression]) -> bool:
+        """Whether some length is a product with this one: to split it, the code must know a number."""
+        products = [length for length in map(self.space.resolve, lengths) if isinstance(length, Product)]
+        return any(self.space.resolve(value) in product.factors for product in products)
 
     def _multiplied(self, first: Expression, second: Expression, lengths: Iterable[Expression]) -> bool:
         """Whether some length is a product of two others."""

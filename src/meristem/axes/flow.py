@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from meristem.axes.fake import fake_or_real
 from meristem.axes.map import Example
+from meristem.axes.operators import reshapes
 from meristem.axes.recorder import Call, Recorder, Recording, references, tensors_in
 from meristem.axes.rules import known
 from meristem.axes.running import run
-from meristem.axes.trace import needs_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +161,7 @@ def record_flow(model: nn.Module, example: Example) -> Flow:
     Raises:
         Exception: whatever the model's code raises.
     """
-    try:
-        return _recorded(model, example, real=False)
-    except Exception as error:
-        try:
-            return _recorded(model, example, real=True)
-        except Exception as again:
-            raise (again if needs_values(error) else error) from None
+    return fake_or_real(lambda real: _recorded(model, example, real=real))
 
 
 def _recorded(model: nn.Module, example: Example, *, real: bool) -> Flow:
@@ -221,6 +216,6 @@ def _nones(result: Any) -> int:
 
 
 def _is_view(operator: OpOverload) -> bool:
-    """Whether results share memory with an argument that is not written."""
+    """Whether results share memory with an argument whose content is not written."""
     aliases = (returned.alias_info for returned in operator._schema.returns)
-    return any(alias is not None and not alias.is_write for alias in aliases)
+    return reshapes(operator) or any(alias is not None and not alias.is_write for alias in aliases)

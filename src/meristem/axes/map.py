@@ -89,6 +89,9 @@ class TensorLayout:
         roles: for each dimension, the role that it has towards each axis in it (by axis number).
         neutral: the value that makes a carried entry do nothing (1 for scales and variances, 0 for biases and means),
             or None where no such value exists.
+        joined: whether its entries do nothing but stand beside activations, as those of a learned token do.
+        copied: the roles in which newborns' entries are copies of incumbents': those of a tensor that is transformed
+            before it meets the units, so that no number is known to do nothing (carried), or to be finite (all roles).
     """
 
     name: str
@@ -97,6 +100,8 @@ class TensorLayout:
     dims: tuple[Expression, ...]
     roles: tuple[Mapping[int, frozenset[Role]], ...]
     neutral: float | None
+    joined: bool = False
+    copied: frozenset[Role] = frozenset()
 
     def shape(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """The tensor's shape when axes have the given sizes."""

@@ -24,3 +24,8 @@ def elementwise(operator: OpOverload) -> bool:
     namespace, _, plain = name.partition(".")
     twin = getattr(getattr(getattr(torch.ops, namespace), plain, None), operator._overloadname, operator)
     return name in _UNTAGGED or any(torch.Tag.pointwise in each.tags for each in (operator, twin))
+
+
+def reshapes(operator: OpOverload) -> bool:
+    """Whether an operator changes the dimensions of its argument in place: `unsqueeze_`, `t_`."""
+    return torch.Tag.inplace_view in operator.tags

@@ -16,6 +16,7 @@ from meristem.axes.explain import Explainer
 from meristem.axes.expression import leaves
 from meristem.axes.map import AttributeBinding, Coupling, Example
 from meristem.axes.rehearsal import Mismatch, Outcome, rehearse
+from meristem.axes.scaled import scaled
 from meristem.axes.solution import Solution
 
 _ROUNDS = 40
@@ -47,9 +48,8 @@ class Proof:
             brief -= 1
             if outcome is None:
                 break
-            self._note_scalars(outcome, new_sizes)
             if outcome.passed:
-                self._drop_needless(new_sizes)
+                self._couple_scaled(self._drop_needless(outcome, new_sizes), new_sizes)
                 break
             if self._explainer.explain(outcome, new_sizes):
                 continue
@@ -59,17 +59,24 @@ class Proof:
                 self._give_up(outcome, candidates)
         else:
             self._freeze_culprits(self.candidates())
+            new_sizes = self._distinct(self.candidates())
+            self._couple_scaled(self._rehearse(new_sizes), new_sizes)
         return self._explainer.attribute_bindings()
 
-    def _drop_needless(self, new_sizes: Mapping[int, int]) -> None:
-        """Unbind attributes that were bound on suspicion, all of one name at once, if the rehearsal passes without."""
+    def _drop_needless(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> Outcome:
+        """Unbind attributes that were bound on suspicion, all of one name at once, if the rehearsal passes without.
+        Returns the outcome with those that stay."""
         bindings = self._explainer.bindings
         for path in {path for _, path in self._explainer.guessed}:
             kept = {key: value for key, value in bindings.items() if key in self._explainer.guessed and key[1] == path}
             for key in kept:
                 del bindings[key]
-            if not self._rehearse(new_sizes).passed:
+            without = self._rehearse(new_sizes)
+            if without.passed:
+                outcome = without
+            else:
                 bindings.update(kept)
+        return outcome
 
     def candidates(self) -> list[int]:
         """Representative axes of parameters and buffers that nothing has frozen yet."""
@@ -95,17 +102,11 @@ class Proof:
             chosen[axis] = size
         return chosen
 
-    def _note_scalars(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
+    def _couple_scaled(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
         """A number that is not a length changed with the sizes, 1/sqrt(head size) say: growth is not exact."""
-        for _recording, _call, ratio in outcome.scalars:
-            exact = [
-                axis
-                for axis, new in new_sizes.items()
-                for power in (-1.0, -0.5, 0.5, 1.0)
-                if abs((new / self.space.sizes[axis]) ** power / ratio - 1) < 1e-9
-            ]
-            for axis in exact or new_sizes:
-                self.space.couplings[axis].add(Coupling.SCALED)
+        dims = (dim for values in self.solution.values for value in values.values() for dim in value.dims)
+        for axis in scaled(outcome, new_sizes, self.space, dims, self._rehearse):
+            self.space.couplings[axis].add(Coupling.SCALED)
 
     def _give_up(self, outcome: Outcome, candidates: Sequence[int]) -> None:
         """Freeze what cannot be explained."""

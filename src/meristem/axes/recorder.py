@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meristem.axes.map import Cache
-from meristem.axes.operators import short_name
+from meristem.axes.operators import reshapes, short_name
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _HERE = os.path.dirname(__file__) + os.sep
@@ -87,6 +87,7 @@ class Recording:
     Attributes:
         calls: in order.
         shapes, dtypes: of every tensor by number.
+        contents: what was in those that no call made, at first, by number.
         named: number of each parameter and buffer that was used, by canonical name.
         inputs, results: numbers of the tensors that went into the model and that came out of it.
         caches: attributes of modules into which the run put tensors.
@@ -96,6 +97,7 @@ class Recording:
     calls: list[Call] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[torch.dtype] = field(default_factory=list)
+    contents: dict[int, Tensor] = field(default_factory=dict)
     named: dict[str, int] = field(default_factory=dict)
     inputs: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
@@ -170,6 +172,7 @@ class Recorder(TorchDispatchMode):
         self._numbers: dict[int, int] = {}
         self._alive: list[Tensor] = []  # keeps ids unique while recording
         self._stand_ins: dict[int, Tensor] = {}
+        self._contents: dict[int, Tensor] = {}
 
     def computing(self) -> AbstractContextManager[Any]:
         """The context to run the model in, around this recorder: fake tensors, or nothing."""
@@ -179,11 +182,30 @@ class Recorder(TorchDispatchMode):
         """The tensor that takes a real one's place."""
         found = self._stand_ins.get(id(real))
         if found is None:
-            if self.fake is None or isinstance(real, FakeTensor):
+            if isinstance(real, FakeTensor):
+                return real
+            if self.fake is None:
+                if id(real) not in self._numbers and id(real) not in self._contents:
+                    self._hold(real, real.detach().clone())  # it may be changed in place
                 return real
             found = self.fake.from_tensor(real)
             self.replace(real, found)
+            self._hold(found, real)
         return found
+
+    def content(self, tensor: Tensor) -> Tensor | None:
+        """What was in a tensor that no operator of the recording made, when it was first met."""
+        return self._contents.get(id(tensor))
+
+    def _hold(self, tensor: Tensor, content: Tensor) -> None:
+        self._contents[id(tensor)] = content
+        self._alive.append(tensor)
+
+    def given(self, real: Tensor) -> Tensor:
+        """The tensor that takes a model input's place: never the input itself, as the model may write to it."""
+        if self.fake is None and id(real) not in self._stand_ins:
+            self.replace(real, real.detach().clone())
+        return self.stand_in(real)
 
     def like(self, real: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A stand-in of any shape: a fake tensor, or a real one with the same entries over and over.
@@ -211,6 +233,8 @@ class Recorder(TorchDispatchMode):
             self._alive.append(tensor)
             self.recording.shapes.append(tuple(tensor.shape))
             self.recording.dtypes.append(tensor.dtype)
+            if id(tensor) in self._contents:
+                self.recording.contents[found] = self._contents[id(tensor)]
         return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -242,7 +266,7 @@ class Recorder(TorchDispatchMode):
         call_args, call_kwargs = substitute(args, reference), substitute(kwargs, reference)
         site = self.site(2)
         result = func(*args, **kwargs)
-        outputs = tuple(self.number(t) for t in tensors_in(result))
+        outputs = tuple(self._result_number(func, t) for t in tensors_in(result))
         self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, site))
         return result
 
@@ -254,12 +278,21 @@ class Recorder(TorchDispatchMode):
     def _renamed(self, func: OpOverload, args: Any, kwargs: Any) -> Tensor:
         result = func(*args, **kwargs)
         self.identify(result, self.number(args[0]))
+        if id(args[0]) in self._contents:
+            self._contents[id(result)] = self._contents[id(args[0])]
         return result
 
     def identify(self, tensor: Tensor, number: int) -> None:
         """Give a tensor a number that the recording already has."""
         self._numbers[id(tensor)] = number
         self._alive.append(tensor)
+
+    def _result_number(self, func: OpOverload, tensor: Tensor) -> int:
+        """The number of a result: a new one if its dimensions were changed in place, as a number has one shape."""
+        known = self._numbers.get(id(tensor))
+        if known is not None and (reshapes(func) or self.recording.shapes[known] != tuple(tensor.shape)):
+            del self._numbers[id(tensor)]
+        return self.number(tensor)
 
     def _reference(self, tensor: Tensor) -> Ref:
         return Ref(self.number(tensor))
@@ -271,16 +304,19 @@ def user_frames(frame: FrameType | None) -> tuple[str, tuple[CodeType, ...]]:
     inside = True
     while frame is not None and (inside or not where):
         current = frame.f_code
-        filename = current.co_filename
         if current in _MODULE_CALL:
             inside = False
-        elif not filename.startswith(_HERE):
+        elif not current.co_filename.startswith(_HERE):
             if inside:
                 code.append(current)
-            if not where and not filename.startswith(_TORCH):
-                where = f"{_readable(filename)}:{frame.f_lineno}"
+            where = where or line_of(current, frame.f_lineno)
         frame = frame.f_back
     return where, tuple(code)
+
+
+def line_of(code: CodeType, line: int) -> str:
+    """`file:line` of code that is neither PyTorch's nor ours; otherwise nothing."""
+    return "" if code.co_filename.startswith((_HERE, _TORCH)) else f"{_readable(code.co_filename)}:{line}"
 
 
 @cache

@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from meristem.axes.attributes import written
 from meristem.axes.expression import Expression, size_of
 from meristem.axes.map import AttributeBinding
-from meristem.axes.recorder import Call, Recorder, Recording, Site, tensors_in, user_frames
+from meristem.axes.recorder import Call, Recorder, Recording, Ref, Site, tensors_in, user_frames
 from meristem.axes.running import run
+from meristem.axes.scalars import ArgumentPath, Scalar, factor, pairs
 from meristem.axes.solution import Literal, Solution, Value
 
 
@@ -64,13 +65,13 @@ class Outcome:
 
     Attributes:
         mismatches: the calls that did not go as predicted.
-        scalars: numbers that are not lengths and changed: recording, call, and the new by the old one.
+        scalars: numbers that are not lengths and changed.
         divergence: where the model's code raised, or None.
         cut: whether it was ended early, because the same line of code went wrong in a second module.
     """
 
     mismatches: tuple[Mismatch, ...]
-    scalars: tuple[tuple[int, int, float], ...]
+    scalars: tuple[Scalar, ...]
     divergence: Divergence | None
     cut: bool = False
 
@@ -111,7 +112,7 @@ class _Rehearsal(Recorder):
         self.brief = brief
         self.index = 0
         self.mismatches: list[Mismatch] = []
-        self.scalars: list[tuple[int, int, float]] = []
+        self._changed: list[tuple[int, ArgumentPath, Any, Any]] = []
 
     def predicted(self, output: int) -> tuple[int, ...]:
         """The shape that a tensor of the recording will have."""
@@ -139,7 +140,7 @@ class _Rehearsal(Recorder):
         self.mismatches.extend(wrong)
         if wrong:
             return False, None
-        self._compare_scalars(index, call.args, args)
+        self._compare_scalars(index, call, args, kwargs)
         if self.recording.real and _length_is_data(func=call.operator, args=args):
             return False, None  # other weights may give another length, which says nothing about the edit
         shapes = [self.predicted(output) for output in call.outputs]
@@ -183,10 +184,21 @@ class _Rehearsal(Recorder):
                 wrong.append(Mismatch(self.number_of_recording, index, call.site, literal, int(actual)))
         return wrong
 
-    def _compare_scalars(self, index: int, before: Sequence[Any], now: Sequence[Any]) -> None:
-        for old, new in zip(before, now, strict=False):
-            if isinstance(old, float) and isinstance(new, float) and old != new and old != 0:
-                self.scalars.append((self.number_of_recording, index, new / old))
+    def _compare_scalars(self, index: int, call: Call, args: Any, kwargs: Any) -> None:
+        lengths = {literal.path for literal in self.literals.get(index, ())}
+        for path, old, new in pairs(call, args, kwargs):
+            if isinstance(old, Ref) and isinstance(new, torch.Tensor):
+                before, now = self.expected.contents.get(old.value), self.content(new)
+                if before is not None and before is not now:
+                    self._changed.append((index, path, before, now))
+            elif path not in lengths:
+                self._changed.append((index, path, old, new))
+
+    @property
+    def scalars(self) -> list[Scalar]:
+        """The numbers that changed; to be asked for when the run is over, as it looks into tensors."""
+        found = [(index, path, factor(old, new)) for index, path, old, new in self._changed]
+        return [Scalar(self.number_of_recording, index, path, ratio) for index, path, ratio in found if ratio != 1]
 
     def _as_predicted(self, func: OpOverload, outputs: tuple[int, ...]) -> Any:
         made = [torch.zeros(self.predicted(o), dtype=self.expected.dtypes[o]) for o in outputs]
@@ -237,7 +249,7 @@ def rehearse(
 
     attributes = [(b.module, b.path, length(b.value)) for b in bindings]
     mismatches: list[Mismatch] = []
-    scalars: list[tuple[int, int, float]] = []
+    scalars: list[Scalar] = []
     for number, (args, kwargs, training) in enumerate(examples):
         values, recording = solution.values[number], solution.recordings[number]
         literals: dict[int, list[Literal]] = {}

@@ -134,8 +134,8 @@ def run(
                 module.training = False  # with a batch of one it would refuse to train; all else takes that branch
         recorder = make_recorder(stack, fake)
         _swap_in(model, recorder, new_shape)
-        call_args = substitute(tuple(args), recorder.stand_in)
-        call_kwargs = substitute(dict(kwargs), recorder.stand_in)
+        call_args = substitute(tuple(args), recorder.given)
+        call_kwargs = substitute(dict(kwargs), recorder.given)
         recorder.recording.inputs.extend(recorder.number(t) for t in tensors_in((call_args, call_kwargs)))
         with recorder.computing(), recorder, _quiet():
             result = model(*call_args, **call_kwargs)

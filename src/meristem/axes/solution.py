@@ -27,6 +27,9 @@ class Value:
         nonlinear: for a static value, the lengths along which it is not linear in its parameters slice by slice.
         normalized: for a static value, the lengths over which it was divided by a norm.
         directions: those of the origins that were divided by the norm of their own slices: zeros there are 0 / 0.
+        plain: for a static value, whether its entries are those of parameters and buffers, rearranged at most.
+        entries: the names of parameters and buffers whose entries are in it one by one, not summed up by a reduction.
+        bent: those of them that went through a function that some numbers are not meant for: logarithms, divisors.
     """
 
     dims: tuple[Expression, ...]
@@ -37,6 +40,9 @@ class Value:
     nonlinear: tuple[Expression, ...] = ()
     normalized: tuple[Expression, ...] = ()
     directions: frozenset[Origin] = frozenset()
+    plain: bool = False
+    entries: frozenset[str] = frozenset()
+    bent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,9 @@ class Solution:
         self.marks: dict[Mark, None] = {}
         self.nonlinear: list[tuple[Role, Expression, tuple[Expression, ...]]] = []
         self.neutrals: dict[str, float | None] = {}
+        self.joined: dict[str, bool] = {}
+        self.unknown: set[str] = set()
+        self.bent: set[str] = set()
         self.literals: list[Literal] = []
         self.facts: list[Fact] = []
         self.operations: list[Operations] = []

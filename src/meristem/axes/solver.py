@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 
 from meristem.axes.context import Context, FindRule
+from meristem.axes.map import Coupling, Role
 from meristem.axes.recorder import Call, Recording, references
 from meristem.axes.solution import Solution, Value
 from meristem.errors import TraceError
@@ -42,7 +43,15 @@ def solve(
             for dim in value.dims if value is not None else ():
                 solution.space.freeze(dim, "model output")
     _freeze_unread_pieces(solution)
+    _couple_bent_readers(solution)
     return solution
+
+
+def _couple_bent_readers(solution: Solution) -> None:
+    """Newborns' entries of what goes through a logarithm, say, are copies: what reads them there is not zero."""
+    for mark in solution.marks:
+        if mark.role is Role.READS and mark.origin[0] in solution.bent:
+            solution.space.couple(mark.within, Coupling.STANDARDIZED)
 
 
 _CUTTING = {
@@ -72,7 +81,8 @@ def _starting_values(solution: Solution, recording: Recording, buffers: Containe
     for name, number in recording.named.items():
         dims = solution.layouts[name]
         origins = tuple(frozenset({(name, dim)}) for dim in range(len(dims)))
-        values[number] = Value(dims, static=True, constant=name in buffers, origins=origins)
+        own = frozenset({name})
+        values[number] = Value(dims, True, name in buffers, origins, plain=True, entries=own)
     return values
 
 

@@ -9,30 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from meristem.axes.build import build
+from meristem.axes.failure import trace_error
+from meristem.axes.fake import fake_or_real
 from meristem.axes.map import AxisMap, Example
 from meristem.axes.proof import Proof
-from meristem.axes.recorder import Recorder, Recording, references, user_frames
+from meristem.axes.recorder import Recorder, Recording, references
 from meristem.axes.rules import find, known
 from meristem.axes.running import canonical_tensors, run
 from meristem.axes.solver import solve
 from meristem.axes.wrapped import check_model
 from meristem.errors import TraceError, UnreachedWarning, outside
-
-_NEEDS_VALUES = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-    NotImplementedError,
-)
 
 
 def trace(
@@ -131,61 +120,15 @@ def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:
 
 
 def _record(model: nn.Module, example: Example) -> Recording:
-    """Run on fake tensors; where that fails, because values are needed, say, on real ones."""
     args, kwargs, training = example
-    recorder: Recorder | None = None
 
-    def make(stack: list[str], fake: Any) -> Recorder:
-        nonlocal recorder
-        recorder = Recorder(known, stack, fake)
-        return recorder
+    def make(stack: list[str], fake: FakeTensorMode | None) -> Recorder:
+        return Recorder(known, stack, fake)
 
     try:
-        return run(model, args, kwargs, make, real=False, training=training).recording
+        return fake_or_real(lambda real: run(model, args, kwargs, make, real=real, training=training).recording)
     except Exception as error:
-        first, seen = error, recorder
-    try:
-        return run(model, args, kwargs, make, real=True, training=training).recording
-    except Exception as error:
-        if needs_values(first):
-            first, seen = error, recorder
-        raise _trace_error(model, example, seen, first) from first
-
-
-def needs_values(error: BaseException) -> bool:
-    """Whether a run failed only because fake tensors hold no values."""
-    return isinstance(error, _NEEDS_VALUES) or any(
-        text in str(error) for text in ("data-dependent", "Cannot access data pointer", "FakeTensor", "fake tensor")
-    )
-
-
-def _trace_error(model: nn.Module, example: Example, recorder: Recorder | None, error: Exception) -> TraceError:
-    where, frame = "", error.__traceback__
-    while frame is not None:
-        found, _ = user_frames(frame.tb_frame)
-        where = found or where
-        frame = frame.tb_next
-    calls = recorder.recording.calls if recorder is not None else []
-    last = f" after {calls[-1].operator} in module {calls[-1].site.module!r}" if calls else ""
-    name, message = type(model).__name__, (str(error).splitlines() or [""])[0].rstrip(".")
-    return TraceError(
-        f"{name} could not be run on the example input: {type(error).__name__}: {message}, at {where or 'unknown line'}"
-        f"{last}. It was called as {name}({_shown(example)}). Give the arguments that the model's forward takes: "
-        "trace(model, args, kwargs)."
-    )
-
-
-def _shown(example: Example) -> str:
-    """The arguments, each by its type, tensors by shape and dtype."""
-    args, kwargs, _ = example
-    parts = [_described(value) for value in args]
-    return ", ".join([*parts, *(f"{name}={_described(value)}" for name, value in kwargs.items())])
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+        raise trace_error(model, example, error) from error
 
 
 def _training_runs(model: nn.Module, examples: Sequence[Example]) -> list[tuple[Example, Recording]]:

@@ -91,7 +91,10 @@ def prune(
         float | None, typer.Option(help="Share by which the loss may rise, such as 0.05, instead; needs --loader.")
     ] = None,
     criterion: Annotated[
-        str | None, typer.Option(help="Who goes; default: Taylor with data, GroupNorm without.")
+        str | None,
+        typer.Option(
+            help="Who goes, as Magnitude, or 'Magnitude: {p: 1}'; default: Taylor with data, GroupNorm without."
+        ),
     ] = None,
     loader: Annotated[str | None, typer.Option(help="Import path of a DataLoader, or of what builds one.")] = None,
     loss: Annotated[str | None, typer.Option(help="Import path of f(model, batch); default: cross entropy.")] = None,

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import yaml
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from meristem.cli.exported import outputs
+from meristem.cli.own import Batches, OwnLoss, own, said
 from meristem.cli.target import make_inputs
 from meristem.errors import ConfigError
 from meristem.prune import CRITERIA, Criterion
 from meristem.recipes import supervised
 from meristem.recipes.evidence import Loss
+from meristem.train.build import build_criterion
+from meristem.train.config import PruneConfig
 from meristem.train.imported import resolve
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -57,7 +61,8 @@ def example_of(given: Given) -> Inputs:
         found: Inputs = make_inputs(given.shapes, given.dtype, given.high)
     else:
         value = resolve(given.example)
-        value = value() if callable(value) else value
+        with own(f"--example {given.example}"):
+            value = value() if callable(value) else value
         positional = value if isinstance(value, tuple) else () if isinstance(value, Mapping) else (value,)
         found = (positional, dict(value) if isinstance(value, Mapping) else {})
     return tree_map_only(torch.Tensor, lambda x: moved(given.device, x), found)
@@ -80,12 +85,15 @@ def require_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         raise ConfigError(f"the model cannot be run on the example: {type(error).__name__}: {reason}{drawn}") from error
 
 
-def loss_of(path: str | None) -> Loss:
-    """The loss at an import path; default: `supervised`. Raises `ConfigError`: there is none."""
-    found: Loss = supervised if path is None else resolve(path)
+def loss_of(data: Data) -> Loss:
+    """The loss at an import path; default: `supervised`. Raises `ConfigError`: there is none, or it fails."""
+    found: Loss = supervised if data.loss is None else resolve(data.loss)
     if not callable(found):
-        raise ConfigError(f"--loss {path} is a {type(found).__name__}; expected a function of the model and a batch")
-    return found
+        raise ConfigError(
+            f"--loss {data.loss} is a {type(found).__name__}; expected a function of the model and a batch"
+        )
+    name = "the default loss" if data.loss is None else f"--loss {data.loss}"
+    return OwnLoss(found, f"{name} on a batch of --loader {data.loader}")
 
 
 def moved(device: str, what: Moved) -> Moved:
@@ -98,21 +106,60 @@ def moved(device: str, what: Moved) -> Moved:
 
 
 def batches_of(path: str | None) -> Iterable[Any] | None:
-    """The batches at an import path, or that what is there builds. Raises `ConfigError`: there are none."""
+    """The batches at an import path, or that what is there builds. Raises `ConfigError`: there are none, or they can be
+    read only once, while they are looked at again and again."""
     if path is None:
         return None
     found = resolve(path)
-    found = found() if callable(found) else found
+    with own(f"--loader {path}"):
+        found = found() if callable(found) else found
     if not isinstance(found, Iterable):
         raise ConfigError(f"{path} should be a DataLoader, or what builds one; found {type(found).__name__}")
+    if isinstance(found, Iterator):
+        raise ConfigError(
+            f"--loader {path} gives a {type(found).__name__}, which can be read once, but is read in each round and "
+            "epoch: let it give a DataLoader or a list"
+        )
+    return Batches(found, path)
+
+
+def first_of(batches: Iterable[Any] | None, path: str | None) -> Any:
+    """The first batch, None without a loader. Raises `ConfigError`: there is none."""
+    if batches is None:
+        return None
+    found = next(iter(batches), None)
+    if found is None:
+        raise ConfigError(f"--loader {path} gives no batches")
     return found
 
 
-def criterion_of(name: str | None) -> Criterion | None:
-    """The criterion of that name. Raises `ConfigError`: there is none."""
-    known = {type(criterion).__name__: criterion for criterion in CRITERIA}
-    if name is None or name in known:
-        return known.get(name or "")
-    near = get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"unknown criterion {name!r}; expected one of {', '.join(known)}{hint}")
+def criterion_of(text: str | None) -> Criterion | None:
+    """The criterion of a name, `Magnitude`, alone or with settings as in the configuration of `meristem train`,
+    `Magnitude: {p: 1}`; or one of the user's own, `module:name`. Raises `ConfigError`: there is none, or it refuses its
+    settings.
+    """
+    if text is None:
+        return None
+    name, options = _with_settings(text)
+    known = {type(criterion).__name__.lower(): type(criterion).__name__ for criterion in CRITERIA}
+    if ":" not in name and name.lower() not in known:
+        near = get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+        hint = f"; did you mean {known[near[0]]}?" if near else ""
+        raise ConfigError(f"unknown criterion {name!r}; expected one of {', '.join(known.values())}{hint}")
+    try:
+        return build_criterion(PruneConfig(criterion=name, options=options))
+    except ConfigError as error:
+        raise ConfigError(f"--criterion {text!r}: {error}") from error
+
+
+def _with_settings(text: str) -> tuple[str, dict[str, Any]]:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--criterion {text!r} cannot be read: {said(error)}") from error
+    if isinstance(found, str):
+        return found, {}
+    name, options = next(iter(found.items())) if isinstance(found, dict) and len(found) == 1 else (None, None)
+    if not isinstance(name, str) or not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise ConfigError(f"--criterion {text!r} is no criterion; expected a name, or 'Magnitude: {{p: 1}}'")
+    return name, options

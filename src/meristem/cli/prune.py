@@ -21,17 +21,19 @@ from meristem.cli.given import (
     batches_of,
     criterion_of,
     example_of,
+    first_of,
     loss_of,
     moved,
     require_folder,
     require_runs,
 )
+from meristem.cli.own import said
 from meristem.cli.target import load_model
 from meristem.cli.weights import restored
 from meristem.edit.preview import drift_of
 from meristem.errors import ConfigError, MeristemError
 from meristem.recipes import Shrunk, shrink
-from meristem.recipes.evidence import Loss, evaluating, taken
+from meristem.recipes.evidence import Loss, evaluating, require_graph
 
 
 def run_prune(
@@ -49,7 +51,7 @@ def run_prune(
     Args:
         given, data: see there.
         target: of `shrink`: a share by its name, the others None.
-        criterion: the name of one of `CRITERIA`, or None.
+        criterion: as typed, see `criterion_of`.
         settings: of `shrink`, further ones.
         out: the folder to write to.
         onnx: whether to write an ONNX file; None: if it can be.
@@ -61,14 +63,14 @@ def run_prune(
     if data.epochs and data.loader is None:
         raise ConfigError("--epochs trains on what --loader gives: add --loader module:name")
     require_folder(out)
-    who, batches = criterion_of(criterion), batches_of(data.loader)
-    loss = loss_of(data.loss)
+    who, batches, loss = criterion_of(criterion), batches_of(data.loader), loss_of(data)
+    first = first_of(batches, data.loader)
     args, kwargs = example_of(given)
     model = moved(given.device, load_model(given.model, given.kwargs))
-    pristine = copy.deepcopy(model)
+    pristine = _again(model, given)
     axes = restored(given.checkpoint, model, args, kwargs)
     require_runs(model, args, kwargs, given)
-    before = _loss(model, batches, loss)
+    before = None if batches is None else _loss(model, first, loss)
 
     def confirm(would: Shrunk) -> bool:
         console.print(would)
@@ -92,9 +94,20 @@ def run_prune(
     console.print(found)
     if finetune is None:
         console.print("nothing was trained since: do so, or give --loader and --epochs")
-    if batches is not None:
-        console.print(f"loss on the first batch: {before:.4g} before, {_loss(model, batches, loss):.4g} now")
+    if before is not None:
+        console.print(f"loss on the first batch: {before:.4g} before, {_loss(model, first, loss):.4g} now")
     _write(out, found, pristine, (args, kwargs), onnx, console)
+
+
+def _again(model: nn.Module, given: Given) -> nn.Module:
+    """The model as it was built: a copy; what cannot be copied, as by `nn.utils.weight_norm`, is built once more."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a module of the user's own raises
+        found = moved(given.device, load_model(given.model, given.kwargs))
+        if found is model:
+            raise ConfigError(f"{given.model} cannot be copied ({said(error)}): give what builds it") from error
+        return found
 
 
 def _write(out: Path, found: Shrunk, pristine: nn.Module, inputs: Inputs, onnx: bool | None, console: Console) -> None:
@@ -120,16 +133,12 @@ def _write(out: Path, found: Shrunk, pristine: nn.Module, inputs: Inputs, onnx: 
         console.print(f"no ONNX file, since onnx and onnxscript are not installed: {INSTALL}")
         return
     path = out / "model.onnx"
-    drift = export(model, args, kwargs, path)
-    said = "not checked, since onnxruntime is not installed" if drift is None else f"outputs differ by {drift:.1g}"
-    console.print(f"{path}: {said}")
+    console.print(f"{path}: {export(model, args, kwargs, path)}")
 
 
-def _loss(model: nn.Module, batches: Iterable[Any] | None, loss: Loss) -> float:
-    if batches is None:
-        return float("nan")
+def _loss(model: nn.Module, batch: Any, loss: Loss) -> float:
     with evaluating(model), torch.no_grad():
-        return float(loss(model, taken(batches, 1, "--loader")[0]))
+        return float(loss(model, batch))
 
 
 def _finetuning(data: Data, batches: Iterable[Any], loss: Loss, console: Console) -> Callable[[nn.Module], None]:
@@ -143,6 +152,7 @@ def _finetuning(data: Data, batches: Iterable[Any], loss: Loss, console: Console
             losses = []
             for batch in batches:
                 found = loss(model, batch)
+                require_graph(found)
                 found.backward()
                 optimizer.step()
                 optimizer.zero_grad()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meristem.cli.own import own
 from meristem.errors import ConfigError
 from meristem.train.imported import resolve
 
@@ -21,7 +22,8 @@ def load_model(path: str, kwargs: str) -> nn.Module:
         kwargs: JSON object with keyword arguments for the callable.
 
     Raises:
-        ConfigError: there is no such module or name, the arguments do not fit, or the result is no `nn.Module`.
+        ConfigError: there is no such module or name, the arguments do not fit, what builds it fails, or the result is
+            no `nn.Module`.
     """
     found = resolve(path)
     arguments = _arguments(kwargs)
@@ -31,12 +33,13 @@ def load_model(path: str, kwargs: str) -> nn.Module:
         return found
     if not callable(found):
         raise ConfigError(f"{path} is a {type(found).__name__}; expected an nn.Module, or a callable that returns one")
-    try:
-        model = found(**arguments)
-    except TypeError as error:
-        raise ConfigError(
-            f"{path} could not be called with {arguments}: {error}. Give arguments with --kwargs"
-        ) from error
+    with own(path):
+        try:
+            model = found(**arguments)
+        except TypeError as error:
+            raise ConfigError(
+                f"{path} could not be called with {arguments}: {error}. Give arguments with --kwargs"
+            ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{path} returned a {type(model).__name__}; expected an nn.Module")
     return model

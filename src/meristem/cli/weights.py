@@ -8,14 +8,15 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 import meristem
 from meristem.axes import AxisMap, trace
+from meristem.cli.own import said
 from meristem.edit.storage import DOCUMENT
-from meristem.errors import CheckpointError
+from meristem.errors import CheckpointError, MeristemError
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What DDP and `torch.compile` put in front of every name."""
@@ -47,10 +48,10 @@ def restored(path: Path, model: nn.Module, args: tuple[Any, ...], kwargs: Mappin
         raise CheckpointError(
             f"{path} is damaged, or holds pickled objects, which could run code and are not loaded. {_EXPECTED}"
         ) from error
-    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}. {_EXPECTED}") from error
+    except MeristemError:
+        raise
+    except Exception as error:  # there is little that torch.load does not raise for a file that is none of its own
+        raise CheckpointError(f"{path} cannot be read: {said(error)}. {_EXPECTED}") from error
     state = _state(path, found)
     for prefix in WRAPPERS:
         consume_prefix_in_state_dict_if_present(state, prefix)

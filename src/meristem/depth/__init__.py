@@ -23,6 +23,7 @@ from meristem.depth.parallel import AddBranch, ConcatBranch
 from meristem.depth.places import Places, places
 from meristem.depth.removals import Removal
 from meristem.depth.residual_copy import ResidualCopy
+from meristem.depth.rows import Row
 from meristem.depth.runs import Run
 from meristem.depth.shorten import Shorten
 from meristem.depth.zero_residual import ZeroResidual
@@ -62,6 +63,7 @@ __all__ = [
     "Remove",
     "RemoveBranch",
     "ResidualCopy",
+    "Row",
     "Run",
     "Shorten",
     "Silent",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
 from meristem.axes.expression import leaves, size_of
 from meristem.axes.map import Axis, AxisMap, TensorLayout
 from meristem.axes.module_path import within
+from meristem.depth.branch import Join
+from meristem.depth.container import Container
+from meristem.depth.rows import held, stretch
 from meristem.edit.joints import JOINTS
 from meristem.edit.tree import Built, Copied, Node, Old, Opening, Setting, TreeRecord, Widths
-
-Join = Literal["add", "cat"]
 
 FEWEST_UNITS = 2
 """A single unit of a concatenation cannot be told from a length that broadcasts."""
@@ -28,6 +28,7 @@ class Addition:
         join: "add": what it returns is added to what the module returns; "cat": appended to it, as units of its own.
         name: the path of the module; where no module computes what lies between two tensor edges, the names of these.
         module: the path of the module; empty where there is none.
+        row: beside a row of several modules, their paths.
         between: the numbers of what a branch is given and of what it is joined to; of two places with equal numbers and
             the same `join` it makes no difference where a branch is. (A summand more is one more in the whole sum, a
             part more of a concatenation in the whole of it.)
@@ -45,6 +46,12 @@ class Addition:
     units: str = ""
     dim: int = -1
     frozen: str | None = None
+    row: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The module, or those of the row."""
+        return self.row or (self.module,)
 
 
 def alike(places: Iterable[Addition]) -> list[list[Addition]]:
@@ -83,11 +90,31 @@ def appended(axes: AxisMap, place: Addition, units: int) -> TreeRecord:
     return record.model_copy(update={"settings": settings, "widths": opened})
 
 
-def copy_in(record: TreeRecord) -> Copied:
+def summed_row(model: nn.Module, container: Container, row: tuple[str, ...]) -> TreeRecord:
+    """The record that puts copies of neighbouring children of a container beside them, joined by a sum."""
+    olds, copies = (stretch({path: kind(path) for path in row}) for kind in (_old, _copied))
+    return held(model, container, {row: Built(build="Beside", children={"0": olds, "1": copies})})
+
+
+def branch_in(record: TreeRecord) -> Node:
     """The node of the branch in such a record."""
-    built = (node.children for node in record.slots.values() if isinstance(node, Built))
-    found = (node for children in (*record.containers.values(), *built) for node in children.values())
-    return next(node for node in found if isinstance(node, Copied))
+    found = [*record.slots.values(), *(node for children in record.containers.values() for node in children.values())]
+    found += [child for node in found if isinstance(node, Built) for child in node.children.values()]
+    return next(node for node in found if _is_new(node))
+
+
+def _is_new(node: Node) -> bool:
+    """Whether a node is a copy, or holds nothing else."""
+    inner = [*node.children.values()] if isinstance(node, Built) else []
+    return isinstance(node, Copied) or (bool(inner) and all(isinstance(child, Copied) for child in inner))
+
+
+def _old(path: str) -> Node:
+    return Old(old=path)
+
+
+def _copied(path: str) -> Node:
+    return Copied(copied=path)
 
 
 def tensors_over(axes: AxisMap, module: str, axis: Axis) -> Iterator[tuple[str, TensorLayout]]:

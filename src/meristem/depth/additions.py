@@ -9,8 +9,10 @@ from meristem.axes.expression import leaves
 from meristem.axes.flow import Flow
 from meristem.axes.map import AxisMap
 from meristem.axes.module_path import within
-from meristem.depth.addition import FEWEST_UNITS, Addition, Join, appended, copy_in, summed
+from meristem.depth.addition import FEWEST_UNITS, Addition, appended, branch_in, summed, summed_row
 from meristem.depth.beside import Besides
+from meristem.depth.branch import Join
+from meristem.depth.container import Container
 from meristem.depth.rehearsal import Step, proven, rehearse, skeleton
 from meristem.edit.joints import Beside, Concat
 from meristem.edit.tree import TreeRecord
@@ -31,7 +33,7 @@ def find_additions(search: Besides, join: Join) -> tuple[Addition, ...]:
     axes, places = search.axes, list(search.modules(join))
 
     def judge(group: Sequence[Addition]) -> str | None:
-        return _reason(axes, search.flow, group)
+        return _reason(axes, search.flow, group, [_record(axes, place) for place in group])
 
     reasons: dict[Addition, str | None] = {}
     for group in _groups(axes, [place for place in places if place.frozen is None]):
@@ -40,9 +42,24 @@ def find_additions(search: Besides, join: Join) -> tuple[Addition, ...]:
     return (*judged, *(search.without_module() if join == "add" else ()))
 
 
-def _reason(axes: AxisMap, flow: Flow, places: Sequence[Addition]) -> str | None:
-    """Why the model would not run as before with branches at these places."""
-    made = [_record(axes, place) for place in places]
+def judged_row(search: Besides, row: Sequence[str], container: Container) -> Addition | None:
+    """The place for a branch, joined by a sum, beside neighbouring children of a container, proven by a rehearsal or
+    frozen; None if they compute nothing.
+
+    Args:
+        search: finds what might be a place.
+        row: the paths of the children, which can be held together.
+        container: the container.
+    """
+    place = search.row(row)
+    if place is None or place.frozen is not None:
+        return place
+    record = summed_row(search.axes.model, container, place.row)
+    return replace(place, frozen=_reason(search.axes, search.flow, [place], [record]))
+
+
+def _reason(axes: AxisMap, flow: Flow, places: Sequence[Addition], made: Sequence[TreeRecord]) -> str | None:
+    """Why the model would not run as before with branches at these places, by these records."""
     record = TreeRecord()
     for one in made:
         record = record.joined(one)
@@ -51,8 +68,8 @@ def _reason(axes: AxisMap, flow: Flow, places: Sequence[Addition]) -> str | None
         return found
     now, added = found.flows[0], set[int]()
     for place, one in zip(places, made, strict=True):
-        path = found.path(found.planting.made[id(copy_in(one))])
-        if len(now.of.get(path, ())) != len(flow.of[place.module]):
+        path = found.path(found.planting.made[id(branch_in(one))])
+        if len(now.of.get(path, ())) != len(flow.of[place.modules[0]]):
             return "a branch would be called another number of times"
         added.update(_added(now, path, bool(one.slots) or place.join == "add"))
     before, after = skeleton(flow), skeleton(now, skip=added)

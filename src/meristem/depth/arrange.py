@@ -59,7 +59,8 @@ class Arrange(Change):
         for number in self.blocks:
             order.append((number, number in seen))
             seen.add(number)
-        return ordering(axes.model, self.places.containers[run.container], run, order)
+        container = self.places.containers[run.container]
+        return ordering(axes.model, container, run, order, fresh=self.copies.fresh)
 
     def start(self, record: TreeRecord, planting: Planting, axes: AxisMap) -> None:
         """Copies start as `copies` says."""

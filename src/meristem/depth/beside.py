@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from torch import nn
@@ -11,10 +12,13 @@ from meristem.axes.flow import Flow, Invocation, Version
 from meristem.axes.map import AxisMap
 from meristem.axes.module_path import within
 from meristem.axes.recorder import references
-from meristem.depth.addition import Addition, Join
+from meristem.depth.addition import Addition
+from meristem.depth.branch import Join
+from meristem.depth.candidates import entries
 from meristem.depth.edges import Edge, chains, edge_at
 from meristem.depth.lengths import Lengths
 from meristem.depth.own import own_units
+from meristem.depth.rows import calls_of, row_name
 from meristem.depth.silence import Obstacle, silenced_by
 
 NO_MODULE = "no module computes just what lies between"
@@ -41,9 +45,14 @@ class Besides:
     def modules(self, join: Join) -> Iterator[Addition]:
         """The places beside every module that computes something."""
         for module in self.flow.of:
-            found = self._beside(module, join) if module else None
+            found = self._beside(module, self.flow.of[module], join) if module else None
             if found is not None:
                 yield found
+
+    def row(self, children: Sequence[str]) -> Addition | None:
+        """The place beside neighbouring children of a container, joined by a sum; None if they compute nothing."""
+        found = self._beside(row_name(children), calls_of(self.flow, children), "add", children)
+        return None if found is None else replace(found, module="", row=tuple(children))
 
     def without_module(self) -> Iterator[Addition]:
         """What lies between neighbours of a chain, or between the ends of one, and no module computes."""
@@ -64,18 +73,21 @@ class Besides:
                     between = self._between("add", [[one.version]], [two.version])
                     yield Addition("add", f"{named[one]} .. {named[two]}", "", between, frozen=NO_MODULE)
 
-    def _beside(self, module: str, join: Join) -> Addition | None:
-        """The place beside a module; none if it computes nothing, or nothing that could be appended to."""
-        flow, calls = self.flow, self.flow.of[module]
+    def _beside(
+        self, module: str, calls: Sequence[Invocation], join: Join, parts: Sequence[str] = ()
+    ) -> Addition | None:
+        """The place beside a module, or beside several; none if they compute nothing, or nothing that could be appended
+        to."""
+        flow, parts = self.flow, parts or (module,)
         given = tuple(flow.entering(call) for call in calls)
         if not all(given) or any(set(flow.leaving(call)) <= set(flow.entering(call)) for call in calls):
             return None
-        size = sum(parameter.numel() for parameter in self.model.get_submodule(module).parameters())
+        size = entries(self.model, parts)
         reason = self._reason(calls)
         left = [flow.version(call.outputs[0], call.last) for call in calls]
         if join == "add":
             between = self._between(join, given, left)
-            return Addition(join, module, module, between, size, frozen=reason or self._loud(module, calls))
+            return Addition(join, module, module, between, size, frozen=reason or self._loud(parts, calls))
         units = own_units(self.axes, flow, self._lengths(), module) if reason is None else None
         if units is None:
             return None
@@ -94,16 +106,17 @@ class Besides:
                     return "it writes to what it is given, so that a branch would be given something else"
         return None
 
-    def _loud(self, module: str, calls: Sequence[Invocation]) -> str | None:
-        """Why a copy of a module cannot be silent."""
-        if not any(True for _ in self.model.get_submodule(module).parameters()):
+    def _loud(self, parts: Sequence[str], calls: Sequence[Invocation]) -> str | None:
+        """Why copies of modules cannot be silent."""
+        if not entries(self.model, parts):
             return "it has no parameters"
         for call in calls:
             found = silenced_by(self.flow, self.flow.version(call.outputs[0], call.last))
             if isinstance(found, Obstacle):
                 return f"no zeros silence it: {found.reason}"
             for name in found:
-                shared = next((other for other in self._names[name] if not within(other, module)), None)
+                own = next((path for path in parts if within(name, path)), parts[0])
+                shared = next((other for other in self._names[name] if not within(other, own)), None)
                 if shared is not None:
                     return f"no zeros of its own silence it: {shared} is outside"
         return None

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from meristem.axes.flow import Flow, Version
 from meristem.axes.map import AxisMap
 from meristem.axes.module_path import within
-from meristem.depth.branch import Branch, removing_branches
+from meristem.depth.branch import Branch, leaves_fewer, removing_branches
 from meristem.depth.candidates import Candidates, entries
+from meristem.depth.container import Container
 from meristem.depth.dominance import dominance
 from meristem.depth.emptiness import unable
 from meristem.depth.lengths import Lengths
 from meristem.depth.rehearsal import Step, proven, rehearse, skeleton
-from meristem.edit.tree import TreeRecord
 
 Judge = Callable[[Sequence[Branch]], "str | None"]
 
 
-def find_branches(axes: AxisMap, flow: Flow, lengths: Callable[[], Lengths]) -> tuple[Branch, ...]:
+def find_branches(
+    axes: AxisMap,
+    flow: Flow,
+    lengths: Callable[[], Lengths],
+    containers: Callable[[], Mapping[str, Container]],
+) -> tuple[Branch, ...]:
     """Every parallel branch with parameters, proven removable by rehearsals, or frozen.
 
     Where the model cannot do without some of the modules before a branch's last one, they stay.
@@ -28,18 +33,19 @@ def find_branches(axes: AxisMap, flow: Flow, lengths: Callable[[], Lengths]) -> 
         axes: the map of the model.
         flow: its run.
         lengths: gives the lengths of the run's tensors, if it is asked.
+        containers: gives the modules whose children may change, likewise.
     """
     model = axes.model
     search = Candidates(model, flow, dominance(flow), lengths)
     found = tuple(search.find())
 
     def judge(branches: Sequence[Branch]) -> str | None:
-        record = removing_branches(model, branches)
+        record = removing_branches(model, branches, containers)
         run = rehearse(model, axes.examples, record, axes)
         if isinstance(run, str):
             return run
-        private = {call for branch in branches for call in search.private(branch)}
-        private |= {branch.end for branch in branches if _unjoined(branch, record)}
+        private = {call for branch in branches for call in search.private(branch.ways)}
+        private |= {way.end for branch in branches if leaves_fewer(model, branch, branches) for way in branch.ways}
         gone = {axes[name].index for name in record.widths.emptied}
         modules = {module for branch in branches for module in branch.modules}
         remains = skeleton(flow, modules, private)
@@ -72,13 +78,6 @@ def find_branches(axes: AxisMap, flow: Flow, lengths: Callable[[], Lengths]) -> 
     )
 
 
-def _unjoined(branch: Branch, record: TreeRecord) -> bool:
-    """Whether the call goes, too, that joins a branch: in a joint of an earlier edit that has one child less to add, or
-    one left."""
-    joint = (branch.exit or "").rpartition(".")[0]
-    return joint in record.slots or (branch.join == "add" and joint in record.containers)
-
-
 def _groups(flow: Flow, branches: Sequence[Branch]) -> list[list[Branch]]:
     """Branches that are rehearsed at once: they have no module in common and leave something of every concatenation."""
     groups: list[list[Branch]] = []
@@ -93,8 +92,9 @@ def _groups(flow: Flow, branches: Sequence[Branch]) -> list[list[Branch]]:
 
 
 def _leaves(flow: Flow, branches: Sequence[Branch]) -> bool:
-    gone: set[Version] = {branch.operand for branch in branches if branch.join == "cat"}
-    ends = {branch.end for branch in branches if branch.join == "cat"}
+    ways = [way for branch in branches if branch.join == "cat" for way in branch.ways]
+    gone: set[Version] = {way.operand for way in ways}
+    ends = {way.end for way in ways}
     return all(any(v in flow.active and v not in gone for v in flow.reads[end]) for end in ends)
 
 

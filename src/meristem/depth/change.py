@@ -142,7 +142,8 @@ class RemoveBranch(Change):
     def tree(self, axes: AxisMap) -> TreeRecord:
         """The removal. Raises `EditError` if the branch cannot be removed."""
         self.places.check(axes)
-        return removing_branches(axes.model, [self.places.branch(self.branch)])
+        branch = self.places.branch(self.branch)
+        return removing_branches(axes.model, [branch], lambda: self.places.containers)
 
     def inexact(self) -> tuple[str, ...]:
         """A branch is gone, unless it was silent."""

@@ -76,18 +76,24 @@ class Container:
         paths = [self.child(position) for position in range(len(self.names))]
         return paths.index(path) if path in paths else None
 
+    def _kept_name(self, node: Node) -> str | None:
+        """The name of an old child; of what holds some, that of the first; what comes from within one keeps its own."""
+        if isinstance(node, Built):
+            return next((n for child in node.children.values() if (n := self._kept_name(child)) is not None), None)
+        return node.old.rpartition(".")[2] if isinstance(node, Old) else None
+
     def _new_names(self, children: Sequence[Node]) -> list[str]:
         """Counted names go on counting; where names are words, old children keep theirs and new ones extend one."""
         counted = _counting(self.names)
         if counted is not None:
             prefix, first = counted
             return [f"{prefix}{first + position}" for position in range(len(children))]
-        kept = {self.names[s] for n in children if isinstance(n, Old) and (s := self._source(n)) is not None}
-        taken, names, last = set(kept), list[str](), "new"
-        for node in children:
+        kept = [self._kept_name(node) for node in children]
+        taken, names, last = set(filter(None, kept)), list[str](), "new"
+        for node, own in zip(children, kept, strict=True):
             source = self._source(node)
-            if isinstance(node, Old) and source is not None:
-                last = self.names[source]
+            if own is not None and own not in names:
+                last = own
                 names.append(last)
                 continue
             base = last if source is None else self.names[source]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -21,6 +22,9 @@ Pair = tuple[nn.Module, nn.Module]
 
 class CopyStart:
     """What copies of blocks start as. Frozen dataclasses of settings implement it."""
+
+    fresh: ClassVar[bool] = False
+    """Whether nothing but the structure is copied, so that copies take over no optimizer state."""
 
     def check(self, model: nn.Module, flow: Flow, run: Run, blocks: Sequence[int]) -> None:
         """Raise `EditError` if this is not defined for copies of these blocks. Default: it always is."""
@@ -88,6 +92,8 @@ class AutoGrow(CopyStart):
         deviation: the standard deviation of "gaussian". Default: 1.
     """
 
+    fresh: ClassVar[bool] = True
+
     scale: str = "gaussian"
     deviation: float = 1.0
 
@@ -113,7 +119,6 @@ class AutoGrow(CopyStart):
                 reset = _reset(part)
                 if reset is not None:
                     reset()
-            planting.reborn.update(id(tensor) for tensor in (*copy.parameters(), *copy.buffers()))
         names = {name for number in blocks for name in _silencing(flow, run, number)}
         scales = {id(parameter) for _, copy in copies for parameter in _scales(copy)}
         for parameter in _copies_of(planting, copies, names):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from meristem.axes import pattern
 from meristem.axes.module_path import within
 from meristem.depth.addition import alike
 from meristem.depth.arrange import Arrange, duplicated
@@ -76,7 +76,7 @@ class Deepen:
                 what = (
                     f"{'block to copy' if copies else 'place to put it'}{'' if self.at is None else f' at {self.at!r}'}"
                 )
-                why = "; ".join(reasons[:3]) or "print meristem.depth.places(axes) for what there is"
+                why = "; ".join((reasons or _frozen(places, kind))[:3]) or "the model has none"
                 raise EditError(f"{kind} finds no {what}: {why}")
 
     def changes(self, places: Places) -> list[Birth]:
@@ -121,6 +121,15 @@ class Deepen:
         return [blocks[-1] for blocks in chosen if blocks]
 
 
+def _frozen(places: Places, kind: What) -> list[str]:
+    """Why all that might be a place for a kind is none."""
+    if isinstance(kind, Joined):
+        found = places.sums if kind.join == "add" else places.concatenations
+    else:
+        found = places.runs if isinstance(kind, CopyStart) else places.insertions
+    return [f"{place.name}: {place.frozen}" for place in found if place.frozen is not None]
+
+
 def _change(places: Places, kind: What, name: str) -> Birth:
     if isinstance(kind, CopyStart):
         return duplicated(places, name, 1, kind)
@@ -152,4 +161,4 @@ def matches(patterns: Patterns, name: str) -> bool:
     """Whether a name is chosen."""
     if patterns is None:
         return True
-    return any(fnmatchcase(name, pattern) for pattern in ((patterns,) if isinstance(patterns, str) else patterns))
+    return pattern.matches(name, patterns)

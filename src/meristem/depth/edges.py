@@ -31,11 +31,25 @@ def edge_at(flow: Flow, call: Invocation, side: Side) -> Edge | None:
 
     None if that is no tensor of floating-point numbers that depend on the model's inputs.
     """
+    leads = call.returns if side == "after" else call.leads
+    return _edge(flow, call, side, 0) if leads else None
+
+
+def edges_among(flow: Flow, call: Invocation, side: Side) -> dict[int, Edge]:
+    """The same for every tensor that a module returns or is given, wherever it stands in lists, tuples and arguments,
+    by its number among them; without that which `edge_at` finds."""
+    tensors = call.outputs if side == "after" else call.inputs
+    found = {number: _edge(flow, call, side, number) for number in range(len(tensors))}
+    known = edge_at(flow, call, side)
+    return {number: edge for number, edge in found.items() if edge is not None and edge != known}
+
+
+def _edge(flow: Flow, call: Invocation, side: Side, number: int) -> Edge | None:
     if side == "after":
-        found = flow.version(call.outputs[0], call.last) if call.returns else None
+        found = flow.version(call.outputs[number], call.last)
     else:
-        found = flow.version(call.inputs[0], call.first) if call.leads else None
-    if found is None or found not in flow.active or not flow.recording.dtypes[found.number].is_floating_point:
+        found = flow.version(call.inputs[number], call.first)
+    if found not in flow.active or not flow.recording.dtypes[found.number].is_floating_point:
         return None
     readers = flow.readers.get(found, ())
     inside = range(call.first, call.last)

@@ -7,13 +7,19 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from meristem.axes.flow import Flow, Version
+from meristem.axes.flow import Flow, Invocation, Version
 from meristem.axes.map import Example
 from meristem.depth.container import Container
-from meristem.depth.edges import Side, edge_at
+from meristem.depth.edges import Edge, Side, edge_at, edges_among
 from meristem.depth.rehearsal import first_difference, proven, rehearse, skeleton
 from meristem.edit.joints import Chain
 from meristem.edit.tree import Built, Node, Old, TreeRecord
+
+_AMONG: dict[Side, str] = {
+    "after": "the module returns it among other things, so that nothing can follow it there",
+    "before": "the module is given it among other things, and not first",
+}
+"""Why nothing is put at one of several tensors."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Insertion:
         calls: how often the place is passed in one run of the model.
         alone: whether the new module is called with the tensor alone; otherwise it must pass over other arguments.
         frozen: why nothing can be put there, or None.
+        entry: for one of several tensors that a module returns, or is given, its number among them; such are frozen.
     """
 
     side: Side
@@ -42,11 +49,12 @@ class Insertion:
     calls: int
     alone: bool
     frozen: str | None = None
+    entry: int | None = None
 
     @property
     def name(self) -> str:
         """For people, and to find it by."""
-        return f"{self.side} {self.module}"
+        return f"{self.side} {self.module}{'' if self.entry is None else f'[{self.entry}]'}"
 
 
 def inserting(
@@ -125,28 +133,42 @@ def _candidates(
             continue
         parent = module.rpartition(".")[0]
         for side in ("after", "before"):
-            passed = tuple(edge for call in calls if (edge := edge_at(flow, call, side)) is not None)
-            if len(passed) < len(calls):
-                continue
-            read = all(edge.readers for edge in passed)
-            number = edges.setdefault((passed, None if read else module), len(edges))
-            shapes = {flow.shape(edge.version) for edge in passed}
-            dims = {features.get(edge.version) for edge in passed}
-            alone = all(call.alone for call in calls)
-            place = Insertion(
-                side=side,
-                module=module,
-                inside=None,
-                edge=number,
-                shape=flow.shape(passed[0].version),
-                features=dims.pop() if len(dims) == 1 else None,
-                calls=len(calls),
-                alone=alone,
-                frozen=None if len(shapes) == 1 else f"{module} is called with tensors of {len(shapes)} shapes",
-            )
-            if parent in containers and all(call.leads for call in calls):
-                yield replace(place, inside=parent)
-            yield place if alone else _frozen(place, "the module is called with more than one tensor")
+            for entry, passed in _passed(flow, calls, side):
+                read = all(edge.readers for edge in passed)
+                number = edges.setdefault((passed, None if read else module), len(edges))
+                shapes = {flow.shape(edge.version) for edge in passed}
+                dims = {features.get(edge.version) for edge in passed}
+                place = Insertion(
+                    side=side,
+                    module=module,
+                    inside=None,
+                    edge=number,
+                    shape=flow.shape(passed[0].version),
+                    features=dims.pop() if len(dims) == 1 else None,
+                    calls=len(calls),
+                    alone=all(call.alone for call in calls),
+                    frozen=None if len(shapes) == 1 else f"{module} is called with tensors of {len(shapes)} shapes",
+                    entry=entry,
+                )
+                if entry is not None:
+                    yield _frozen(place, _AMONG[side])
+                    continue
+                if parent in containers and all(call.leads for call in calls):
+                    yield replace(place, inside=parent)
+                yield place if place.alone else _frozen(place, "the module is called with more than one tensor")
+
+
+def _passed(flow: Flow, calls: Sequence[Invocation], side: Side) -> Iterator[tuple[int | None, tuple[Edge, ...]]]:
+    """The tensor edges that a module ends or begins, in all its calls: its result or first argument, then every other
+    tensor by its number."""
+    found = [edge_at(flow, call, side) for call in calls]
+    passed = tuple(edge for edge in found if edge is not None)
+    if len(passed) == len(calls):
+        yield None, passed
+    others = [edges_among(flow, call, side) for call in calls]
+    for entry in others[0]:
+        if all(entry in edges for edges in others):
+            yield entry, tuple(edges[entry] for edges in others)
 
 
 def _frozen(place: Insertion, reason: str) -> Insertion:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from meristem.depth.addition import Join
+from meristem.depth.branch import Join
 from meristem.depth.parallel import AddBranch, ConcatBranch
 from meristem.depth.places import Places
 from meristem.errors import EditError

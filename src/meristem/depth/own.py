@@ -8,7 +8,7 @@ from meristem.axes.expression import Expression, Leaf, Product
 from meristem.axes.flow import Flow
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.axes.module_path import within
-from meristem.depth.candidates import foreign
+from meristem.depth.joined_units import foreign
 from meristem.depth.lengths import Lengths
 
 
@@ -70,8 +70,11 @@ def _foreign(axes: AxisMap, axis: Axis, module: str) -> str | None:
     """Why units are not a module's alone, or None."""
     for place in axes.places[axis.index]:
         names = place.layout.names
-        if len(names) > 1 and any(within(name, module) for name in names):
-            return f"{names[0]} is held under several names"
+        inside = any(within(name, module) for name in names)
+        if len(names) > 1 and inside:
+            return f"{place.layout.name} is held under several names"
+        if inside and {Role.PRODUCES, Role.READS} <= place.roles:
+            return f"{place.layout.name} both makes its units and reads them, so that a branch would be made of zeros"
     return foreign(axes, axis, (module,))
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 
 from meristem.axes.map import Axis, AxisMap
-from meristem.depth.addition import FEWEST_UNITS, Addition, appended, copy_in, summed, tensors_over
+from meristem.depth.addition import FEWEST_UNITS, Addition, appended, branch_in, summed, summed_row, tensors_over
 from meristem.depth.change import Change
 from meristem.depth.copies import set_zero
 from meristem.depth.places import Places
+from meristem.depth.rows import calls_of
 from meristem.depth.silence import Obstacle, silenced_by
 from meristem.edit.compute import Change as Gathering
 from meristem.edit.compute import Computation
@@ -26,14 +27,15 @@ class AddBranch(Change):
     """Put a copy of a module beside it: both are given the same, and what they return is added.
 
     The last layer or normalization of the copy is zero at first, the rest is copied; the module and its copy become the
-    children `0` and `1` of a `Beside`. The branch-level growth of Frels' framework (2023) with a sum inserted as merge
-    node; that the branch is a copy is derived.
+    children `0` and `1` of a `Beside`. Beside a row, neighbouring children of a container, copies of all of them come;
+    old ones and copies are held together, in a `Stretch` each. The branch-level growth of Frels' framework (2023) with
+    a sum inserted as merge node; that the branch is a copy is derived.
 
     Preserved: the function, bit for bit but for rounding of y + 0, in train mode, too.
 
     Attributes:
         places: the places of the model as it is now.
-        module: the path of the module.
+        module: the path of the module; or of the first to the name of the last of a row: "stage.1..2".
 
     Raises:
         EditError: there is no such place, or it is frozen: the module is not called, does not return a tensor, no zeros
@@ -49,22 +51,30 @@ class AddBranch(Change):
     def tree(self, axes: AxisMap) -> TreeRecord:
         """The sum around the module. Raises `EditError` if the places are of another model."""
         self.places.check(axes)
-        return summed(axes.model, self.module)
+        row = self._place.row
+        if not row:
+            return summed(axes.model, self.module)
+        container = self.places.containers[row[0].rpartition(".")[0]]
+        return summed_row(axes.model, container, row)
 
     def start(self, record: TreeRecord, planting: Planting, axes: AxisMap) -> None:
         """Zeros in the copy's last layer."""
         flow = self.places.flow
         names: set[str] = set()
-        for call in flow.of[self.module]:
+        for call in calls_of(flow, self._place.modules):
             found = silenced_by(flow, flow.version(call.outputs[0], call.last))
             assert not isinstance(found, Obstacle), "the place would be frozen"
             names.update(found)
-        copy = planting.made[id(copy_in(record))]
-        set_zero(planting, [pair for pair in planting.copies if pair[1] is copy], names)
+        parts = {id(part) for part in planting.made[id(branch_in(record))].modules()}
+        set_zero(planting, [pair for pair in planting.copies if id(pair[1]) in parts], names)
 
     def inexact(self) -> tuple[str, ...]:
         """Nothing: the copy is silent."""
         return ()
+
+    @property
+    def _place(self) -> Addition:
+        return self.places.addition("add", self.module)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ class ConcatBranch(Change):
 
     def start(self, record: TreeRecord, planting: Planting, axes: AxisMap) -> None:
         """The branch's units start as newborns."""
-        copied = planting.made[id(copy_in(record))]
+        copied = planting.made[id(branch_in(record))]
         own = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
         gather = Gather((-1,) * self.units, (True,) * self.units)
         seed = int(torch.randint(2**31, (), device="cpu"))

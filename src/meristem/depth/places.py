@@ -12,16 +12,17 @@ from torch import nn
 
 from meristem.axes.flow import Flow, Version, record_flow
 from meristem.axes.map import AxisMap
-from meristem.depth.addition import Addition, Join, alike
-from meristem.depth.additions import find_additions
+from meristem.depth.addition import Addition, alike
+from meristem.depth.additions import find_additions, judged_row
 from meristem.depth.beside import Besides
-from meristem.depth.branch import Branch
+from meristem.depth.branch import Branch, Join
 from meristem.depth.branches import find_branches
 from meristem.depth.container import Container, container_at, is_container
 from meristem.depth.counts import with_counts
 from meristem.depth.insertions import Insertion, find_insertions
 from meristem.depth.lengths import Lengths, features
 from meristem.depth.removals import Removal, find_removals
+from meristem.depth.rows import Row, find_rows
 from meristem.depth.runs import Run, find_runs
 from meristem.depth.table import table
 from meristem.errors import EditError, StaleMapError
@@ -45,6 +46,7 @@ class Places:
         self.axes = axes
         self.flow = record_flow(axes.model, axes.examples[0])
         self._modules = _tree(axes.model)
+        self._judged_rows: dict[str, Addition] = {}
 
     @property
     def model(self) -> nn.Module:
@@ -128,7 +130,12 @@ class Places:
     def branches(self) -> tuple[Branch, ...]:
         """Parallel branches between two calls."""
         self._check_unchanged()
-        return find_branches(self.axes, self.flow, lambda: self.lengths)
+        return find_branches(self.axes, self.flow, lambda: self.lengths, lambda: self.containers)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """Neighbouring children of containers: beside any two or more of each a branch can be added."""
+        return find_rows(self._unchanged, self.axes.examples, self.flow, self.containers)
 
     @cached_property
     def _search(self) -> Besides:
@@ -178,11 +185,32 @@ class Places:
         return _open(module, self.branches, "branch can be removed")
 
     def addition(self, join: Join, module: str) -> Addition:
-        """The place for a branch beside a module. Raises `EditError` if there is none or it is frozen."""
+        """The place for a branch beside a module, or beside a row of them, "stage.1..2". Raises `EditError` if there is
+        none or it is frozen."""
+        if ".." in module:
+            return self._beside_row(join, module)
         if module not in self.flow.of:
             raise EditError(f"{module} is not called on the example, so that there is no place for a branch beside it")
         found, how = (self.sums, "added") if join == "add" else (self.concatenations, "appended")
         return _open(module, [place for place in found if place.module], f"place for a branch that is {how}")
+
+    def _beside_row(self, join: Join, name: str) -> Addition:
+        if join == "cat":
+            raise EditError(f"{name}: a branch of a concatenation comes beside one module; hold these in one")
+        if name not in self._judged_rows:
+            found = next(((row, part) for row in self.rows if (part := row.named(name))), None)
+            if found is None:
+                names = ", ".join(row.name for row in self.rows if row.frozen is None)
+                raise EditError(f"no neighbours of one row are {name!r}; rows are: {names or '(none)'}")
+            row, part = found
+            place = None
+            if row.frozen is None:
+                self._check_unchanged()
+                place = judged_row(self._search, part, self.containers[row.container])
+            self._judged_rows[name] = place or Addition(
+                join, name, "", (-1, -1), frozen=row.frozen or "they compute nothing", row=part
+            )
+        return _open(name, [self._judged_rows[name]], "place for a branch that is added")
 
     def run(self, path: str) -> Run:
         """The run in a container, or that of a block. Raises `EditError` if there is none, several, or it is frozen."""
@@ -192,7 +220,7 @@ class Places:
 
     def __rich__(self) -> Table:
         kinds = {"remove": self.removals, "run": self.runs, "branch": self.branches}
-        return table(self.insertions, kinds, self.beside)
+        return table(self.insertions, kinds, self.beside, self.rows)
 
     def __str__(self) -> str:
         console = Console(width=120, color_system=None)

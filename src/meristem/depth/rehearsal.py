@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import torch
 from torch import nn
 
 from meristem.axes.flow import Flow, record_flow
 from meristem.axes.map import AxisMap, Example
 from meristem.axes.recorder import Ref
+from meristem.axes.running import untouched
 from meristem.edit.commit import Request, prepare
 from meristem.edit.deepen import Replayed
 from meristem.edit.journal import Journal
@@ -22,6 +24,9 @@ from meristem.edit.tree import NO_WIDTHS, TreeRecord
 from meristem.edit.widths import check_filled, with_widths
 
 T = TypeVar("T", bound=Hashable)
+
+_FUSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+"""Modules that compute with one fused operator where they can (`torch.backends.mha`)."""
 
 Step: TypeAlias = tuple[Any, ...]
 """An operator call without its tensors; the shapes of what it returns are the last entry."""
@@ -45,7 +50,7 @@ class Rehearsal:
 
 
 def rehearse(
-    model: nn.Module, examples: Iterable[Example], record: TreeRecord, axes: AxisMap | None = None
+    model: nn.Module, examples: Sequence[Example], record: TreeRecord, axes: AxisMap | None = None
 ) -> Rehearsal | str:
     """Run a model as if its module tree had been edited; copies share their tensors with the original.
 
@@ -71,14 +76,37 @@ def rehearse(
             check_filled(request, moved)
         journal.apply(setting_steps(model, record.settings))
         with _quiet():
-            return Rehearsal(planting, tuple(record_flow(model, example) for example in examples))
+            flows = tuple(record_flow(model, example) for example in examples)
+        failure = _fused_failure(model, examples)
+        if failure is not None:
+            journal.rollback()
+            return failure if _fused_failure(model, examples) is None else Rehearsal(planting, flows)
+        return Rehearsal(planting, flows)
     except Exception as error:  # whatever it is, the edit would fail so
-        text = str(error).strip()
-        return f"the model cannot be run then: {text.splitlines()[0] if text else type(error).__name__}"
+        return _in_words(error)
     finally:
         journal.rollback()
         for _, copied in planting.copies:
             _emptied(copied, model)
+
+
+def _fused_failure(model: nn.Module, examples: Sequence[Example]) -> str | None:
+    """Why a model cannot be run in eval mode without gradients, where PyTorch's fused operators read the parameters of
+    children; None if it can, or has no modules that use such."""
+    fuses = any(isinstance(module, _FUSING) for module in model.modules())
+    for args, kwargs, _ in examples if fuses else ():
+        try:
+            with torch.inference_mode(), untouched(model):
+                torch.backends.mha.set_fastpath_enabled(True)  # `untouched` puts it back
+                model.eval()(*args, **kwargs)
+        except Exception as error:  # whatever it is, the edit would fail so
+            return _in_words(error)
+    return None
+
+
+def _in_words(error: Exception) -> str:
+    text = str(error).strip()
+    return f"the model cannot be run then: {text.splitlines()[0] if text else type(error).__name__}"
 
 
 def _emptied(copied: nn.Module, model: nn.Module) -> None:

@@ -45,11 +45,15 @@ class Run:
         return first if first == last else f"{first}..{last.rpartition('.')[2]}"
 
 
-def ordering(model: nn.Module, container: Container, run: Run, blocks: Sequence[tuple[int, bool]]) -> TreeRecord:
-    """The record that makes a run of these blocks: (number of a block, whether a copy of it)."""
+def ordering(
+    model: nn.Module, container: Container, run: Run, blocks: Sequence[tuple[int, bool]], *, fresh: bool = False
+) -> TreeRecord:
+    """The record that makes a run of these blocks: (number of a block, whether a copy of it). Copies may be `fresh`."""
     children = container.unchanged
     new: list[Node] = [
-        Copied(copied=path) if copied else Old(old=path) for number, copied in blocks for path in run.blocks[number]
+        Copied(copied=path, fresh=fresh) if copied else Old(old=path)
+        for number, copied in blocks
+        for path in run.blocks[number]
     ]
     last = run.first + run.period * len(run)
     return container.rearranged(model, [*children[: run.first], *new, *children[last:]])
@@ -128,7 +132,7 @@ def _repeats(flow: Flow, children: Sequence[str], signatures: Sequence[object], 
         block = children[start : start + period]
         if list(signatures[start : start + period]) != list(pattern) or not _is_block(flow, block):
             return repeats
-        if repeats and not _follows(flow, children[start - 1], block[0]):
+        if repeats and not follows(flow, children[start - 1], block[0]):
             return repeats
         repeats += 1
 
@@ -139,7 +143,7 @@ def _is_block(flow: Flow, block: Sequence[str]) -> bool:
         return False
     if not all(call.inputs and call.outputs for path in block for call in flow.of[path]):
         return False
-    if not all(_follows(flow, one, two) for one, two in pairwise(block)):
+    if not all(follows(flow, one, two) for one, two in pairwise(block)):
         return False
     return all(_same_shape(flow, a, b) for a, b in zip(flow.of[block[0]], flow.of[block[-1]], strict=True))
 
@@ -149,7 +153,7 @@ def _same_shape(flow: Flow, first: Invocation, last: Invocation) -> bool:
     return {given, returned} <= flow.active and flow.shape(given) == flow.shape(returned)
 
 
-def _follows(flow: Flow, one: str, two: str) -> bool:
+def follows(flow: Flow, one: str, two: str) -> bool:
     """Whether the second module is given what the first returns."""
     calls = zip(flow.of.get(one, ()), flow.of.get(two, ()), strict=False)
     return all(

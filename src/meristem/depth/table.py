@@ -10,6 +10,7 @@ from meristem.depth.addition import Addition, alike
 from meristem.depth.branch import Branch
 from meristem.depth.insertions import Insertion
 from meristem.depth.removals import Removal
+from meristem.depth.rows import Row
 from meristem.depth.runs import Run
 
 
@@ -17,6 +18,7 @@ def table(
     insertions: Iterable[Insertion],
     kinds: Mapping[str, Iterable[Removal | Run | Branch]],
     beside: Sequence[Addition],
+    rows: Iterable[Row],
 ) -> Table:
     """What can be done where, or why not.
 
@@ -24,6 +26,7 @@ def table(
         insertions: where modules can be put.
         kinds: by a word for them, places where something stands that can go or be copied.
         beside: where branches can be added.
+        rows: beside which neighbours.
     """
     found = Table(title="Places")
     for column in ("what", "where", "how"):
@@ -39,6 +42,8 @@ def table(
     for first, *others in alike(beside):
         what = "add a branch" if first.join == "add" else "append a branch"
         found.add_row(what, first.name, first.frozen or _copied(first, others))
+    for row in rows:
+        found.add_row("add a branch", row.name, row.frozen or "copies, beside any neighbours of these")
     return found
 
 

@@ -19,7 +19,7 @@ from meristem.edit.checks import check_model, tensors_of
 from meristem.edit.edit import Edit
 from meristem.edit.history import replaying
 from meristem.edit.journal import Journal, Overwrite, Step
-from meristem.edit.portable import OptimizerRecord, check_fit, dumped, restoring
+from meristem.edit.portable import OptimizerRecord, check_fit, dumped, restoring, tensors_named
 from meristem.edit.record import parsed, spans
 from meristem.edit.stages import has_depth, replayed
 from meristem.errors import CheckpointError, EditError
@@ -170,9 +170,14 @@ def _contents(
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Document]:
     tensors, text = storage.read(path)
     try:
-        return tensors, Document.model_validate_json(text)
+        document = Document.model_validate_json(text)
+        named = {key for record in document.optimizers for key in tensors_named(record.model_dump())}
     except (ValidationError, RecursionError) as error:
         raise CheckpointError(f"{path} is malformed: {error}") from error
+    unknown = sorted(key for key in tensors if key.startswith("optimizer.") and key not in named)
+    if unknown:
+        raise CheckpointError(f"{path} is malformed: no optimizer in it refers to its tensor {unknown[0]}")
+    return tensors, document
 
 
 def _applied(edit: Edit, contents: Any) -> AxisMap:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from math import prod
 
@@ -117,6 +118,44 @@ def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.permute(order).index_select(order.index(dim), index).permute(inverse)
 
 
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """What a growth method gives for the newborns of one axis along one dimension."""
+
+    s: Slice
+    start: Newborns
+
+    @property
+    def reads(self) -> bool:
+        """Whether the dimension reads them: it decides where newborns of two axes meet."""
+        return Role.READS in self.s.roles
+
+    def put(self, new: Tensor, recipe: Recipe) -> None:
+        """In place."""
+        if not len(self.s.spots):
+            return
+        values = _checked_values(self.start.values(self.s), self.s, self.start)
+        if self.s.place is None:
+            put(new, self.s.dim, self.s.spots, values)
+        else:
+            self.s.place.copy_(values)  # does nothing if they were made there
+
+
+@dataclass(frozen=True)
+class _Number:
+    """One number for everything along a dimension that has no source."""
+
+    dim: int
+    number: float
+    reads: bool
+
+    def put(self, new: Tensor, recipe: Recipe) -> None:
+        """In place."""
+        fresh = recipe[self.dim].fresh
+        if fresh is not None:
+            put(new, self.dim, fresh, torch.full((), self.number, dtype=new.dtype, device=new.device))
+
+
 class Computation:
     """Computes the new tensors of one edit.
 
@@ -143,13 +182,8 @@ class Computation:
         edited = {dim: axes for dim, e in enumerate(layout.dims) if (axes := self._indices.edited(e))}
         recipe = {dim: self._indices.along(layout.dims[dim], old.device) for dim in edited}
         new = moved(old, recipe)
-        slices = [
-            (self._slice(layout, dim, self._changes[axis], old, new), self._changes[axis].start)
-            for dim, axes in edited.items()
-            for axis in axes
-            if self._changes[axis].gather.has_newborns
-        ]
-        for s, start in slices:
+        fills = [fill for dim, axes in edited.items() for fill in self._fills(layout, dim, axes, old, new)]
+        for s, start in ((fill.s, fill.start) for fill in fills if isinstance(fill, _Values)):
             weight = _checked_factor(start.weight_factor(s), s, start)
             recipe[s.dim] = recipe[s.dim].times(weight, _checked_factor(start.gradient_factor(s), s, start))
         for dim, along in recipe.items():
@@ -159,14 +193,25 @@ class Computation:
             shift = change.start.shift(layout)
             if shift is not None:
                 new.add_(self._joint(layout, change.axis.index, shift, recipe).to(new))
-        for s, start in sorted(slices, key=lambda pair: Role.READS in pair[0].roles):
-            if len(s.spots):
-                values = _checked_values(start.values(s), s, start)
-                if s.place is None:
-                    put(new, s.dim, s.spots, values)
-                else:
-                    s.place.copy_(values)  # does nothing if they were made there
+        for fill in sorted(fills, key=lambda fill: fill.reads):
+            fill.put(new, recipe)
         return new, recipe
+
+    def _fills(
+        self, layout: TensorLayout, dim: int, axes: Sequence[int], old: Tensor, new: Tensor
+    ) -> list[_Values | _Number]:
+        """What is put where nothing has a source along a dimension: one number for all axes in it, if that is known."""
+        grown = [axis for axis in axes if self._changes[axis].gather.has_newborns]
+        numbers = {self._number(layout, dim, axis) for axis in grown}
+        if len(numbers) == 1 and (number := numbers.pop()) is not None:
+            return [number]
+        slices = [self._slice(layout, dim, self._changes[axis], old, new) for axis in grown]
+        return [_Values(s, self._changes[s.axis.index].start) for s in slices]
+
+    def _number(self, layout: TensorLayout, dim: int, axis: int) -> _Number | None:
+        start, roles = self._changes[axis].start, layout.roles[dim].get(axis, frozenset())
+        number = start.number(layout, roles) if _knows_numbers(type(start)) else None
+        return None if number is None else _Number(dim, number, Role.READS in roles)
 
     def _joint(self, layout: TensorLayout, axis: int, entries: Tensor, recipe: Recipe) -> Tensor:
         """Entries in the shape after an edit of one axis alone, in the shape after the whole edit."""
@@ -210,6 +255,16 @@ def _memory_order(tensor: Tensor) -> list[int]:
 def _shrinking_first(tensor: Tensor, recipe: Recipe) -> list[int]:
     """The dimensions of a recipe, those that shrink most first."""
     return sorted(recipe, key=lambda dim: len(recipe[dim].index) / max(tensor.shape[dim], 1))
+
+
+@cache
+def _knows_numbers(kind: type[Newborns]) -> bool:
+    """Whether `number` tells what `values` gives and nothing is scaled: no subclass overrides one without the other."""
+    owner = {
+        name: next(depth for depth, base in enumerate(kind.__mro__) if name in vars(base))
+        for name in ("number", "values", "weight_factor", "gradient_factor")
+    }
+    return owner["number"] <= min(owner.values())
 
 
 def _checked_values(values: Tensor, s: Slice, start: Newborns) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from meristem.axes import AxisMap
-from meristem.axes.attributes import Path, read, write
-from meristem.axes.trace import mapped
-from meristem.errors import EditError, TraceError
-
-Sizes = Mapping[str, tuple[int, ...]]
-"""Sizes by parameter, or one size by axis."""
-
-Change = tuple[Path, int]
-"""A number of a configuration, by path, and its new value."""
+from meristem.axes.attributes import read, write
+from meristem.axes.flow import record_flow
+from meristem.axes.map import Example
+from meristem.edit.config_search import Sizes, closest, entries
+from meristem.errors import EditError
 
 
 def fit_config(axes: AxisMap, build: Callable[[Any], nn.Module] | None = None) -> dict[str, tuple[int | None, int]]:
@@ -33,8 +29,10 @@ def fit_config(axes: AxisMap, build: Callable[[Any], nn.Module] | None = None) -
 
     Which numbers change is found out, not looked up: where a size in the model differs from that of one built from the
     configuration, numbers of the configuration are changed in the same proportion, and kept if more sizes are right
-    then. In the end the shapes of all parameters and the sizes of all axes must be (the number of heads shows in no
-    shape). Models are built on the meta device, which takes no memory.
+    then. In the end the shapes of all parameters must be, and of all tensors that a run on the map's examples makes
+    (the number of heads shows in no parameter), and the numbers that operators are given (an edit leaves the factor of
+    attention as it is, a configuration computes it of the size of heads). Models are built on the meta device, which
+    takes no memory.
 
     Args:
         axes: the map of an edited model that has a `config` from which its class is built, like those of Hugging Face.
@@ -46,16 +44,15 @@ def fit_config(axes: AxisMap, build: Callable[[Any], nn.Module] | None = None) -
 
     Raises:
         EditError: there is no configuration, no model can be built from it, or none can say what the model looks like
-            (layers of different width, say). Nothing has changed then.
+            (layers of different width, say), or it does not take the numbers that do. Nothing has changed then.
     """
     model = axes.model
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "__dict__"):
         raise EditError(f"{type(model).__name__} has no `config`; save the model with meristem.save")
-    plan, trial = _Plan(axes, type(model) if build is None else build), copy.deepcopy(config)
-    for sizes in (plan.shapes, plan.axes):
-        trial = _fitted(config, trial, sizes)
-    changed = {path: (old, read(trial, path)) for path, old in _entries(config) if read(trial, path) != old}
+    plan = _Plan(axes, type(model) if build is None else build)
+    trial = _fitted(plan, config)
+    changed = {path: (old, read(trial, path)) for path, old in entries(config) if read(trial, path) != old}
     for path, (_, new) in changed.items():
         write(config, path, new)
     return {".".join(map(str, path)): values for path, values in changed.items()}
@@ -79,28 +76,25 @@ class _Plan:
         Raises:
             EditError: there is no such model.
         """
-        model = self.edited.model if config is None else self._built(config)
-        return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        return _shapes(self.edited.model if config is None else self._built(config))
 
-    def axes(self, config: Any | None) -> Sizes:
-        """The sizes of all axes in a model of this configuration; None: in the edited model.
+    def sizes(self, config: Any | None) -> Sizes:
+        """As `shapes`, and the shapes of all tensors that runs on the examples make.
 
         Raises:
             EditError: there is no such model, or it cannot be run.
         """
-        found = self.edited
-        if config is not None:
-            if self.shapes(config) != self.shapes(None):  # cheap to see, and a trace is not
-                raise EditError("a model of this configuration has other shapes")
-            found = self._traced(self._built(config))
-        return {axis.name: (axis.size,) for axis in found}
-
-    def _traced(self, model: nn.Module) -> AxisMap:
+        if config is None:
+            return self._sizes(self.edited.model, self.edited.examples)
         examples = tree_map_only(Tensor, lambda given: given.to("meta"), self.edited.examples)
+        return self._sizes(self._built(config), examples)
+
+    def _sizes(self, model: nn.Module, examples: Sequence[Example]) -> Sizes:
         try:
-            return mapped(model, examples)
-        except TraceError as error:
+            runs = [list(_made(model, example)) for example in examples]
+        except Exception as error:  # whatever a model's code raises
             raise EditError(f"a model of this configuration cannot be run: {error}") from error
+        return {**_shapes(model), **{f"{name} in run {n}": size for n, run in enumerate(runs) for name, size in run}}
 
     def _built(self, config: Any) -> nn.Module:
         """A model of this configuration on the meta device, of the edited model's type."""
@@ -122,103 +116,51 @@ def built_from(config: Any, build: Callable[[Any], nn.Module]) -> nn.Module:
         raise EditError(f"no model can be built from this configuration: {error}") from error
 
 
-def _fitted(config: Any, trial: Any, sizes: Callable[[Any | None], Sizes]) -> Any:
-    """The trial, changed until all these sizes are right."""
-    wanted, found = sizes(None), sizes(trial)
-    while found != wanted:
-        step = _best_step(trial, wanted, found, sizes)
-        if step is None:
-            raise EditError(_inexpressible(config, wanted, found))
-        trial, found = step
+def _shapes(model: nn.Module) -> Sizes:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _made(model: nn.Module, example: Example) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """The shapes of all tensors that a run makes, and the fractions that operators are given, by the operator call
+    within the module."""
+    recording = record_flow(model, example).recording
+    counts: Counter[str] = Counter()
+    for call in recording.calls:
+        counts[call.site.module] += 1
+        name = f"{call.site.module}: {call.name} {counts[call.site.module]}"
+        for place, number in enumerate(call.outputs):
+            yield f"{name}.{place}", recording.shapes[number]
+        if given := tuple(value for value in (*call.args, *call.kwargs.values()) if isinstance(value, float)):
+            yield f"{name}, given", given
+
+
+def _fitted(plan: _Plan, config: Any) -> Any:
+    """A copy of the configuration, changed until all sizes are right."""
+    wanted = plan.sizes(None)
+    trial, found = closest(plan, config, wanted)
+    if found != wanted:
+        raise EditError(_inexpressible(config, wanted, found))
+    _accepted(trial)
     return trial
 
 
-def _best_step(trial: Any, wanted: Sizes, found: Sizes, sizes: Callable[[Any], Sizes]) -> tuple[Any, Sizes] | None:
-    """The configuration with one number changed with which most sizes are right, and its sizes; with two numbers
-    changed where one does not help (a width that is a multiple of another number); None if nothing does."""
-    proposals = list(_proposals(trial, wanted, found))
-    for count in (1, 2):
-        best, step = _misfits(wanted, found), None
-        for several in itertools.combinations(proposals, count):
-            try:
-                changed = _changed(trial, several)
-                now = sizes(changed)
-            except EditError:
-                continue
-            if _misfits(wanted, now) < best:
-                best, step = _misfits(wanted, now), (changed, now)
-        if step is not None:
-            return step
-    return None
-
-
-def _changed(config: Any, changes: Sequence[Change]) -> Any:
-    """A copy with other numbers. Raises `EditError` if the configuration does not take them."""
-    changed = copy.deepcopy(config)
-    for path, new in changes:
+def _accepted(config: Any) -> None:
+    """Raise `EditError` if a configuration that checks its numbers together, as some do when saved, refuses them."""
+    validate = getattr(config, "validate", None)
+    if callable(validate):
         try:
-            write(changed, path, new)
-        except Exception as error:  # configurations check what they are given, each in its own way
-            raise EditError(f"{type(config).__name__} does not take {new} at {path}: {error}") from error
-    return changed
-
-
-def _proposals(config: Any, wanted: Sizes, found: Sizes) -> Iterator[Change]:
-    """Numbers of a configuration changed in the proportions in which sizes differ; where nothing is said, the sizes."""
-    factors = _factors(wanted, found)
-    for path, old in _entries(config):
-        news = {a for a, _ in factors} if old is None else {old * a // b for a, b in factors if old * a % b == 0}
-        for new in sorted(news - {old}):
-            yield path, new
-
-
-def _misfits(wanted: Sizes, found: Sizes) -> int:
-    """How many sizes differ; of a tensor that only one of them has, all."""
-    total = 0
-    for name in wanted.keys() | found.keys():
-        one, other = wanted.get(name), found.get(name)
-        if one is None or other is None or len(one) != len(other):
-            total += 1 + len(one or other or ())
-        else:
-            total += sum(a != b for a, b in zip(one, other, strict=True))
-    return total
-
-
-def _factors(wanted: Sizes, found: Sizes) -> set[tuple[int, int]]:
-    """By which proportions sizes differ, and the numbers of blocks."""
-    sizes = {(a, b) for name in wanted.keys() & found.keys() for a, b in zip(wanted[name], found[name], strict=False)}
-    counts = {(_counted(wanted, kind), _counted(found, kind)) for kind in map(_kind, wanted.keys() ^ found.keys())}
-    return {(a, b) for a, b in sizes | counts if a != b and a and b}
-
-
-def _kind(name: str) -> str:
-    """A tensor's name without the numbers of blocks."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
-
-
-def _counted(shapes: Sizes, kind: str) -> int:
-    return sum(_kind(name) == kind for name in shapes)
-
-
-def _entries(config: Any, prefix: Path = ()) -> Iterator[tuple[Path, int | None]]:
-    """All whole numbers above 0 and all entries that say nothing, in a configuration and in the configurations and
-    lists in it, by path."""
-    inside = enumerate(config) if isinstance(config, (list, tuple)) else vars(config).items()
-    for name, value in list(inside):
-        path = (*prefix, name)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-            yield path, value
-        elif isinstance(value, (list, tuple)) or _related(value, config):
-            yield from _entries(value, path)
-
-
-def _related(value: Any, config: Any) -> bool:
-    """Whether two objects are of one family of classes: a configuration inside of another one."""
-    return bool(set(type(value).__mro__) & set(type(config).__mro__) - {object})
+            validate()
+        except Exception as error:  # each in its own way
+            said = " ".join(str(error).split()).rstrip(".")
+            raise EditError(
+                f"{type(config).__name__} does not take the numbers that describe this model: {said}; save the model "
+                "with meristem.save"
+            ) from error
 
 
 def _inexpressible(config: Any, wanted: Sizes, found: Sizes) -> str:
-    names = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
+    first = sorted(wanted.keys() | found.keys(), key=lambda name: (" in run " in name, name))
+    names = [name for name in first if wanted.get(name) != found.get(name)]
     shown = ", ".join(f"{name} {wanted.get(name)} (would be {found.get(name)})" for name in names[:3])
     return (
         f"no {type(config).__name__} describes this model: {shown}{', ...' if names[3:] else ''}. A configuration has "

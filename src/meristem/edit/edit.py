@@ -146,11 +146,16 @@ class Edit:
         Raises:
             UnknownAxisError: no such axis.
             FrozenAxisError: it may not be edited; the message says why.
-            EditError: an axis of another map, an unknown unit, a second growth method on the same axis, or a further
-                gather of it after one that moves incumbents.
+            EditError: an axis of another map, an unknown unit, a `start` that is none, a second growth method on the
+                same axis, or a further gather of it after one that moves incumbents.
         """
         found = self._axis(axis)
         self._check_open()
+        if not isinstance(start, Newborns):
+            raise EditError(
+                f"`start` says what newborns start from, as edit.ZeroFanOut() does; got {start!r}. Growth methods that "
+                "look at signals go to Plasticity(grow=...)"
+            )
         if max(gather.sources) >= self._size(found):
             raise EditError(
                 f"unknown unit {max(gather.sources)}: {found.name} has {self._size(found)} units, numbered from 0"

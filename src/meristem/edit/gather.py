@@ -61,6 +61,8 @@ class Gather:
     def prune(cls, size: int, units: Iterable[int] | Tensor) -> Gather:
         """These of `size` units go, the others keep their order."""
         gone = set(unit_numbers(units, size))
+        if len(gone) == size:
+            raise EditError(f"an edit must leave at least one unit on every axis; these are all {size} of them")
         return cls.keep(size, [unit for unit in range(size) if unit not in gone])
 
     @classmethod

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from meristem.edit.journal import SetContents, Step
 from meristem.edit.optimizer import length_steps, power_of
 from meristem.edit.plant import Planting
-from meristem.edit.state import ParentMoments, StatePolicy, StateStart, is_dropped
+from meristem.edit.state import StatePolicy, StateStart, is_dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def group_steps(
         state = [(p, s) for p, s in optimizer.state.items() if id(p) not in gone]
         if takes_over:
             own = [p for p, homes in joining if any(n == number for n, _ in homes)]
-            factor = policy.gradient_factor if isinstance(policy, ParentMoments) else 1.0
+            factor = policy.copied if isinstance(policy, StateStart) else 1.0
             state += _taken_over(optimizer, planting, own, factor)
         if hasattr(optimizer, "_numel_cache"):  # LBFGS keeps vectors over all parameters, and how long they are
             if state and not is_dropped(policy):

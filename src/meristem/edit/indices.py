@@ -75,6 +75,12 @@ class Along:
             return cls(moved, moved, None, _blocks(index))
         return cls(moved, moved.clamp(min=0), Spots(fresh), _blocks(index))
 
+    @classmethod
+    def whole(cls, length: int, device: torch.device) -> Along:
+        """Nothing happens along a dimension of this length."""
+        index = torch.arange(length, device=device)
+        return cls(index, index, None, ((0, 0, length),))
+
     def to(self, device: torch.device) -> Along:
         """The same on another device."""
         if self.index.device == device:
@@ -124,6 +130,8 @@ class Indices:
     def along(self, expression: Expression, device: torch.device) -> Along:
         """What all changes together do along a dimension."""
         known = self._dimension(expression)
+        if device not in known.along and not known.edited:
+            known.along[device] = Along.whole(size_of(expression, self.before), device)
         if device not in known.along:
             gathers = {axis: self.gathers[axis].index for axis in known.edited}
             known.along[device] = Along.of(gather_index(expression, gathers, self.before), device)

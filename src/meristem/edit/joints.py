@@ -29,6 +29,11 @@ class Residual(Chain):
         return x + super().forward(x)
 
 
+class Stretch(Chain):
+    """Neighbouring children of a container, held together so that a branch can stand beside all of them; when it goes,
+    they are children of the container again. They keep the names that they had there."""
+
+
 class Beside(nn.ModuleList):
     """The sum of what its children make of the same arguments: parallel branches."""
 
@@ -121,4 +126,4 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-JOINTS = {kind.__name__: kind for kind in (Chain, Residual, Beside, Concat, Zero, Empty)}
+JOINTS = {kind.__name__: kind for kind in (Chain, Residual, Stretch, Beside, Concat, Zero, Empty)}

@@ -96,6 +96,11 @@ class Newborns(Protocol):
         """The entries of the new indices without a source, in their order; shape `s.shape`."""
         ...
 
+    def number(self, layout: TensorLayout, roles: frozenset[Role]) -> float | None:
+        """The one number that `values` gives along a dimension with these roles, if that is known without looking; None
+        (default) if not. All axes of a dimension are then filled at once."""
+        return None
+
     def weight_factor(self, s: Slice) -> Tensor | None:
         """By what entries with a source are multiplied, incumbents too: one factor per new index. None: all ones."""
         return None
@@ -139,24 +144,53 @@ class ZeroFanOut(Newborns):
     `sqrt(2 / fan-in)` (He et al. 2015, arXiv 1502.01852, equation 10) if those are zero. Entries that read it are zero,
     also where the same dimension both produces and reads it (tied weights). Carried entries get the value that does
     nothing (1 for scales and variances, 0 for biases and means); where none exists (depthwise kernels) they are random.
+    Tensors that are transformed before they meet the units (a logarithm, a divisor) get copies of incumbents' entries.
 
     Preserved: the function, to rounding, on axes without couplings; the gradients and so the next update of all
     incumbents for optimizers that work entry by entry.
     """
 
+    def number(self, layout: TensorLayout, roles: frozenset[Role]) -> float | None:
+        """Zero for what reads, the neutral value for what is carried, unless incumbents are copied."""
+        if copied(layout, roles):
+            return None
+        if Role.READS in roles:
+            return 0.0
+        return None if Role.PRODUCES in roles else layout.neutral
+
     def values(self, s: Slice) -> Tensor:
-        """Zeros, neutral values or random numbers, by the dimension's role."""
-        if Role.READS in s.roles:
-            return s.old.new_zeros(()).expand(s.shape)
-        if Role.PRODUCES not in s.roles and s.layout.neutral is not None:
-            return s.old.new_full((), s.layout.neutral).expand(s.shape)
-        if not s.old.dtype.is_floating_point:
-            return s.old.new_zeros(()).expand(s.shape)
-        return uniform(s, incumbent_scale(s))
+        """Zeros, neutral values, incumbents' or random numbers, by the dimension's role."""
+        if copied(s.layout, s.roles):
+            return incumbents(s)
+        number = self.number(s.layout, s.roles)
+        if number is None and s.old.dtype.is_floating_point:
+            return uniform(s, incumbent_scale(s))
+        return s.old.new_full((), number or 0).expand(s.shape)
 
     def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
         """The axis' couplings."""
         return sorted(coupling.value for coupling in axis.couplings)
+
+
+def copied(layout: TensorLayout, roles: frozenset[Role]) -> bool:
+    """Whether newborns get copies of entries of incumbents along a dimension with these roles."""
+    return bool(layout.copied) and roles <= layout.copied
+
+
+def incumbents(s: Slice) -> Tensor:
+    """The old entries one after another, from the first again after the last; shape `s.shape`.
+
+    Tensors that are laid out alike get entries of the same units, so that what is finite for incumbents, a logarithm of
+    a difference, say, is so for newborns.
+    """
+    found = s.old
+    for dim, length in enumerate(s.shape):
+        index = torch.arange(length, device=s.old.device) % s.old.shape[dim]
+        if dim != s.dim:
+            known = s.along(dim).to(s.old.device)
+            index = torch.where(known < 0, index, known)
+        found = found.index_select(dim, index)
+    return found
 
 
 def incumbent_scale(s: Slice) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -36,7 +36,7 @@ class Planting:
     copies: tuple[tuple[nn.Module, nn.Module], ...]
     built: tuple[nn.Module, ...]
     made: Mapping[int, nn.Module]
-    reborn: set[int] = field(default_factory=set)
+    reborn: frozenset[int] = frozenset()
 
     @property
     def steps(self) -> list[Step]:
@@ -157,10 +157,8 @@ class _Planter:
             children = {id(m): (m, new) for m, new in map(self._container, self.record.containers)}
             for path, node in self.record.slots.items():
                 self._slot(path, node, children)
-        for module in self.built:
-            module.train(self.model.training)
         made = tuple(children.values()), tuple(self.copies), tuple(self.built), self.made
-        return Planting(self.model, *made, self.reborn)
+        return Planting(self.model, *made, frozenset(self.reborn))
 
     def _container(self, path: str) -> tuple[nn.Module, dict[str, nn.Module | None]]:
         module = self._old(path)
@@ -191,6 +189,8 @@ class _Planter:
             self.copies.append((old, module))
             for name, shape in node.shapes.items():
                 self._reshape(module, name, shape)
+            if node.fresh:
+                self.reborn.update(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
         else:
             module = self._old(node.old)
         self.made[id(node)] = module
@@ -223,6 +223,7 @@ class _Planter:
         like = self._reference()
         if like is not None:
             module.to(like.device, like.dtype)
+        module.train(self.model.training)
         for name, child in node.children.items():
             module.add_module(name, self._made(child, outermost=False))
         if outermost:

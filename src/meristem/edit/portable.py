@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from meristem.edit.journal import SetContents, Step
+from meristem.edit.optimizer import POWERS
 from meristem.errors import CheckpointError
 
 
@@ -32,6 +34,12 @@ class OptimizerRecord(BaseModel):
     kind: str
     groups: list[GroupRecord]
     state: list[tuple[int, int, dict[str, Any]]]
+
+
+FOLLOWING = frozenset(
+    (*POWERS, "exp_avg", "exp_inf", "grad_avg", "momentum_buffer", "prev"),
+).difference(("d", "old_stps"))
+"""Names under which optimizers keep what has the shape of its parameter, or of a part of its dimensions."""
 
 
 def kind_of(optimizer: Optimizer) -> str:
@@ -86,6 +94,16 @@ def check_fit(record: OptimizerRecord, optimizer: Optimizer, names: Mapping[int,
             raise CheckpointError(f"the checkpoint has state for parameter {j} of group {i}, which does not exist")
 
 
+def tensors_named(value: Any) -> Iterator[str]:
+    """The keys of the tensors that options or state refer to, well formed or not."""
+    if isinstance(value, dict):
+        if isinstance(value.get("tensor"), str):
+            yield value["tensor"]
+        value = [*value.values()]
+    for entry in value if isinstance(value, (list, tuple)) else ():
+        yield from tensors_named(entry)
+
+
 def restoring(record: OptimizerRecord, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> list[Step]:
     """Steps that put a record into an optimizer that fits it."""
     steps: list[Step] = []
@@ -98,6 +116,8 @@ def restoring(record: OptimizerRecord, optimizer: Optimizer, tensors: Mapping[st
         on_device = bool(options.get("capturable") or options.get("fused"))
         place = _placed(parameter, on_device)
         state[parameter] = {key: _decoded(value, tensors, place) for key, value in entries.items()}
+        for key, value in state[parameter].items():
+            _check_shape(record.groups[i].parameters[j], key, value, parameter)
     steps.append(SetContents(optimizer.state, tuple(optimizer.state.items()), tuple(state.items())))
     return steps
 
@@ -151,6 +171,19 @@ def _placed(parameter: Tensor, scalars_on_device: bool) -> Place:
         return tensor.to(parameter.device, copy=True)
 
     return place
+
+
+def _check_shape(name: str | None, key: str, value: Any, parameter: Tensor) -> None:
+    """Raise `CheckpointError` if state that follows its parameter has neither its shape nor, as factored state, a part
+    of it. What other keys hold only their optimizer knows."""
+    if key not in FOLLOWING or not isinstance(value, Tensor) or value.shape == parameter.shape:
+        return
+    lengths = Counter(parameter.shape) + Counter({1: parameter.dim()})
+    if Counter(value.shape) - lengths or value.dim() > parameter.dim():
+        raise CheckpointError(
+            f"the optimizer state {key!r} of {name} has the shape {tuple(value.shape)} in the checkpoint, the "
+            f"parameter {tuple(parameter.shape)}"
+        )
 
 
 def _beside(parameters: list[Tensor]) -> Place:

@@ -87,6 +87,12 @@ class StateStart:
     drops: ClassVar[bool] = False
     """Whether all state of all optimizers is forgotten instead."""
 
+    @property
+    def copied(self) -> float:
+        """What the gradients of a copied layer or block are taken to be, as a multiple of those of its original: by
+        that its first moments are multiplied, by its square the second ones."""
+        return 1.0
+
     def values(self, s: StateSlice) -> Tensor:
         """The entries of the new indices without a source; shape `s.shape`."""
         return s.old.new_zeros(()).expand(s.shape)
@@ -125,6 +131,10 @@ class ParentMoments(StateStart):
     """
 
     gradient_factor: float = 1.0
+
+    @property
+    def copied(self) -> float:
+        return self.gradient_factor
 
     def __post_init__(self) -> None:
         if not 0 < self.gradient_factor < float("inf"):

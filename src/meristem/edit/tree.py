@@ -38,12 +38,14 @@ class Copied(BaseModel):
     Attributes:
         copied: the path of that before the edit.
         shapes: by its name in the module, the shape of each tensor that is not copied but born: with other units.
+        fresh: whether only its structure is copied: all its tensors start afresh and take over nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     copied: str
     shapes: dict[str, list[Length]] = {}
+    fresh: bool = False
 
 
 class Built(BaseModel):

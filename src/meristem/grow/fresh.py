@@ -10,7 +10,7 @@ from torch import Tensor
 from meristem import edit
 from meristem.axes.map import Axis, Role
 from meristem.edit import Gather, Slice
-from meristem.edit.newborns import uniform
+from meristem.edit.newborns import copied, uniform
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.signals import View
@@ -46,7 +46,7 @@ class Fresh(edit.ZeroFanOut, Method):
 
     def values(self, s: Slice) -> Tensor:
         """Zeros, neutral values or random numbers, by the dimension's role."""
-        drawn = Role.PRODUCES in s.roles or s.layout.neutral is None
+        drawn = (Role.PRODUCES in s.roles or s.layout.neutral is None) and not copied(s.layout, s.roles)
         if not drawn or Role.READS in s.roles or not s.old.dtype.is_floating_point:
             return super().values(s)
         fan_in = s.old.numel() / s.old.shape[s.dim]

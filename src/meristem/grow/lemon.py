@@ -16,7 +16,7 @@ from meristem.edit.newborns import fan_out_reasons, incumbent_scale, uniform
 from meristem.grow.hypercloning import Copies, unsettled
 from meristem.grow.method import Growth, Method
 from meristem.grow.net2wider import no_fan_out_to_divide
-from meristem.grow.parts.norms import Norm, norms
+from meristem.grow.parts.norms import Norm, chained, norms
 from meristem.grow.parts.shares import shares
 from meristem.signals import View
 
@@ -39,8 +39,10 @@ class Lemon(Method):
     what epsilon does, which the plan says: a relative change of about `eps (1 / eta ** 2 - 1) / 2` over the variance.
     Condition: between the weights that produce the units and the normalization nothing but sums and linear maps that
     leave each unit alone stands, as in the stream of a transformer; with an activation function there, the mean of the
-    weights does not give the mean of the activations (zeros stay zeros where it maps 0 to 0). Units of another axis
-    that the same weights read may be copied in the same edit, but not with uneven shares.
+    weights does not give the mean of the activations (zeros stay zeros where it maps 0 to 0); and no LayerNorm is given
+    what another one gave, but for weights in between: in transformers that normalize last, as BERT, a rest changes the
+    function, which the plan says, and only multiples of d do not. Units of another axis that the same weights read may
+    be copied in the same edit, but not with uneven shares.
     Optimizer state: as `HyperCloning`, scales divided by eta. With a rest behind LayerNorm that holds for fan-in up to
     the mean of the gradient over the units.
     Fails: copies stay equal until something tells them apart, such as dropout.
@@ -126,6 +128,8 @@ def widening(method: Method, axes: AxisMap, axis: Axis, count: int, copies: int)
         change = norm.eps * (1 / eta**2 - 1) / 2
         if change > torch.finfo(axes.model.get_parameter(norm.weight).dtype).eps:
             reasons.append(f"{norm.weight}: epsilon stays {norm.eps:.1g}, a relative change of {change:.1g} / variance")
+    if found[0].centred and (chain := chained(axes, axis, found)):
+        reasons.append(f"{chain[0]}: LayerNorm is given what LayerNorm gave, of which no unit holds the mean")
     return Widening(repr(method), found, eta, tuple(sorted(reasons)))
 
 
@@ -151,7 +155,7 @@ def _rescales(place: Place, axis: Axis, found: tuple[Norm, ...]) -> bool:
         return False
     plain = place.layout.dims[place.dim] == Leaf(axis.index)
     added = Role.PRODUCES in place.roles or place.layout.neutral == 0.0
-    return not (plain and added) or place.layout.buffer
+    return not (plain and (added or place.layout.joined)) or place.layout.buffer
 
 
 def _mean(s: Slice) -> Tensor:

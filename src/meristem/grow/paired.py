@@ -11,7 +11,7 @@ from torch import Tensor
 from meristem.axes.map import Axis, AxisMap, Coupling, Place, Role
 from meristem.edit import Explicit, Gather
 from meristem.edit.explicit import Values
-from meristem.edit.newborns import fan_out_reasons
+from meristem.edit.newborns import copied, fan_out_reasons
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.drawn import drawn, meets_itself, weights
@@ -88,4 +88,5 @@ def _entries(view: View, axis: Axis, count: int, fan_in: float, fan_out: float) 
         if reads or Role.PRODUCES in place.roles or place.layout.neutral is None:
             scale = fan_out if reads else fan_in
             halves = drawn(view, axis, place, (count + 1) // 2, scale).repeat_interleave(2, 0)[:count]
-            yield place, halves * signs.reshape(-1, *(1,) * (halves.dim() - 1)) if reads else halves
+            signed = reads and not copied(place.layout, place.roles)
+            yield place, halves * signs.reshape(-1, *(1,) * (halves.dim() - 1)) if signed else halves

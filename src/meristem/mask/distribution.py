@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from meristem.errors import ConfigError
-from meristem.mask.select import top
+from meristem.mask.best import top
 
 
 class Distribution(ABC):
@@ -26,7 +26,7 @@ class Distribution(ABC):
             bool tensors of the same names, shapes and devices.
 
         Raises:
-            ConfigError: the density cannot be had.
+            ConfigError: the density cannot be had, or would leave a parameter without weights.
         """
 
     def passing(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
@@ -47,6 +47,18 @@ class Counted(Distribution):
 
     def masks(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
         counts = self.counts(scores, check_density(density))
+        empty = [name for name, count in counts.items() if not count]
+        if empty:
+            raise ConfigError(
+                f"a density of {density} leaves no weight of {', '.join(empty)} with {self!r}: give a higher one, "
+                "leave them out with `parameters=`, or choose densities with PerLayer"
+            )
+        return self._best(scores, counts)
+
+    def passing(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+        return self._best(scores, self.counts(scores, check_density(density)))
+
+    def _best(self, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
         return {name: top(score, counts[name]) for name, score in scores.items()}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meristem.mask.readers import readers
+
 SMALLEST: Mapping[torch.dtype, tuple[int, int]] = {
     torch.int8: (16, 128),
     torch.float16: (32, 64),
@@ -20,7 +22,8 @@ SMALLEST: Mapping[torch.dtype, tuple[int, int]] = {
 """Rows and columns of which a semi-structured matrix must have a multiple, by type."""
 
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-"""PyTorch's modules that in inference read the weights of the modules in them without calling these."""
+"""PyTorch's modules that in inference read the weights of the modules in them without calling these. An example shows
+that of modules of any kind (`readers`), but not of these: they call them after all as soon as anybody listens."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,28 @@ class Exported:
     layouts: tuple[Layout, ...]
 
 
-def to_torch_sparse(model: nn.Module, masks: Mapping[str, Tensor], *, csr_below: float = 0.1) -> Exported:
+def to_torch_sparse(
+    model: nn.Module, masks: Mapping[str, Tensor], *, example: Any = None, csr_below: float = 0.1
+) -> Exported:
     """A copy of a model in eval mode whose sparse weights are stored sparse where that pays. It is for inference.
 
     The weight of an `nn.Linear` becomes semi-structured (`torch.sparse.to_sparse_semi_structured`) where it is 2:4 and
-    on a GPU of compute capability 8.0 or more, and CSR where its density is below `csr_below`. Everything else is
-    dense: PyTorch has no sparse convolutions. Weights that are used by several modules stay dense, and so do those in
-    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer`, which in inference hand them to one fused kernel.
+    on a GPU of compute capability 8.0 or more, and CSR where its density is below `csr_below` and the device multiplies
+    such matrices of its type. Everything else is dense: PyTorch has no sparse convolutions. Weights that are used by
+    several modules stay dense, and so do those in `nn.MultiheadAttention` and `nn.TransformerEncoderLayer`, which in
+    inference hand them to one fused kernel. With an example so does every weight that anything but the forward of its
+    own layer computes with, `F.linear(x, self.layer.weight)` for instance; without one such code raises PyTorch's error
+    when it meets a sparse weight. Sparse layers compute in the type of their weight also under autocast.
 
     Args:
         model: stays as it is.
         masks: by parameter name, which weights are there.
+        example: inputs of the model, a tuple or one tensor, to find out what computes with which weight; or None.
         csr_below: the density below which CSR is used (default 0.1). Measure on your device: on CPUs it pays below
             about that, on GPUs later.
     """
     exported = copy.deepcopy(model).eval()
+    strangers = {} if example is None else readers(exported, masks, example)
     names: dict[int, list[str]] = {}
     for name, parameter in exported.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -74,7 +84,7 @@ def to_torch_sparse(model: nn.Module, masks: Mapping[str, Tensor], *, csr_below:
             weight = torch.where(mask, parameter.detach(), 0)
             density = int((weight != 0).sum()) / weight.numel()
             shared = len(names[id(parameter)]) > 1
-            elsewhere = "several modules use it" if shared else _reader(exported, name)
+            elsewhere = "several modules use it" if shared else (_reader(exported, name) or strangers.get(name))
             layout, reason = _layout(owner, name, weight, density, elsewhere, csr_below)
             found.append(Layout(name, layout, density, reason))
             if layout == "dense":
@@ -82,7 +92,7 @@ def to_torch_sparse(model: nn.Module, masks: Mapping[str, Tensor], *, csr_below:
             else:
                 sparse = torch.sparse.to_sparse_semi_structured(weight) if layout == "2:4" else _csr(weight)
                 owner.register_parameter("weight", nn.Parameter(sparse, requires_grad=False))
-                owner.register_forward_pre_hook(_in_one_piece, with_kwargs=True)
+                owner.__class__ = SparseLinear
     return Exported(exported, tuple(found))
 
 
@@ -90,7 +100,7 @@ def _layout(
     owner: nn.Module, name: str, weight: Tensor, density: float, elsewhere: str | None, csr_below: float
 ) -> tuple[str, str]:
     """The layout for one weight, and why it is not a sparser one."""
-    if not isinstance(owner, nn.Linear) or name.rpartition(".")[2] != "weight":
+    if not isinstance(owner, nn.Linear) or type(owner).forward is not nn.Linear.forward or owner.weight.dim() != 2:
         return "dense", f"{type(owner).__name__} has no sparse kernel in PyTorch"
     if elsewhere is not None:
         return "dense", elsewhere
@@ -98,7 +108,8 @@ def _layout(
     if reason is None:
         return "2:4", ""
     if density < csr_below:
-        return "csr", reason
+        unknown = csr_obstacle(weight.dtype, weight.device)
+        return ("csr", reason) if unknown is None else ("dense", f"{reason}; {unknown}")
     return "dense", f"{reason}; density {density:.3g} is not below csr_below={csr_below:g}"
 
 
@@ -113,9 +124,28 @@ def _reader(model: nn.Module, name: str) -> str | None:
     return None
 
 
-def _in_one_piece(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Inputs of a sparse layer contiguous: PyTorch's kernels take no others of more than two dimensions."""
-    return tuple(a.contiguous() for a in args), {name: a.contiguous() for name, a in kwargs.items()}
+class SparseLinear(nn.Linear):
+    """A linear layer with a sparse weight. Inputs become contiguous, PyTorch's kernels take no others of more than two
+    dimensions; under autocast it computes in the weight's type, for which there is a kernel, and gives autocast's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        kind = input.device.type
+        if not torch.is_autocast_enabled(kind):
+            return nn.functional.linear(input.contiguous(), self.weight, self.bias)
+        with torch.autocast(kind, enabled=False):
+            found = nn.functional.linear(input.to(self.weight.dtype).contiguous(), self.weight, self.bias)
+        return found.to(torch.get_autocast_dtype(kind))
+
+
+def csr_obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why a device cannot multiply CSR matrices of a type, or None: a small product is tried."""
+    try:
+        nn.functional.linear(
+            torch.ones(2, 2, dtype=dtype, device=device), _csr(torch.eye(2, dtype=dtype, device=device))
+        )
+    except (RuntimeError, NotImplementedError) as error:
+        return f"{device.type} does not multiply CSR matrices of {dtype} ({str(error).splitlines()[0][:80]})"
+    return None
 
 
 def _csr(weight: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Fixed(Method):
     def start(self, scene: Scene) -> Plan:
         masks = self._masks(scene)
         for name, mask in masks.items():
-            if self.pattern is not None and not has(self.pattern, name, mask):
+            if self.pattern is not None and not has(scene.over(self.pattern), name, mask):
                 raise ConfigError(f"the mask of {name} has not the pattern of {self.pattern!r} that was promised")
         return Plan(masks=masks)
 

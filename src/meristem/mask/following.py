@@ -13,7 +13,7 @@ from meristem.edit.compute import gathered
 from meristem.edit.indices import Indices, Recipe
 from meristem.edit.record import parsed
 from meristem.errors import StaleMapError
-from meristem.mask.select import top
+from meristem.mask.best import top
 
 
 def recipes(commit: Commit) -> tuple[dict[str, Recipe], dict[str, tuple[int, ...]]]:

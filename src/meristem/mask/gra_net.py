@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from meristem.errors import ConfigError
-from meristem.mask.distribution import Distribution
+from meristem.mask.distribution import Counted, Distribution
 from meristem.mask.erk import ERK
 from meristem.mask.everywhere import Global
 from meristem.mask.gradient import Gradient
@@ -47,7 +47,7 @@ class GraNet(Method):
     last: int | None = None
     interval: int = 1000
     fraction: float = 0.5
-    distribution: Distribution = field(default_factory=Global)
+    distribution: Counted = field(default_factory=Global)
     start_distribution: Distribution = field(default_factory=ERK)
 
     def __post_init__(self) -> None:
@@ -72,15 +72,17 @@ class GraNet(Method):
     def due(self, step: int) -> bool:
         return step <= self._last and (step % self.interval == 0 or step == self.end)
 
+    def comes_back(self, step: int) -> bool:
+        return step > self._last and step % self.interval == 0
+
     def update(self, scene: Scene) -> Plan:
-        worth, masks = magnitudes(scene), dict(scene.masks)
-        targets = dict(scene.targets)
-        if scene.step <= self.end:
-            density = cubic(scene.step, 0, self.end, self.first, self.density)
-            masks = self.distribution.passing(worth, density)
-            targets = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
-        fraction = cosine(scene.step, self._last, self.fraction, min(0.005, self.fraction))
-        for name, mask in masks.items():
+        worth, masks = magnitudes(scene), {}
+        density = cubic(scene.step, 0, self.end, self.first, self.density)
+        targets = self.distribution.counts(worth, density) if scene.step <= self.end else scene.targets
+        fraction = (
+            cosine(scene.step, self._last, self.fraction, min(0.005, self.fraction)) if self.due(scene.step) else 0.0
+        )
+        for name, mask in scene.masks.items():  # at once what the drop leaves and what the exchange keeps of it
             turnover = ceil(fraction * targets[name])
             masks[name] = exchanged(mask, worth[name], Gradient().of(scene, name), targets[name], turnover)
         return Plan(masks=masks)

@@ -44,15 +44,20 @@ class GradualMagnitude(Patterned):
             raise ConfigError(f"begin={self.begin!r} must be at least 0 and before end={self.end!r}")
 
     def start(self, scene: Scene) -> Plan:
-        self.distribution.masks(magnitudes(scene), self.density)  # what cannot be had in the end is refused now
-        return Plan(masks=self.distribution.passing(magnitudes(scene), self.first))
+        scene.over(self.distribution).masks(
+            magnitudes(scene), self.density
+        )  # what cannot be had in the end is refused now
+        return Plan(masks=scene.over(self.distribution).passing(magnitudes(scene), self.first))
 
     def due(self, step: int) -> bool:
         return self.begin < step <= self.end and ((step - self.begin) % self.interval == 0 or step == self.end)
+
+    def comes_back(self, step: int) -> bool:
+        return step > self.end and (step - self.begin) % self.interval == 0
 
     def density_at(self, step: int) -> float:
         """The density that holds after a step."""
         return cubic(step, self.begin, self.end, self.first, self.density)
 
     def update(self, scene: Scene) -> Plan:
-        return Plan(masks=self.distribution.passing(magnitudes(scene), self.density_at(scene.step)))
+        return Plan(masks=scene.over(self.distribution).passing(magnitudes(scene), self.density_at(scene.step)))

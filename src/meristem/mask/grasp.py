@@ -41,4 +41,4 @@ class GraSP(Patterned):
             flow = sum((everywhere[name] * g).sum() for name, g in gradients.items())
             curved = over_ranks(derivative(flow, scene, create_graph=False))  # type: ignore[arg-type]
         worth = {name: weight * curved[name] for name, weight in scene.weights.items()}
-        return Plan(masks=self.distribution.masks(worth, self.density))
+        return Plan(masks=scene.over(self.distribution).masks(worth, self.density))

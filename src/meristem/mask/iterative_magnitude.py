@@ -19,9 +19,10 @@ class IterativeMagnitude(Patterned):
     """Lottery tickets: after each training a fraction of the smallest weights goes, and the rest goes back to step k.
 
     Frankle, Carbin, ICLR 2019, arXiv 1803.03635; Frankle et al. 2019, arXiv 1903.01611 (rewinding). The first training
-    takes `interval` steps, each of the others `interval - rewind`. At its end `fraction` of all weights that are there
-    is dropped by `|w|`; all parameters and buffers take the values that they had after step `rewind`, and optimizers
-    forget their state. Begin the learning rate's schedule again when `sparsity.updated == sparsity.steps`.
+    takes `interval` steps, each of the others `interval - rewind`. At its end weights are dropped by `|w|` so that
+    `(1 - fraction) ** r` of all are left after round r, also where units were grown meanwhile; all parameters and
+    buffers take the values that they had after step `rewind`, and optimizers forget their state. Begin the learning
+    rate's schedule again when `sparsity.updated == sparsity.steps`.
 
     Attributes:
         interval: optimizer steps of the first training.
@@ -31,7 +32,7 @@ class IterativeMagnitude(Patterned):
         distribution: over layers (default `Global`).
 
     Needs memory for one more copy of the model. Fails: it costs as many trainings as rounds; on large nets going back
-    to initialization loses the ticket, a little later does not.
+    to initialization loses the ticket, a little later does not. Units that are grown after the last round stay dense.
     """
 
     interval: int
@@ -58,7 +59,9 @@ class IterativeMagnitude(Patterned):
             return Plan(memory={REWIND: _copy(scene)})
         there = sum(int(mask.count_nonzero()) for mask in scene.masks.values())
         total = sum(mask.numel() for mask in scene.masks.values())
-        masks = self.distribution.passing(magnitudes(scene), round(there * (1 - self.fraction)) / total)
+        done = (scene.step - self.rewind) // (self.interval - self.rewind)
+        left = min(there, round((1 - self.fraction) ** done * total))
+        masks = scene.over(self.distribution).passing(magnitudes(scene), left / total)
         return Plan(masks=masks, values=scene.memory[REWIND], forget=True)
 
     def _ends(self, step: int) -> bool:

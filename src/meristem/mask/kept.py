@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from meristem.mask.pattern import settled
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.select import Chosen, weights_of
 from meristem.mask.state import State, packed, unpacked
+from meristem.mask.turned import turned
 
 
 class Kept:
@@ -39,6 +41,8 @@ class Kept:
         self.memory: dict[str, dict[str, Tensor]] = {}
         self.first: dict[str, Tensor] = {}
         self._optimizers = optimizers
+        self._silent: dict[int, weakref.ref[Any]] = {}
+        self._known: dict[tuple[str, str], Tensor] = {}
 
     def scene(
         self, step: int, seed: int, gradients: Mapping[str, Tensor], closure: Callable[[], Tensor] | None = None
@@ -53,13 +57,24 @@ class Kept:
             parameters=parameters,
             tensors=self._tensors(),
             learning=self.learning,
-            targets={name: round(share * self.masks[name].numel()) for name, share in self.densities.items()},
+            targets=self._targets(),
             gradients=gradients,
             memory=self.memory,
             states=self._states(),
             groups={name: groups[id(p)] for name, p in parameters.items() if id(p) in groups},
             closure=closure,
+            over=lambda distribution: turned(distribution, self.masks.model, self.masks),
+            known=self._known,
         )
+
+    @property
+    def settled(self) -> bool:
+        """Whether all masked parameters have as many weights as they are to have."""
+        found = self.masks.nonzeros
+        return all(found[name] == count for name, count in self._targets().items())
+
+    def _targets(self) -> dict[str, int]:
+        return {name: max(1, round(share * self.masks[name].numel())) for name, share in self.densities.items()}
 
     @torch.no_grad()
     def carry_out(self, plan: Plan) -> None:
@@ -78,13 +93,33 @@ class Kept:
         gradients = self.gradients()
         for name, gradient in plan.gradients.items():
             gradients[name].copy_(gradient)
+        self._carry_out_entries(plan, tensors, gradients)
         if plan.masks:
+            self._silent, self._known = {}, {}
             self.learning = dict(plan.learning)
             self.densities |= {name: int(mask.count_nonzero()) / mask.numel() for name, mask in plan.masks.items()}
         for kind, tensors_of_kind in plan.memory.items():
             self.memory[kind] = dict(tensors_of_kind)
         for optimizer in self._optimizers if plan.forget else ():
             optimizer.state.clear()
+
+    def _carry_out_entries(self, plan: Plan, tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """What a plan says of single entries."""
+        for name, (places, values) in plan.entries.items():
+            tensors[name].put_(places, values)
+        states = self._states() if plan.swaps else {}
+        for name, (gone, born, starts) in plan.swaps.items():
+            self.masks.swap(name, gone, born)
+            self._known.pop(("there", name), None)
+            tensors[name].put_(gone, starts.new_zeros(len(gone))).put_(born, starts)
+            changed = torch.cat([gone, born])
+            for tensor in alike(states.get(name), tensors[name]):
+                tensor.put_(changed, tensor.new_zeros(len(changed)))
+        for name, (places, values) in plan.added.items():
+            gradients[name].put_(places, values, accumulate=True)
+        for kind, found in plan.kept.items():
+            for name, (places, values) in found.items():
+                self.memory[kind][name].put_(places, values)
 
     def born(self, before: Mapping[str, Tensor], step: int) -> None:
         """Take down which weights are there that were not with earlier masks, after so many steps."""
@@ -97,11 +132,16 @@ class Kept:
 
     @torch.no_grad()
     def apply(self, *, state: bool, learning: bool = False) -> None:
-        """Zero for weights that are not there (or do not learn), and, if wanted, for the state of those that do not."""
+        """Zero for weights that are not there (or do not learn), and, if wanted, for the state of those that do not.
+
+        A tensor of state is silenced once for the same masks: an entry that is zero and gets no gradient stays zero. An
+        optimizer that fills it all the same cannot move the weight by it; `learning` silences all, before an update.
+        """
         states = self._states() if state else {}
         for name, mask in self.masks.items():
             moves, weight = self.learning.get(name, mask), self.masks.parameter(name)
-            kept = alike(states.get(name), mask)
+            kept = [t for t in alike(states.get(name), mask) if learning or not self._is_silent(t)]
+            self._silent |= {id(t): weakref.ref(t) for t in kept}
             if moves is mask or learning:
                 silence(moves, [weight, *kept])
             else:
@@ -127,6 +167,7 @@ class Kept:
         Parameters of inserted layers, if they are among the chosen ones, begin with the density of newborns and are to
         come to that of all masked parameters together.
         """
+        self._silent, self._known = {}, {}
         if deep(commit):
             return self._after_depth(commit, newborns, seed, chosen, pattern)
         learning = follow(commit, self.learning)
@@ -149,10 +190,13 @@ class Kept:
         learning = renamed(commit, self.learning)
         memory = {kind: renamed(commit, tensors) for kind, tensors in self.memory.items()}
         kinds = {kind: tensors for kind, tensors in self.memory.items() if masked.issuperset(tensors)}
-        stay = {moved[name] for name in masked if name in moved}
-        inserted = {}
+        stay, old = {moved[name] for name in masked if name in moved}, set(moved.values())
+        inserted: dict[str, Tensor] = {}
+        pattern = (
+            None if pattern is None else turned(pattern, self.masks.model, dict(self.masks.model.named_parameters()))
+        )
         for name, parameter in weights_of(self.masks.model, chosen).items():
-            if name not in stay:
+            if name not in old:
                 whole, key = torch.ones_like(parameter, dtype=torch.bool), (seed, name, len(stay) + len(inserted))
                 mask = newborn(whole, density if newborns is None else newborns, key)
                 inserted[name] = (
@@ -207,6 +251,10 @@ class Kept:
         found.first = {name: steps.to(tensors[name].device) for name, steps in first.items()}
         found.memory = {k: {n: t.to(tensors[n].device) for n, t in entries.items()} for k, entries in memory.items()}
         return found
+
+    def _is_silent(self, tensor: Tensor) -> bool:
+        known = self._silent.get(id(tensor))
+        return known is not None and known() is tensor
 
     def _states(self) -> dict[str, Mapping[str, Any]]:
         parameters = {name: self.masks.parameter(name) for name in self.masks}

@@ -15,6 +15,7 @@ from meristem.errors import ConfigError, StaleMapError
 from meristem.mask.distribution import Distribution
 from meristem.mask.following import deep, follow, newborn, renamed
 from meristem.mask.pattern import settled
+from meristem.mask.turned import turned
 
 
 class Masks(Mapping[str, Tensor]):
@@ -113,6 +114,11 @@ class Masks(Mapping[str, Tensor]):
                 raise ConfigError(f"expected a bool mask of the shape of {name}, got {mask.dtype} {tuple(mask.shape)}")
         self._put(masks)
 
+    def swap(self, name: str, gone: Tensor, born: Tensor) -> None:
+        """Another mask for a parameter: without the weights at some places, and with those at others."""
+        mask = self._masks[name].clone()
+        self._masks[name] = mask.put_(gone, mask.new_zeros(len(gone))).put_(born, mask.new_ones(len(born)))
+
     def after(
         self, commit: Commit, newborns: float | None = 1.0, seed: int = 0, pattern: Distribution | None = None
     ) -> None:
@@ -138,6 +144,7 @@ class Masks(Mapping[str, Tensor]):
         else:
             known, followed = self.densities, follow(commit, self._masks)
         parameters, found = dict(self.model.named_parameters(remove_duplicate=False)), {}
+        pattern = None if pattern is None else turned(pattern, self.model, followed)
         for name, (moved, fresh) in followed.items():
             key = (seed, name, len(commit.axes.history))
             if fresh is not None and pattern is None:

@@ -17,11 +17,13 @@ class Method(ABC):
         replaces_step: whether an update takes the place of the gradient step, in all parameters, as in RigL.
         dense_state: whether the optimizer's state of weights that are not there lives on, as in SNFS.
         requires_closure: whether `start` evaluates the training loss.
+        by_places: whether updates name the places that they change (`Plan.swaps`), so that they cost what they change.
     """
 
     replaces_step: ClassVar[bool] = False
     dense_state: ClassVar[bool] = False
     requires_closure: ClassVar[bool] = False
+    by_places: ClassVar[bool] = False
 
     @property
     def wants_gradient(self) -> bool:
@@ -47,12 +49,21 @@ class Method(ABC):
         """Whether an update belongs to the optimizer step of this number, counted from 1."""
         return False
 
+    def comes_back(self, step: int) -> bool:
+        """Whether there is an update after a step that is not due if a parameter has not as many weights as it is to
+        have: after a structural edit when exchanges are over."""
+        return False
+
     def update(self, scene: Scene) -> Plan:
-        """What happens after a step that is due."""
+        """What happens after a step that is due, or with which parameters come back to their densities."""
         return Plan()
 
     def before(self, scene: Scene) -> Plan | None:
         """What happens before every optimizer step, when gradients are there. None: nothing."""
+        return None
+
+    def after(self, scene: Scene) -> Plan | None:
+        """What happens after every optimizer step, before weights that are not there become zero. None: nothing."""
         return None
 
 

@@ -15,19 +15,21 @@ from meristem.mask.rows import best
 
 @dataclass(frozen=True)
 class NM(Distribution):
-    """Of every `m` neighbours along the second dimension (the inputs) the best `density * m` stay, a whole number.
+    """Of every `m` neighbouring inputs the best `density * m` stay, a whole number.
 
     With a density of 0.5 and m = 4 this is 2:4, which GPUs from compute capability 8.0 on multiply faster: Mishra et
-    al. 2021, arXiv 2104.08378. Kernel positions are separate: neighbours are input channels.
+    al. 2021, arXiv 2104.08378. Kernel positions are separate: neighbours are input channels, as for `Wanda(m=4)` and
+    `SparseGPT(m=4)`. Inputs are along the second dimension; `Sparse` finds the weights that are laid out the other way
+    round (see `turned.reading`) and gives them as they would be.
 
     Methods that exchange weights refuse it; the others keep it, through structural edits too (see `Method.pattern`). A
     schedule that passes other densities has the next lower multiple of 1 / m, at least one weight of each group.
 
     Attributes:
-        m: the length of a group (default 4). The second dimension of every weight must be a multiple of it.
+        m: the length of a group (default 4). The inputs of every weight must be a multiple of it.
 
     Raises:
-        ConfigError: the density that is asked for is no multiple of 1 / m, or a second dimension none of m.
+        ConfigError: the density that is asked for is no multiple of 1 / m, or the inputs of a weight none of m.
 
     Fails: a group of important neighbours loses some all the same.
     """
@@ -47,16 +49,23 @@ class NM(Distribution):
 
     def _masks(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
         for name, score in scores.items():
-            if score.dim() < 2 or score.shape[1] % self.m:
-                raise ConfigError(
-                    f"{name} has the shape {tuple(score.shape)}; groups of {self.m} need a second dimension that is a "
-                    "multiple of it. Leave it out with `parameters=`"
-                )
+            if score.dim() < 2:
+                raise ConfigError(f"{name} has the shape {tuple(score.shape)}, without inputs; leave it out")
+            check_inputs(name, score.shape[1], self.m)
         return {name: self._mask(score, density) for name, score in scores.items()}
 
     def _mask(self, scores: Tensor, density: float) -> Tensor:
         last = scores.movedim(1, -1)
         return best(last.unflatten(-1, (-1, self.m)), density).flatten(-2).movedim(-1, 1)
+
+
+def check_inputs(name: str, inputs: int, m: int) -> None:
+    """Raise `ConfigError` unless the inputs of a weight are a multiple of m."""
+    if inputs % m:
+        raise ConfigError(
+            f"{name} has {inputs} inputs, no multiple of m={m}, and groups of {m} need a multiple of it; leave it out "
+            "with `parameters=`"
+        )
 
 
 def check_groups(density: float, m: int) -> None:

@@ -101,6 +101,16 @@ def unrows(matrix: Tensor, call: Call, shape: torch.Size) -> Tensor:
     return matrix.reshape(shape)
 
 
+def tapped(matrix: Tensor, taps: int) -> Tensor:
+    """The columns of a matrix of `rows`, all inputs for each of the kernel's positions one after the other."""
+    return matrix.unflatten(-1, (-1, taps)).transpose(-1, -2).flatten(-2)
+
+
+def untapped(matrix: Tensor, taps: int) -> Tensor:
+    """The inverse of `tapped`."""
+    return matrix.unflatten(-1, (taps, -1)).transpose(-1, -2).flatten(-2)
+
+
 def by_rows(best: Callable[[Tensor], Tensor], scores: Tensor, call: Call) -> Tensor:
     """A choice among the rows of a weight, in its own shape."""
     return unrows(best(rows(scores, call)), call, scores.shape)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from meristem.mask.best import top
 from meristem.mask.distribution import Distribution
 from meristem.mask.following import uniform
-from meristem.mask.select import top
 
 
 def has(pattern: Distribution, name: str, mask: Tensor) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import Tensor
 
+from meristem.axes.pattern import matches
 from meristem.errors import ConfigError
+from meristem.mask.best import shared
 from meristem.mask.distribution import Counted, check_density
-from meristem.mask.select import shared
 
 NEAR = 5e-4
 """A density that is given for the whole net is right if it is right to three digits after the point."""
@@ -60,9 +60,6 @@ class PerLayer(Counted):
             )
         return super().masks(scores, density)
 
-    def passing(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
-        return super().masks(scores, density)
-
     def counts(self, scores: Mapping[str, Tensor], density: float) -> dict[str, int]:
         sizes = [score.numel() for score in scores.values()]
         given, total = [self._given(name, density) for name in scores], self._total(scores, density)
@@ -72,7 +69,7 @@ class PerLayer(Counted):
         return dict(zip(scores, shared(round(density * sum(sizes)), wishes, sizes), strict=True))
 
     def _pattern(self, name: str) -> str | None:
-        return next((pattern for pattern in self.densities if fnmatchcase(name, pattern)), None)
+        return next((pattern for pattern in self.densities if matches(name, pattern)), None)
 
     def _given(self, name: str, otherwise: float) -> float:
         pattern = self._pattern(name)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from meristem.errors import ConfigError
+from meristem.mask.best import places_of, top
 from meristem.mask.distribution import Distribution
+from meristem.mask.magnitude import Magnitude
 from meristem.mask.random import Random
 from meristem.mask.scene import Plan, Scene
-from meristem.mask.select import top
 
 
 def random_start(scene: Scene, distribution: Distribution, density: float) -> Plan:
@@ -22,15 +23,30 @@ def random_start(scene: Scene, distribution: Distribution, density: float) -> Pl
 
 def kept(mask: Tensor, worth: Tensor, count: int) -> Tensor:
     """Of the weights that are there the `count` that are worth most; all if there are fewer."""
-    places = mask.reshape(-1).nonzero().flatten()
-    best = top(worth.reshape(-1)[places], min(count, len(places)))
-    return torch.zeros_like(mask.reshape(-1)).index_fill_(0, places[best], True).reshape(mask.shape)
+    return top(worth, min(count, int(mask.count_nonzero())), mask)
 
 
 def grown(mask: Tensor, worth: Tensor, count: int) -> Tensor:
     """A mask with `count` weights more, among all that are not in it those that are worth most."""
     room = mask.numel() - int(mask.count_nonzero())
-    return mask | top(torch.where(mask, -torch.inf, worth), min(count, room))
+    return top(worth, min(count, room), ~mask).logical_or_(mask)
+
+
+def outside(mask: Tensor, count: int, source: torch.Generator) -> Tensor:
+    """The places of `count` different weights that are not in a mask, at random, all alike; all if there are fewer."""
+    room = mask.numel() - int(mask.count_nonzero())
+    if 4 * count >= room or 8 * room <= mask.numel():  # few are free: among all of them
+        free = places_of(~mask)
+        return free[torch.randperm(room, generator=source)[:count].to(free.device)]
+    found = torch.empty(0, dtype=torch.int64)
+    while len(found) < count:  # most places are free: drawn until enough of them are
+        drawn = torch.randint(mask.numel(), (16 + 10 * (count - len(found)),), generator=source)
+        found = torch.cat([found, drawn[~mask.take(drawn.to(mask.device)).cpu()]])
+        values, first = found.sort(stable=True)
+        repeated = torch.zeros_like(found, dtype=torch.bool)
+        repeated[first[1:]] = values[1:] == values[:-1]
+        found = found[~repeated]  # each where it came first
+    return found[:count].to(mask.device)
 
 
 def exchanged(mask: Tensor, drop: Tensor, grow: Tensor, target: int, turnover: int) -> Tensor:
@@ -57,8 +73,7 @@ def cubic(step: int, start: int, end: int, first: float, last: float) -> float:
 
 def magnitudes(scene: Scene) -> Mapping[str, Tensor]:
     """`|w|` of weights that are there, -1 for those that are not."""
-    wide = {name: w.to(torch.promote_types(w.dtype, torch.float32)) for name, w in scene.weights.items()}
-    return {name: w.abs().masked_fill(~scene.masks[name], -1.0) for name, w in wide.items()}
+    return {name: Magnitude().of(scene, name).masked_fill_(~mask, -1.0) for name, mask in scene.masks.items()}
 
 
 def check_fraction(what: str, fraction: float) -> None:

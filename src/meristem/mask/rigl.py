@@ -66,6 +66,9 @@ class RigL(Method):
     def due(self, step: int) -> bool:
         return every(step, self.interval, self.end - 1)
 
+    def comes_back(self, step: int) -> bool:
+        return every(step, self.interval, None)
+
     def update(self, scene: Scene) -> Plan:
         fraction = cosine(scene.step, self.end, self.fraction)
         masks = {}

@@ -13,10 +13,10 @@ from meristem.mask.distribution import Distribution, check_density
 
 @dataclass(frozen=True)
 class Rows(Distribution):
-    """Every row, that is every index of the first dimension, keeps its best `round(density * entries)`, at least one.
+    """Every row, that is every output, keeps its best `round(density * entries)`, at least one.
 
-    What Wanda compares within: Sun et al. 2023, arXiv 2306.11695. The first dimension is the output of linear maps and
-    convolutions (of transposed convolutions the input).
+    What Wanda compares within: Sun et al. 2023, arXiv 2306.11695. Outputs are along the first dimension; `Sparse` finds
+    the weights that are laid out the other way round (see `turned.reading`) and gives them as they would be.
     """
 
     def masks(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:

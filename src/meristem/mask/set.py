@@ -55,10 +55,13 @@ class SET(Method):
     def due(self, step: int) -> bool:
         return every(step, self.interval, self.end)
 
+    def comes_back(self, step: int) -> bool:
+        return every(step, self.interval, None)
+
     def update(self, scene: Scene) -> Plan:
-        masks = {}
+        masks, fraction = {}, self.fraction if self.due(scene.step) else 0.0
         for name, mask in scene.masks.items():
             target = scene.targets[name]
             drop, grow = self.drop.of(scene, name), Random().of(scene, name)
-            masks[name] = exchanged(mask, drop, grow, target, int(self.fraction * target))
+            masks[name] = exchanged(mask, drop, grow, target, int(fraction * target))
         return Plan(masks=masks)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import ClassVar
 
+from meristem.mask.best import shared
 from meristem.mask.distribution import Distribution
 from meristem.mask.magnitude import Magnitude
 from meristem.mask.method import Method, check_counted, check_times, every
 from meristem.mask.momentum import Momentum
 from meristem.mask.rewiring import check_fraction, cosine, grown, kept, random_start
 from meristem.mask.scene import Plan, Scene
-from meristem.mask.select import shared
 from meristem.mask.uniform import Uniform
 
 
@@ -59,12 +59,15 @@ class SNFS(Method):
     def due(self, step: int) -> bool:
         return every(step, self.interval, self.end)
 
+    def comes_back(self, step: int) -> bool:
+        return every(step, self.interval, None)
+
     def update(self, scene: Scene) -> Plan:
-        fraction = cosine(scene.step, self.end, self.fraction, self.last)
+        fraction = cosine(scene.step, self.end, self.fraction, self.last) if self.due(scene.step) else 0.0
         stay, momentum, wishes = {}, {}, []
         for name, mask in scene.masks.items():
             target, momentum[name] = scene.targets[name], Momentum().of(scene, name)
-            stay[name] = kept(mask, Magnitude().of(scene, name), target - ceil(fraction * target))
+            stay[name] = kept(mask, Magnitude().of(scene, name), max(1, target - ceil(fraction * target)))
             wishes.append(float(momentum[name][mask].mean()) if bool(mask.any()) else 0.0)
         freed = sum(scene.targets.values()) - sum(int(mask.count_nonzero()) for mask in stay.values())
         room = [int((~mask).sum()) for mask in stay.values()]

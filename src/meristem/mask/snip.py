@@ -44,7 +44,7 @@ class SNIP(Patterned):
         with loss_of(scene) as loss:
             gradients = over_ranks(derivative(loss, scene, create_graph=False))
         worth = {name: (gradients[name] * weight).abs() for name, weight in scene.weights.items()}
-        return Plan(masks=self.distribution.masks(worth, self.density))
+        return Plan(masks=scene.over(self.distribution).masks(worth, self.density))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from meristem.mask.kept import Kept
 from meristem.mask.masks import Masks
 from meristem.mask.method import Method
 from meristem.mask.scene import Plan
-from meristem.mask.select import Chosen, weights_of
+from meristem.mask.select import Chosen, held_of, weights_of
 from meristem.mask.state import State
 
 log = logging.getLogger("meristem.mask")
@@ -40,17 +40,19 @@ class Sparse:
         sparsity = meristem.mask.Sparse(model, optimizer, method, state=saved)
 
     Before every optimizer step gradients of weights that are not there become zero (dense ones are kept aside only
-    where an update needs them); after it those weights and their optimizer state do. Works with closures, gradient
-    accumulation, a `GradScaler` (a skipped step is no step), `torch.compile` and DDP (build it on the model inside; the
-    seed makes all ranks choose the same). Before `clip_grad_norm_` call `sparsity.masks.apply_to_gradients()` if
-    the norm shall be that of the sparse net. Fully sharded models are refused.
+    where an update needs them); after it those weights do, and their optimizer state whenever masks or state are new:
+    what is zero and gets no gradient stays zero. Works with closures, gradient accumulation, a `GradScaler` (a skipped
+    step is no step), `torch.compile` and DDP (build it on the model inside; the seed makes all ranks choose the same).
+    Before `clip_grad_norm_` call `sparsity.masks.apply_to_gradients()` if the norm shall be that of the sparse net.
+    Fully sharded models are refused.
 
     Args:
         model: the model itself, not a wrapper of it.
         optimizer: its optimizer, or several; a step is complete when the last one has stepped.
         method: which weights are there, and how that changes.
         parameters: which parameters are masked: glob patterns of names, a predicate of name and parameter, or every
-            weight (None; see `weights_of`). Everything else stays dense.
+            weight (None; see `weights_of`). Those of them are masked that the optimizers hold now, whatever the method;
+            everything else stays dense.
         newborns: the density of what structural edits insert, see `Masks.after`. Methods with updates bring a layer
             back to its density at the next one.
         closure: computes the training loss on a batch, without a backward pass; for methods that evaluate it.
@@ -91,9 +93,8 @@ class Sparse:
         self._seed = seed
         self._dense: dict[str, Tensor] = {}
         self._withheld: dict[Optimizer, list[tuple[Tensor, Tensor]]] = {}
-        chosen = weights_of(check_model(model), parameters)
-        held = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
-        if not held.intersection(id(p) for p in chosen.values()):
+        chosen = held_of(weights_of(check_model(model), parameters), self.optimizers)
+        if not chosen:
             raise ConfigError("the optimizer holds none of the parameters to mask; build it on model.parameters()")
         if method.requires_closure and closure is None and state is None:
             raise ConfigError(f"{type(method).__name__} evaluates the training loss: give Sparse(..., closure=...)")
@@ -206,6 +207,11 @@ class Sparse:
             self._beginning.undo()
         self._kept.apply(state=not self.method.dense_state)
 
+    def _due(self) -> bool:
+        """Whether an update belongs to the next step."""
+        step = self.steps + 1
+        return self.method.due(step) or (self.method.comes_back(step) and not self._kept.settled)
+
     def _enter(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> Any:
         """Before a step: gradients are there, or a closure will compute them."""
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -226,7 +232,7 @@ class Sparse:
     def _prepare(self) -> None:
         """Keep dense gradients aside if the update needs them; then mask them, or withhold all of them."""
         self._beginning = None
-        due = self.method.due(self.steps + 1)
+        due = self._due()
         if due and self.method.replaces_step:
             self._dense = self._kept.gradients()
             for optimizer in self.optimizers:
@@ -250,15 +256,18 @@ class Sparse:
             parameter.grad = gradient
         if optimizer is not self.optimizers[-1]:
             return
-        state, due = not self.method.dense_state, self.method.due(self.steps + 1)
+        state, due, by_places = not self.method.dense_state, self._due(), self.method.by_places
         overflow = getattr(optimizer, "found_inf", None) if due else None
         if overflow is None or not float(overflow):  # a fused optimizer is called, but does nothing, if they overflow
             self.steps += 1
+            if type(self.method).after is not Method.after:
+                self._kept.carry_out(self.method.after(self._kept.scene(self.steps, self._seed, {})) or Plan())
             if due:
-                self._kept.apply(state=state, learning=True)
+                self._kept.apply(state=state, learning=not by_places)
                 scene = self._kept.scene(self.steps, self._seed, self._dense)
                 self._kept.carry_out(self.method.update(scene))
                 self.updated = self.steps
                 log.debug("step %d: %s, densities %s", self.steps, type(self.method).__name__, self._kept.densities)
-        self._kept.apply(state=state)
+        if not (due and by_places):
+            self._kept.apply(state=state)
         self._dense = {}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from meristem.errors import ConfigError
+from meristem.mask.best import top
 from meristem.mask.distribution import check_density
-from meristem.mask.nm import check_groups
-from meristem.mask.one_shot import OneShot, rows, unrows
-from meristem.mask.select import top
+from meristem.mask.nm import check_groups, check_inputs
+from meristem.mask.one_shot import OneShot, rows, tapped, unrows, untapped
 from meristem.mask.wanda import grouped
 from meristem.signals.contraction import Call
 from meristem.signals.moments import second_moment
@@ -34,8 +35,8 @@ class SparseGPT(OneShot):
 
     Attributes:
         density: the share of weights that stays (default 0.5).
-        m: None (default), or the length of groups of neighbouring inputs within which the share stays, a whole
-            number of each: 4 at a density of 0.5 is 2:4.
+        m: None (default), or the length of groups of neighbouring inputs (at the same position of a kernel) within
+            which the share stays, a whole number of each: 4 at a density of 0.5 is 2:4, the pattern of `NM(m=4)`.
         block: columns among which weights are chosen at once (default 128).
         damping: default 0.01.
 
@@ -61,7 +62,12 @@ class SparseGPT(OneShot):
     def pruned(self, name: str, weight: Tensor, total: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         moments = total[..., :-1, :-1]
         moments = moments if moments.dim() == 3 else moments[None]
-        pairs = [self._matrix(name, w, h) for w, h in zip(rows(weight.to(total), call), moments, strict=True)]
+        taps = 1 if self.m is None else prod(call.contraction.kernel)  # neighbours are at the same position
+        if self.m is not None:
+            check_inputs(name, call.contraction.ins // call.contraction.groups, self.m)
+        matrices = zip(rows(weight.to(total), call), moments, strict=True)
+        found = [self._matrix(name, tapped(w, taps), tapped(tapped(h, taps).T, taps)) for w, h in matrices]
+        pairs = [(untapped(mask, taps), untapped(values, taps)) for mask, values in found]
         mask, values = (unrows(torch.stack(parts), call, weight.shape) for parts in zip(*pairs, strict=True))
         return mask, torch.where(mask, values.to(weight), weight.new_zeros(()))
 

@@ -30,4 +30,6 @@ class Static(Patterned):
     score: Score = field(default_factory=Random)
 
     def start(self, scene: Scene) -> Plan:
-        return Plan(masks=self.distribution.masks({n: self.score.of(scene, n) for n in scene.masks}, self.density))
+        return Plan(
+            masks=scene.over(self.distribution).masks({n: self.score.of(scene, n) for n in scene.masks}, self.density)
+        )

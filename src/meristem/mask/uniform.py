@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from meristem.errors import ConfigError
+from meristem.mask.best import shared
 from meristem.mask.distribution import Counted
-from meristem.mask.select import shared
 
 
 @dataclass(frozen=True)

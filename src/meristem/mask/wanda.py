@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from meristem.errors import ConfigError
 from meristem.mask.distribution import check_density
 from meristem.mask.inputs import energy
-from meristem.mask.nm import check_groups
-from meristem.mask.one_shot import OneShot, by_rows
+from meristem.mask.nm import check_groups, check_inputs
+from meristem.mask.one_shot import OneShot, by_rows, tapped, untapped
 from meristem.mask.rows import best
 from meristem.signals.contraction import Call
 
@@ -28,8 +28,8 @@ class Wanda(OneShot):
 
     Attributes:
         density: the share of each row that stays (default 0.5).
-        m: None (default), or the length of groups of neighbouring inputs within which the share stays, a whole
-            number of each: 4 at a density of 0.5 is 2:4.
+        m: None (default), or the length of groups of neighbouring inputs (at the same position of a kernel) within
+            which the share stays, a whole number of each: 4 at a density of 0.5 is 2:4, the pattern of `NM(m=4)`.
 
     Fails: nothing is updated, so above about half the weights removed it falls behind `SparseGPT`, and both behind
     training with masks.
@@ -48,13 +48,19 @@ class Wanda(OneShot):
 
     def pruned(self, name: str, weight: Tensor, total: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         scores = weight.abs().to(total) * total.sqrt()
-        return by_rows(lambda matrix: grouped(name, matrix, self.density, self.m), scores, call), weight
+        taps = 1 if self.m is None else prod(call.contraction.kernel)
+
+        def chosen(matrix: Tensor) -> Tensor:
+            """Neighbours are inputs at the same position of the kernel."""
+            return untapped(grouped(name, tapped(matrix, taps), self.density, self.m, taps), taps)
+
+        return by_rows(chosen, scores, call), weight
 
 
-def grouped(name: str, scores: Tensor, density: float, m: int | None) -> Tensor:
-    """The best of each row, or of every m neighbours in it. Raises `ConfigError` if rows are no multiple of m."""
+def grouped(name: str, scores: Tensor, density: float, m: int | None, taps: int = 1) -> Tensor:
+    """The best of each row, or of every m neighbours in it. Raises `ConfigError` if a row's inputs, for each of `taps`
+    positions of a kernel, are no multiple of m."""
     if m is None:
         return best(scores, density)
-    if scores.shape[-1] % m:
-        raise ConfigError(f"the rows of {name} have {scores.shape[-1]} entries, no multiple of m={m}; leave it out")
+    check_inputs(name, scores.shape[-1] // taps, m)
     return best(scores.unflatten(-1, (-1, m)), density).flatten(-2).to(torch.bool)

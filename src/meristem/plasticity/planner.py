@@ -13,7 +13,7 @@ from meristem.allocate import (
     axis_by_axis,
     by_axis,
     plan_growth,
-    plan_pruning,
+    plan_next_pruning,
     plan_turnover,
     replaceable,
     require_known,
@@ -53,7 +53,8 @@ class Decision:
         rewirings: of single weights.
         changes: of the module tree, one transaction.
         entries: what was bought and sold, if it was an exchange; else None.
-        owed: by axis name, the part of a unit by which replacement at a rate is behind afterwards.
+        owed: by axis name, the part of a unit by which replacement at a rate is behind afterwards; below `*` what
+            rounding has left of shares to prune.
         notes: why it is less than what was asked for.
     """
 
@@ -166,7 +167,7 @@ class Planner:
             view: the model today, with what the demand needs.
             choice: the axes that may be edited.
             demand: what is asked for.
-            owed: by axis name, the part of a unit that earlier demands for a `Rate` have left.
+            owed: what earlier demands for a `Rate`, or for a share to prune, have left.
 
         Raises:
             ConfigError: the loss must be evaluated, and no closure was given.
@@ -177,8 +178,9 @@ class Planner:
         if demand.action == "grow" and method is not None:
             return Decision(plan_growth(view, chosen, demand, method, allocator), owed=owed)
         if demand.action == "prune" and criterion is not None:
-            removals = plan_pruning(view, chosen, demand, criterion, allocator)
-            return Decision(removals, owed=owed, notes=_fewer(demand, sum(len(plan.units) for plan in removals)))
+            found = plan_next_pruning(view, chosen, demand, criterion, allocator, owed)
+            given = sum(len(plan.units) for plan in found.plans)
+            return Decision(found.plans, owed=found.owed, notes=_fewer(demand, given, found.asked))
         if demand.action == "replace" and method is not None and criterion is not None:
             plans, owed = plan_turnover(view, chosen, demand, method, criterion, allocator, owed)
             return Decision(plans, owed=owed)
@@ -186,7 +188,8 @@ class Planner:
             trade = self._exchange.trade(view, chosen, demand)
             return Decision(trade.plans, trade.rewirings, trade.changes, trade.entries, owed)
         changes = self._layers.plan(view, demand, choice)
-        return Decision(changes=changes, owed=owed, notes=_fewer(demand, len(changes)))
+        asked = demand.amount if isinstance(demand.amount, int) else 0
+        return Decision(changes=changes, owed=owed, notes=_fewer(demand, len(changes), asked))
 
     def _require_defined(self, axes: AxisMap, chosen: Sequence[Axis]) -> None:
         if self._method is not None:
@@ -222,13 +225,13 @@ class Planner:
         return at_most(axes, chosen, demand, self._allocator)
 
 
-def _fewer(demand: Demand, given: int) -> tuple[str, ...]:
-    """Why less was done than a number that was asked for; pruning that has met its budget is done."""
+def _fewer(demand: Demand, given: int, asked: int) -> tuple[str, ...]:
+    """Why less was done than was asked for; pruning that has met its budget is done."""
     met = demand.action == "prune" and demand.budget is not None
-    if met or not isinstance(demand.amount, int) or given >= demand.amount:
+    if met or given >= asked:
         return ()
     what = "layers" if demand.action in ("deepen", "shorten") else "units"
-    return (f"{demand.action}: {given} of {demand.amount} {what}, more do not go within limits and budget",)
+    return (f"{demand.action}: {given} of {asked} {what}, more do not go within limits and budget",)
 
 
 def _require_closure(part: object, view: View) -> None:

@@ -31,7 +31,8 @@ class State(BaseModel):
         births: by axis name, the step at which every unit was inserted; -1 for units that no edit inserted.
         schedule: what the schedule remembers.
         pending: what waits for statistics.
-        owed: by axis name, the part of a unit by which replacement at a rate is behind.
+        owed: by axis name, the part of a unit by which replacement at a rate is behind; below `*` what rounding has
+            left of shares to prune.
         running: what is averaged all along.
         helpers: what the integrators remember.
         monitor: what the monitor remembers; None if there is none.

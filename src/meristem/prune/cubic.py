@@ -17,7 +17,8 @@ class Cubic:
         schedule.Every(100, prune=Cubic(0.5, end=1000, every=100))
 
     Zhu, Gupta, "To Prune, or Not to Prune", ICLR 2018 workshop, arXiv 1710.01878, equation 1, with an initial sparsity
-    of 0.
+    of 0. A controller adds what rounding to whole units leaves at one step to the next, so the end is met to half a
+    unit, or half a `multiple`; but where limits or protection keep units back, fewer go.
 
     Attributes:
         final: the share that is gone at the end, at least 0 and below 1.

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from meristem.axes.map import Axis
+from meristem.axes.map import Axis, AxisMap
 from meristem.prune.dormancy import relative
 from meristem.prune.reading import ReadCriterion
+from meristem.prune.trained import all_frozen
 from meristem.signals import View
 from meristem.signals.reads import Reads, by_unit
 
@@ -27,6 +28,10 @@ class GradientDormancy(ReadCriterion):
     @property
     def comparable(self) -> bool:
         return True
+
+    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
+        frozen = "no parameter of the model requires a gradient, so that none reaches them"
+        return frozen if all_frozen(axes) else super().undefined(axes, axis)
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         found = view.recorded(Reads(axis.name))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
+from meristem.axes.pattern import matches
 from meristem.errors import ConfigError, UnknownAxisError
 from meristem.prune.wrapper import Wrapper
 from meristem.signals import View
@@ -26,7 +26,7 @@ class Protect(Wrapper):
     Attributes:
         criterion: scores everybody else.
         age: from how many optimizer steps on a newborn may be removed. Default 0: at once.
-        axes: glob patterns of the names of axes that lose nothing; each must match one whenever units are scored.
+        axes: names or glob patterns of axes that lose nothing; each must match one whenever units are scored.
         units: by axis name, units that stay, numbered as they are when units are scored. Edits renumber: name units of
             axes that are edited once only.
 
@@ -48,7 +48,7 @@ class Protect(Wrapper):
     def scores(self, view: View, axis: Axis) -> Tensor:
         self._require_known(view.axes)
         scores = self.criterion.scores(view, axis)
-        if any(fnmatchcase(axis.name, pattern) for pattern in self.axes):
+        if matches(axis.name, self.axes):
             return torch.full_like(scores, torch.inf)
         named = list(self.units.get(axis.name, ()))
         if not all(0 <= unit < axis.size for unit in named):
@@ -60,7 +60,7 @@ class Protect(Wrapper):
 
     def _require_known(self, axes: AxisMap) -> None:
         """Raise `UnknownAxisError` for what protects nothing."""
-        patterns = [p for p in self.axes if not any(fnmatchcase(axis.name, p) for axis in axes)]
+        patterns = [p for p in self.axes if not any(matches(axis.name, p) for axis in axes)]
         names = [name for name in self.units if name not in axes.by_name]
         if patterns or names:
             asked = patterns or names

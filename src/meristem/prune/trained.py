@@ -7,6 +7,17 @@ from collections.abc import Iterable
 from meristem.axes.map import Axis, AxisMap, Place, Role
 from meristem.errors import ConfigError
 
+FROZEN = (
+    "no parameter of the model requires a gradient; call model.requires_grad_(True) for as long as units are scored, "
+    "or take a criterion that needs none, such as GroupNorm() or WandaUnits()"
+)
+"""Why nothing that is made of gradients can be known, and what to do."""
+
+
+def all_frozen(axes: AxisMap) -> bool:
+    """Whether no parameter of the model is trained."""
+    return not any(parameter.requires_grad for parameter in axes.model.parameters())
+
 
 def frozen_weight(axes: AxisMap, places: Iterable[Place]) -> str | None:
     """Why gradients of these parameters say nothing, or None if all are trained."""

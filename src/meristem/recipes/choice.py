@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from meristem.allocate import Limits, Selection, choose, fast_multiple, out_of_step
 from meristem.axes import Axis, AxisMap
+from meristem.axes.pattern import matches
 from meristem.errors import ConfigError, UnknownAxisError
 from meristem.prune import Criterion, require_defined
+from meristem.prune.trained import FROZEN, all_frozen
+
+
+def require_numbers(rounds: Any, steps: Any, floor: Any, multiple: Any) -> None:
+    """Raise `ConfigError` if one is no number, or out of its range."""
+    counts = (rounds, steps, 1 if multiple is None else multiple)
+    counted = all(isinstance(count, int) and not isinstance(count, bool) and count >= 1 for count in counts)
+    if not counted or not isinstance(floor, (int, float)) or not 0 <= floor < 1:
+        raise ConfigError(
+            "shrink: expected whole numbers (int) rounds >= 1, steps >= 1 and multiple >= 1, and 0 <= floor < 1; got "
+            f"rounds={rounds!r}, steps={steps!r}, multiple={multiple!r} and floor={floor!r}"
+        )
 
 
 def require_sensible(criterion: Any, batches: Any, loss: Any, readings: int) -> None:
@@ -45,7 +57,7 @@ def chosen_axes(
     reasons: dict[str, str] = {}
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
     for pattern in kept:
-        if not any(fnmatchcase(axis.name, pattern) for axis in axes):
+        if not any(matches(axis.name, pattern) for axis in axes):
             raise UnknownAxisError(
                 f"keep={pattern!r} matches no axis: give glob patterns of axis names, such as "
                 f"{', '.join(repr(axis.name) for axis in axes.editable[:3])}"
@@ -54,7 +66,7 @@ def chosen_axes(
     for axis in axes.editable:
         if axis not in wanted:
             reasons[axis.name] = "not among `axes`"
-        elif any(fnmatchcase(axis.name, pattern) for pattern in kept):
+        elif matches(axis.name, kept):
             reasons[axis.name] = "among `keep`"
         elif selection is None and (why := criterion.undefined(axes, axis)) is not None:
             reasons[axis.name] = why
@@ -64,6 +76,8 @@ def chosen_axes(
             chosen.remove(axis)
             reasons[axis.name] = f"a fast kernel wants it as large as {other.name}"
     if not chosen:
-        raise ConfigError(f"no axis is left that may shrink; {reasons or 'the model has no editable axis'}")
+        graded = all_frozen(axes) and any(criterion.undefined(axes, axis) for axis in wanted)
+        hint = f". {type(criterion).__name__} is made of gradients: {FROZEN}" if graded else ""
+        raise ConfigError(f"no axis is left that may shrink; {reasons or 'the model has no editable axis'}{hint}")
     require_defined(criterion, axes, chosen)
     return chosen, reasons

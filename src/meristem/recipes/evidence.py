@@ -13,8 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from meristem.axes import AxisMap
 from meristem.errors import ConfigError
+from meristem.prune.trained import FROZEN, all_frozen
 from meristem.signals import Running, Statistic
 from meristem.signals.direct import Recording
+from meristem.signals.reads import Reads
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 """The loss of a model on one batch, a scalar with a graph."""
@@ -66,6 +68,23 @@ def taken(batches: Iterable[Any] | None, count: int, asker: str) -> list[Any]:
     return found
 
 
+def scalar(found: Any) -> Tensor:
+    """What a loss gave. Raises `ConfigError` if it is no scalar tensor."""
+    if isinstance(found, Tensor) and found.numel() == 1:
+        return found
+    got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    raise ConfigError(f"a loss is a scalar tensor, the mean over the samples of a batch; loss(model, batch) gave {got}")
+
+
+def require_graph(found: Tensor) -> None:
+    """Raise `ConfigError` if no gradients come from a loss."""
+    if not found.requires_grad:
+        raise ConfigError(
+            "the loss has no graph: let loss(model, batch) return it without detach() or item(), and not under "
+            "torch.no_grad(); or no parameter that it depends on has requires_grad=True"
+        )
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode; afterwards modes and gradients are as they were."""
@@ -85,16 +104,20 @@ def evidence(
     axes: AxisMap, statistics: Sequence[Statistic], batches: Sequence[Any], loss: Loss
 ) -> Mapping[Statistic, Any]:
     """The results of statistics over batches: a forward and a backward pass each, in eval mode; the model stays as it
-    was, gradients included.
+    was, gradients included. Of a model that is all frozen only what is read is heard, in forward passes alone.
 
     Raises:
-        ConfigError: a statistic is one that is averaged all through training.
+        ConfigError: a statistic is one that is averaged all through training, or made of gradients while the model is
+            all frozen; or the loss is no scalar with a graph.
         SignalError: something could not be heard.
     """
     running = [statistic for statistic in statistics if isinstance(statistic, Running)]
     if running:
         raise ConfigError(f"{running[0]} is averaged while a model trains: use a criterion that is not, or Plasticity")
-    model = axes.model
+    model, frozen = axes.model, all_frozen(axes)
+    graded = [statistic for statistic in statistics if not isinstance(statistic, Reads)]
+    if frozen and graded:
+        raise ConfigError(f"{graded[0]} is made of gradients: {FROZEN}")
     recording = Recording(axes, statistics, steps=len(batches))
     try:
         with evaluating(model), torch.enable_grad():
@@ -102,7 +125,10 @@ def evidence(
                 if number == len(batches):
                     recording.closing()
                 model.zero_grad(set_to_none=True)
-                loss(model, batch).backward()
+                found = scalar(loss(model, batch))
+                if not frozen:
+                    require_graph(found)
+                    found.backward()
         return recording.finish()
     finally:
         recording.cancel()

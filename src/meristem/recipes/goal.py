@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
@@ -54,17 +54,17 @@ class Goal:
             loss: measures the loss of the model.
 
         Raises:
-            ConfigError: it is not the only one, or out of its range.
+            ConfigError: it is not the only one, or out of its range; or the model cannot be copied.
         """
         given: dict[Cost, float] = {cost: share for cost, share in shares.items() if share is not None}
-        if len(given) != 1 or not all(0 < share < (1 if cost != "tolerance" else inf) for cost, share in given.items()):
+        if len(given) != 1 or not all(_sensible(cost, share) for cost, share in given.items()):
             raise ConfigError(
                 f"expected exactly one of {', '.join(get_args(Cost))}: the share of today's that may be left, above 0 "
                 f"and below 1, or the share by which the loss may rise, above 0; got {given or 'none'}"
             )
         ((cost, share),) = given.items()
         if cost == "latency":
-            original = copy.deepcopy(axes.model)
+            original = _copied(axes.model)
             return cls(cost, share, 1.0, lambda now: ratio(now, original))
         if cost == "tolerance":
             return cls(cost, share, loss(), lambda _: loss())
@@ -142,6 +142,23 @@ class CompensatedWherePossible(Wrapper):
     def _on(self, axes: AxisMap, axis: Axis) -> Criterion:
         compensated = Compensated(self.criterion)
         return self.criterion if compensated.undefined(axes, axis) else compensated
+
+
+def _sensible(cost: Cost, share: Any) -> bool:
+    """Whether a share is a number within its range."""
+    number = isinstance(share, (int, float)) and not isinstance(share, bool)
+    return number and 0 < share < (inf if cost == "tolerance" else 1)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy to be timed against. Raises `ConfigError` if there cannot be one."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"latency is measured against a copy of the model, which cannot be copied ({error}): take flops, or "
+            "torch.nn.utils.parametrizations instead of what torch.nn.utils hooks to a module"
+        ) from error
 
 
 def _counted(cost: Cost, axes: AxisMap, sizes: Sequence[int]) -> int:

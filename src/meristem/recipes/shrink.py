@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 from meristem.allocate import Allocator, Ranked, Selection, require_known
 from meristem.axes import Axis, AxisMap, trace
-from meristem.edit import Edit, ZeroFanOut
-from meristem.errors import ConfigError, EditError
+from meristem.edit import Edit, Follower, ZeroFanOut
+from meristem.errors import EditError
 from meristem.prune import Criterion, GroupNorm, Removal, measured
-from meristem.recipes.choice import chosen_axes, limits_of, require_sensible
-from meristem.recipes.evidence import Loss, evaluating, evidence, supervised, taken
+from meristem.recipes.choice import chosen_axes, limits_of, require_numbers, require_sensible
+from meristem.recipes.evidence import Loss, evaluating, evidence, scalar, supervised, taken
 from meristem.recipes.goal import PER, CompensatedWherePossible, Cost, Goal, seconds, sizes_after
 from meristem.recipes.shrunk import Shrunk, difference
 from meristem.recipes.taylor import TaylorWherePossible
@@ -47,6 +47,7 @@ def shrink(
     rounds: int = 1,
     finetune: Callable[[nn.Module], Any] | None = None,
     optimizers: Optimizer | Iterable[Optimizer] = (),
+    follow: Iterable[nn.Module | Follower] = (),
     confirm: Callable[[Shrunk], bool] | None = None,
     seed: int = 0,
 ) -> Shrunk:
@@ -81,7 +82,7 @@ def shrink(
             Default: `Ranked`, per cost of the target where the criterion predicts the loss.
         axes: which axes may shrink. Default: all editable ones for which the criterion is defined, but those that a
             fast kernel wants as large as one that stays (see `Allocator.links`).
-        keep: glob patterns of the names of axes that lose nothing; each must match one.
+        keep: names or glob patterns of axes that lose nothing; each must match one.
         floor: the share of its units that every axis keeps at least.
         multiple: new sizes are multiples of this. Default: of what `fast_multiple` says, 8 or 1.
         compensate: whether, given batches, what units gave on average goes to the biases of their readers, on every
@@ -90,6 +91,7 @@ def shrink(
         finetune: called with the model after each round. Parameters are new objects then: build the optimizer in
             there, or give it as `optimizers`.
         optimizers: those whose state follows.
+        follow: copies of the model, and what else must hear of edits (`meristem.mask.Sparse`), as for `Plasticity`.
         confirm: called with what would be done, before anything is; unless it returns true, nothing is.
         seed: of everything random.
 
@@ -107,10 +109,7 @@ def shrink(
     Fails: one round of a large share is more than first-order scores can foresee; take several, with training between
     them. What `confirm` is shown, and what is checked to be in reach, is one round all the way.
     """
-    if rounds < 1 or steps < 1 or not 0 <= floor < 1:
-        raise ConfigError(
-            f"shrink: expected rounds >= 1, steps >= 1 and 0 <= floor < 1; got {rounds!r}, {steps!r} and {floor!r}"
-        )
+    require_numbers(rounds, steps, floor, multiple)
     require_sensible(criterion, batches, loss, rounds if tolerance is None else rounds + 1)
     first = today = example if isinstance(example, AxisMap) else trace(model, example)
     criterion = criterion or (GroupNorm() if batches is None else TaylorWherePossible())
@@ -125,6 +124,7 @@ def shrink(
     require_known(allocate.for_action("prune").limits, first)
     if compensate and batches is not None:
         criterion = CompensatedWherePossible(criterion)
+    follow = tuple(follow)
     before = seconds(first)
     for number in range(1, rounds + 1):
         now = [today.by_name[axis.name] for axis in chosen]
@@ -138,7 +138,7 @@ def shrink(
                 return would
         if rounds > 1:
             plans = goal.plans(view, now, criterion, allocate, number / rounds)
-        today = _removed(today, plans, optimizers, seed)
+        today = _removed(today, plans, optimizers, follow, seed)
         if finetune is not None:
             finetune(model)
     after = goal.seconds(today, before)
@@ -154,7 +154,7 @@ def _measured_on(tolerance: float | None, batches: Iterable[Any] | None, steps: 
 @torch.no_grad()
 def _mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
     with evaluating(model):
-        return sum(float(loss(model, batch)) for batch in batches) / len(batches)
+        return sum(float(scalar(loss(model, batch))) for batch in batches) / len(batches)
 
 
 def _looking(
@@ -175,7 +175,7 @@ def _looking(
 
     def closure() -> torch.Tensor:
         with evaluating(model):
-            return loss(model, next(endless))
+            return scalar(loss(model, next(endless)))
 
     view = partial(View, axes, signals=signals, closure=closure if found else None)
     return lambda: view(generator=torch.Generator().manual_seed(seed))
@@ -187,11 +187,11 @@ def _foreseen(axes: AxisMap, plans: Sequence[Removal], goal: Goal, before: float
     return Shrunk(axes, difference(axes, sizes_after(axes, plans)), (before, after), left, done=False)
 
 
-def _removed(axes: AxisMap, plans: Sequence[Removal], optimizers: Any, seed: int) -> AxisMap:
+def _removed(axes: AxisMap, plans: Sequence[Removal], optimizers: Any, follow: Any, seed: int) -> AxisMap:
     """The map once plans are carried out."""
     if not plans:
         return axes
-    edit = Edit(axes, optimizers, seed=seed)
+    edit = Edit(axes, optimizers, follow, seed=seed)
     for plan in plans:
         edit.gather(plan.axis, plan.gather, plan.start or ZeroFanOut())
     return edit.commit().axes

@@ -133,7 +133,7 @@ def _spans(places: Places, modules: Sequence[str]) -> Iterator[tuple[Kind, int, 
 
 
 def _beside(places: Places, modules: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """First and last row, and hint of every module beside which a branch can be put; each module once."""
+    """First and last row, and hint of every module and all neighbours beside which a branch can be put."""
     ways: dict[str, list[str]] = {}
     for place in places.beside:
         if place.frozen is None:
@@ -143,6 +143,14 @@ def _beside(places: Places, modules: Sequence[str]) -> Iterator[tuple[int, int, 
         rows = _rows(module, modules)
         if rows:
             yield rows[0], rows[-1], f"a branch beside {module} can be {' or '.join(how)}"
+    for row in places.rows:
+        rows = [number for path in row.children for number in _rows(path, modules)]
+        if row.frozen is None and rows:
+            yield (
+                min(rows),
+                max(rows),
+                f"a branch beside {row.name} or neighbours of these can be added if zeros silence it",
+            )
 
 
 def _rows(path: str, modules: Sequence[str]) -> list[int]:

@@ -39,8 +39,9 @@ class Rate:
 
 
 Fixed: TypeAlias = int | float | Mapping[str, int] | Below | Rate
-"""How many units: an int counts units in all, a float is a fraction of all units of the chosen axes, a mapping gives
-units by axis name, `Below` and `Rate` ask the criterion. Of an exchange: how many floating-point operations of a
+"""How many units: an int counts units in all, a float is a fraction of all units of the chosen axes (to prune: what
+rounding leaves of it is added to the next one), a mapping gives units by axis name, `Below` and `Rate` ask the
+criterion. Of an exchange: how many floating-point operations of a
 forward pass change hands at most (int), or which share of today's (float). To deepen or shorten: how many layers."""
 
 Amount: TypeAlias = Fixed | Callable[[int], Fixed]

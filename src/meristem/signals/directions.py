@@ -122,13 +122,13 @@ class _Accumulator(Accumulator):
         rank = min(rows, self.asked.count + OVERSAMPLE)
         if rank == rows:
             return torch.eye(rows, dtype=torch.float64, device=batch.device)
-        drawn = torch.randn(rank, rows, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        drawn = torch.randn(rank, rows, dtype=batch.dtype, generator=torch.Generator().manual_seed(0))
         basis = drawn.to(batch.device)
         cheap = self.moment is None and _form(batch, rank)  # then M is there, and nothing has to be solved
-        for _ in range(2 * ITERATIONS if cheap else ITERATIONS):
+        for left in reversed(range(2 * ITERATIONS if cheap else ITERATIONS)):
             incoming = self._unwhitened(self._whitened(_times(batch, basis), batch))
             moved = _transposed(batch, incoming)
-            basis = torch.linalg.qr(moved.double().T).Q.T
+            basis = torch.linalg.qr((moved if left else moved.double()).T).Q.T
         return basis
 
     def _whitened(self, incoming: Tensor, batch: Batch) -> Tensor:

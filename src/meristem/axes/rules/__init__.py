@@ -11,6 +11,7 @@ from meristem.axes.rules import (
     pointwise,
     recurrent,
     reduction,
+    scattering,
     shape,
     spatial,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "pointwise",
     "recurrent",
     "reduction",
+    "scattering",
     "shape",
     "spatial",
 ]

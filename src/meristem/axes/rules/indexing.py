@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meristem.axes.context import Context, broadcast
 from meristem.axes.expression import ONE, Expression
 from meristem.axes.map import Role
@@ -59,39 +61,6 @@ def _chosen(c: Context, x: Value, kept: list[int], picked: list[Value]) -> bool:
     return len(kept) > 1
 
 
-@rule("index_put", "_index_put_impl")
-def index_put(c: Context) -> list[Value]:
-    """`x[i, j] = values`: indexed dimensions are picked; the others, behind them, are those of the values."""
-    x, values = c.value(c.call.args[0]), c.value(c.argument(2, "values"))
-    used = [d for d, i in enumerate(c.argument(1, "indices")) if i is not None]
-    for d in used:
-        c.positional(x.dims[d], PICKED)
-    kept = x.dims[len(used) :] if used == list(range(len(used))) else None
-    if kept is None:
-        return c.unknown()
-    own = values.dims[max(0, len(values.dims) - len(kept)) :]
-    broadcast(c, [Value(kept), Value(own)])
-    if x.static and not values.static:
-        c.meets_activation(x)
-    return [Value(x.dims)]
-
-
-@rule("index_add")
-def index_add(c: Context) -> list[Value]:
-    """`index_add(x, dim, index, source)`: along one dimension rows are picked and added to, the others are shared."""
-    x, source = c.value(c.call.args[0]), c.value(c.argument(3, "source"))
-    dim = c.argument(1, "dim") % len(x.dims)
-    for own in (x.dims[dim], source.dims[dim]):
-        c.positional(own, PICKED)
-    for d, (own, other) in enumerate(zip(x.dims, source.dims, strict=True)):
-        if d != dim:
-            c.unify(own, other)
-    for value, met in ((x, source), (source, x)):
-        if value.static and not met.static:
-            c.meets_activation(value)
-    return [c.derived(x.dims, [x, source])]
-
-
 @rule("index_select")
 def index_select(c: Context) -> list[Value]:
     """`index_select(x, dim, index)`: the units of an index, in its order."""
@@ -103,20 +72,28 @@ def index_select(c: Context) -> list[Value]:
     return [c.derived([*x.dims[:dim], new, *x.dims[dim + 1 :]], [x] if weight else [x, picked])]
 
 
-@rule("gather", "take_along_dim", "scatter", "scatter_add", "scatter_reduce")
+@rule("gather")
 def gather(c: Context) -> list[Value]:
-    """`gather(x, dim, index)` and `scatter`: units picked along one dimension, position by position."""
-    x, dim = c.value(c.call.args[0]), c.argument(1, "dim")
-    positions = c.value(c.argument(2, "index"))
-    dim %= len(x.dims)
-    c.positional(x.dims[dim], PICKED)
-    c.positional(positions.dims[dim], PICKED)
-    for d, (own, other) in enumerate(zip(x.dims, positions.dims, strict=True)):
-        if d != dim and ONE not in (own, other):
-            same = c.space.size(own) == c.space.size(other)
-            c.unify(own, other) if same else c.positional(own, PICKED)
-    source = positions if c.call.name in ("aten.gather", "aten.take_along_dim") else x
-    return [c.derived(source.dims, c.tensors(), keeps_zero=False)]
+    """`gather(x, dim, index)`: units picked along one dimension, position by position along the others."""
+    x, positions = c.value(c.call.args[0]), c.value(c.argument(2, "index"))
+    if not x.dims or len(x.dims) != len(positions.dims):
+        return c.unknown()
+    dim = c.argument(1, "dim") % len(x.dims)
+    picked_along(c, dim, [x, positions])
+    weight = _chosen(c, x, [d for d in range(len(x.dims)) if d != dim], [positions])
+    return [c.derived(positions.dims, [x] if weight else [x, positions])]
+
+
+def picked_along(c: Context, dim: int, values: Sequence[Value]) -> None:
+    """Tensors of one rank meet position by position, except along `dim`, where units are picked. None need be as long
+    as the others: of longer ones only the first units are used."""
+    for d, met in enumerate(zip(*(value.dims for value in values), strict=True)):
+        if d != dim and len({c.space.size(own) for own in met}) == 1:
+            for other in met[1:]:
+                c.unify(met[0], other)
+        else:
+            for own in met:
+                c.positional(own, PICKED)
 
 
 @rule("roll")

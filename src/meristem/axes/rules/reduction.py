@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from meristem.axes.context import Context, broadcast
@@ -48,7 +49,7 @@ def reduction(c: Context) -> list[Value]:
     kept = len(c.shape()) == len(x.dims)
     result = [ONE if i in reduced else dim for i, dim in enumerate(x.dims) if kept or i not in reduced]
     mixed = [dim for i, dim in enumerate(x.dims) if i in reduced or c.call.name not in _LINEAR]
-    value = c.derived(result, [x], keeps_zero=x.keeps_zero, nonlinear=mixed)
+    value = replace(c.derived(result, [x], keeps_zero=x.keeps_zero, nonlinear=mixed), entries=frozenset())
     return [value for _ in c.call.outputs]
 
 

@@ -185,7 +185,7 @@ def _mixed(c: Context, dims: Sequence[Expression], values: Sequence[Value]) -> V
     if any(not value.static for value in values):
         for value in values:
             if value.static:
-                c.carry(value, None)
+                c.join(value)
                 c.meets_activation(value)
     return c.derived(dims, values)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meristem.axes.expression import Concat, Expression, Leaf, leaves, units_along
 from meristem.axes.map import Axis, AxisMap, Place
+from meristem.edit.newborns import copied
 from meristem.signals import View, index_norms, sum_by_unit
 
 
@@ -62,10 +63,16 @@ def mean_norm(view: View, axis: Axis, place: Place) -> float:
 def drawn(view: View, axis: Axis, place: Place, count: int, scale: float) -> Tensor:
     """Random slices in uniformly distributed directions, each of norm `scale` times the incumbents' mean norm.
 
+    Of a tensor whose newborns are copies (`TensorLayout.copied`) the incumbents' slices, one after another.
+
     Returns:
         float64 on the CPU, shape (count, indices of one unit, *the other dimensions), as `edit.Explicit` takes it.
     """
     shape = (count, *slice_shape(view, axis, place))
+    if copied(place.layout, place.roles):
+        units = units_along(place.layout.dims[place.dim], axis.index, view.axes.sizes)
+        index = torch.stack([(units == newborn % axis.size).nonzero().flatten() for newborn in range(count)])
+        return view.tensors[place.layout.name].detach().to("cpu", torch.float64).movedim(place.dim, 0)[index]
     if not scale:
         return torch.zeros(shape, dtype=torch.float64)
     entries = torch.randn(shape, dtype=torch.float64, generator=view.generator).flatten(1)

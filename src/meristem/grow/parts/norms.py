@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from meristem.axes.expression import Leaf
+from meristem.axes.flow import Version, record_flow
 from meristem.axes.map import Axis, AxisMap, Role
+from meristem.errors import EditError
 
 _TOLERANCE = 1e-3
 """Relative; what epsilon changes at a variance of 1 is far less, what another formula changes far more."""
@@ -42,6 +44,32 @@ def norms(axes: AxisMap, axis: Axis) -> tuple[Norm, ...]:
             norm = _recognized(owner, layout.name)
             found += [] if norm is None else [norm]
     return tuple(found)
+
+
+def chained(axes: AxisMap, axis: Axis, found: Iterable[Norm]) -> tuple[str, ...]:
+    """The scales of those normalizations of which another one, or the same once more, is given what they answer without
+    a weight that reads the axis in between: through a sum, say, as in transformers that normalize last.
+
+    Raises:
+        EditError: the map holds no example to run the model on.
+    """
+    if not axes.examples:
+        raise EditError("this map holds no example to follow normalizations with; make one with meristem.trace")
+    scales = {norm.weight for norm in found}
+    readers = {place.layout.name for place in axes.places[axis.index] if Role.READS in place.roles}
+    after: dict[str, None] = {}
+    for example in axes.examples:
+        flow = record_flow(axes.model, example)
+        named = {number: name for name, number in flow.recording.named.items()}
+        come: dict[Version, frozenset[str]] = {}
+        for read, written in zip(flow.reads, flow.writes, strict=True):
+            names = {named[version.number] for version in read if version.number in named}
+            origins = frozenset[str]().union(*(come.get(version, ()) for version in read))
+            if names & scales:
+                after.update(dict.fromkeys(sorted(origins)))
+                origins = frozenset(names & scales)
+            come.update(dict.fromkeys(written, frozenset() if names & readers else origins))
+    return tuple(after)
 
 
 def _recognized(owner: nn.Module, weight: str) -> Norm | None:

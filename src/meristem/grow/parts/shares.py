@@ -20,8 +20,9 @@ def shares(sources: Tensor, ratio: float = 1.0) -> Tensor:
     place = torch.zeros(len(sources), dtype=torch.float64)
     place[copies] = _place_among_equals(sources[copies]).double()
     parts = ratio**place
-    totals = torch.zeros(int(sources.max()) + 1, dtype=torch.float64).index_add(0, sources[copies], parts[copies])
-    return torch.where(copies, parts / totals[sources.clamp(min=0)], 1.0)
+    known = sources.clamp(min=0)
+    totals = torch.zeros(int(known.max()) + 1, dtype=torch.float64).index_add(0, sources[copies], parts[copies])
+    return torch.where(copies, parts / totals[known], 1.0)
 
 
 def _place_among_equals(numbers: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class Bench:
         name: for the names of arms.
         data, images, shrink, steps, learning_rate: see `Trading`.
         odd: widths that take as many operations as those of the reference net, and suit images badly.
+        counted: steps of the exchange at constant, falling and rising operations that cost, edits and all, no more than
+            the small net, pruning alone and growth alone.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Bench:
     shrink: int
     steps: int
     odd: tuple[int, ...]
+    counted: tuple[int, int, int]
     learning_rate: float = 0.05
 
 
@@ -63,6 +66,17 @@ WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("Exchange", "at 1: units between and within layers", {"way": "exchange"}),
     ("Exchange, shrinking", "from 2 to 1", {"way": "exchange", "course": SHRINKING}),
     ("Exchange, growing", "from 1/2 to 1", {"way": "exchange", "course": GROWING}),
+    ("Exchange, counted", "at 1, on so few steps that its edits are paid for", {"way": "exchange", "steps": 0}),
+    (
+        "Exchange, shrinking, counted",
+        "from 2 to 1, on so few steps that its edits are paid for",
+        {"way": "exchange", "course": SHRINKING, "steps": 1},
+    ),
+    (
+        "Exchange, growing, counted",
+        "from 1/2 to 1, on so few steps that its edits are paid for",
+        {"way": "exchange", "course": GROWING, "steps": 2},
+    ),
     ("Odd", "a fixed net of ill proportions", {"shape": "odd"}),
     ("Odd, turnover", "turnover from ill proportions", {"shape": "odd", "way": "replace"}),
     ("Odd, exchange", "exchange from ill proportions", {"shape": "odd", "way": "exchange"}),
@@ -70,7 +84,7 @@ WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("RigL", "the same, rewired by RigL", {"way": "rigl", "density": 0.5}),
     ("Exchange, weights too", "the same, weights and units traded in one ledger", {"way": "rewire", "density": 0.5}),
 )
-"""Name, description, settings."""
+"""Name, description, settings; `steps` says which of `Bench.counted`."""
 
 
 def arms(size: Size) -> Sequence[Arm]:
@@ -89,6 +103,7 @@ def named(bench: Bench, name: str) -> str:
 
 def _config(size: Size, bench: Bench, settings: dict[str, Any]) -> Trading:
     settings = {**settings, "shape": bench.odd} if "shape" in settings else settings
+    settings = {**settings, "steps": bench.counted[settings["steps"]]} if "steps" in settings else settings
     own = {key: getattr(bench, key) for key in ("data", "images", "shrink", "steps", "learning_rate")}
     common = {key: getattr(size, key) for key in ("widths", "listen", "interval", "device")}
     return Trading(**{**own, **common, **settings})

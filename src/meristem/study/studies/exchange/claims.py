@@ -13,6 +13,13 @@ POINT = 0.005
 
 RIVALS = ("Small", "Prune", "Grow", "Grow, then prune", "Turnover")
 
+COUNTED = (
+    ("Exchange, counted", "Small", "constant"),
+    ("Exchange, shrinking, counted", "Prune", "falling"),
+    ("Exchange, growing, counted", "Grow", "rising"),
+)
+"""Arms whose edits are paid for with steps, whose cost they are not to exceed, and their budget."""
+
 
 def claims(size: Size) -> Sequence[Claim]:
     """All of a scale."""
@@ -39,6 +46,21 @@ def _claims(bench: Bench) -> Iterator[Claim]:
     yield Claim(
         f"{bench.name}: under a rising budget the exchange is better than growth alone.",
         [better("Exchange, growing", "Grow")],
+    )
+    for rival in RIVALS:
+        yield Claim(
+            f"{bench.name}: the exchange is better than {rival.lower()} also where its edits are paid for with steps.",
+            [better("Exchange, counted", rival)],
+        )
+    for name, rival, budget in COUNTED[1:]:
+        yield Claim(
+            f"{bench.name}: under a {budget} budget, its edits paid for, it is better than {rival.lower()} alone.",
+            [better(name, rival)],
+        )
+    yield Claim(
+        f"{bench.name}: where edits are paid for, an exchange costs no more operations in all than what it is held "
+        "against.",
+        [Greater("flops", named(bench, rival), named(bench, name)) for name, rival, _ in COUNTED],
     )
     yield Claim(
         f"{bench.name}: the exchange repairs ill proportions; turnover within layers cannot.",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import get_args
 
-from meristem.study.studies.grid.cells import Cells
 from meristem.study.studies.grid.contender import Course, Level, Timing
-from meristem.study.studies.grid.entries import ENDS, FORMS, NAIVE, SAFE, Entry, contest, fixed_nets, form_of
+from meristem.study.studies.grid.entries import ENDS, FORMS, HALVES, NAIVE, SAFE, Entry, contest, fixed_nets, form_of
 from meristem.study.studies.grid.insertion import Growing
-from meristem.study.studies.grid.layers import Layer, Layers
+from meristem.study.studies.grid.naming import COURSES, SCHEDULES, called, what, words
 from meristem.study.studies.grid.neurons import Neurons
+from meristem.study.studies.grid.part_arms import cells, layers
 from meristem.study.studies.grid.rewired import Wiring
 from meristem.study.studies.grid.schedules import Pruning
 from meristem.study.studies.grid.settings import Size
@@ -19,19 +19,13 @@ from meristem.study.studies.grid.submission import Submitted, read
 from meristem.study.studies.grid.weights import Named, Weights
 from meristem.study.study import Arm
 
-COURSES: Final = get_args(Course)
 PUBLISHED: tuple[Growing, ...] = ("GradMax", "GradMax-Opt", "Firefly", "random")
 """Growth methods of the grid."""
-
-SHOWN = ("GradMax", "Firefly")
-"""Those of which the claims say most."""
-
-_SCHEDULES: dict[Timing, str] = {"fixed": "fixed schedule", "own": "each method's own schedule"}
 
 
 def arms(size: Size) -> Sequence[Arm]:
     """All of a scale; contest by contest."""
-    found = [*_neurons(size), *_layers(size), *_cells(), *_weights()]
+    found = [*_neurons(size), *layers(size), *cells(), *_weights()]
     contests = [contest(level, course) for level in get_args(Level) for course in COURSES]
     found.sort(key=lambda entry: contests.index(contest(entry.level, entry.course)))
     return [entry.arm(size) for entry in (*fixed_nets(), *found) if not size.only or entry.name in size.only]
@@ -53,33 +47,16 @@ def submitted(size: Size, path: Path) -> Sequence[Arm]:
     return [entry.arm(size) for entry in (*nets, *own)]
 
 
-def name(
-    course: Course, grow: str | None, prune: str | None, form: str, schedule: Timing = "fixed", level: Level = "neuron"
-) -> str:
-    """The name of an arm that is no fixed net and no method with a name of its own."""
-    return f"{contest(level, course)}: {_called(_what(grow, prune), form, schedule)}"
-
-
-def _called(what: str, form: str, schedule: Timing) -> str:
-    return f"{what}, {form}{', own schedule' if schedule == 'own' else ''}"
-
-
-def _what(grow: str | None, prune: str | None) -> str:
-    return " + ".join(part for part in (prune, grow) if part is not None)
-
-
-def _words(level: str, grow: str | None, prune: str | None, schedule: Timing) -> str:
-    died = None if prune is None else f"{prune} decides who dies"
-    born = None if grow is None else f"{grow} who is born"
-    return f"{level}: {', '.join(part for part in (died, born) if part is not None)}; {_SCHEDULES[schedule]}"
-
-
 def _neurons(size: Size) -> Iterator[Entry]:
     for course in COURSES:
         for prune in (None, *get_args(Pruning)):
             for grow in (None, *get_args(Growing)):
                 if _possible(course, grow, prune):
                     yield from _forms(size, course, grow, prune, "fixed")
+    for form, half in HALVES.items():
+        way = Neurons(grow="GradMax", insertion=half, strength=size.strength)
+        shown = called("GradMax", form, "fixed"), words("channels", "GradMax", None, "fixed")
+        yield Entry("neuron", "growing", True, way, *shown, tested=True)
     for grow in get_args(Growing):
         yield from _forms(size, "growing", grow, None, "own")
     for prune in get_args(Pruning):
@@ -110,9 +87,9 @@ def _forms(
             continue
         way = Neurons(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
         tested = _tested(course, grow, prune, form, schedule)
-        words, both = _words("channels", grow, prune, schedule), grow is not None and prune is not None
-        what, further = _called(_what(grow, prune), form, schedule), schedule == "own" and both and form != SAFE
-        yield Entry("neuron", course, norm, way, what, words, tested, further=further)
+        shown, said = called(what(grow, prune), form, schedule), words("channels", grow, prune, schedule)
+        further = schedule == "own" and grow is not None and prune is not None and form != SAFE
+        yield Entry("neuron", course, norm, way, shown, said, tested, further=further)
 
 
 def _tested(course: Course, grow: str | None, prune: str | None, form: str, schedule: Timing) -> bool:
@@ -121,65 +98,19 @@ def _tested(course: Course, grow: str | None, prune: str | None, form: str, sche
         return form == NAIVE
     if grow == "Mitosis":
         return prune is None
-    if form == SAFE:
-        return True
-    return schedule == "fixed" and (prune is None if course == "growing" else prune == "L1" and grow in SHOWN)
-
-
-def _layers(size: Size) -> Iterator[Entry]:
-    for schedule in get_args(Timing):
-        for course in COURSES:
-            for prune in (None, *get_args(Pruning)):
-                for grow in (None, *get_args(Layer)):
-                    if (grow is not None, prune is not None) == _needed(course):
-                        yield from _layer_forms(size, course, grow, prune, schedule)
-
-
-def _needed(course: Course) -> tuple[bool, bool]:
-    """Whether something is born, and whether something dies."""
-    return course != "shrinking", course != "growing"
-
-
-def _layer_forms(
-    size: Size, course: Course, grow: Layer | None, prune: Pruning | None, schedule: Timing
-) -> Iterator[Entry]:
-    """Claims are about own schedules with batch normalization, safe where there is a choice; in pairs with L1."""
-    paired = grow is not None and prune == "polarization"
-    for form, (norm, insertion) in FORMS.items():
-        if (prune == "polarization" and not norm) or (insertion == "safe" and grow != "identity"):
-            continue
-        further = schedule == "own" and (paired or form != (SAFE if grow == "identity" else NAIVE))
-        way = Layers(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
-        what, words = _called(_what(grow, prune), form, schedule), _words("layers", grow, prune, schedule)
-        tested = prune != "polarization" and not further
-        yield Entry("layer", course, norm, way, what, words, tested, further=further)
-
-
-def _cells() -> Iterator[Entry]:
-    kinds: tuple[Any, ...] = ("copy", "random")
-    for schedule in get_args(Timing):
-        for course in COURSES:
-            born, dies = _needed(course)
-            for grow in kinds if born else (None,):
-                way = Cells(grow=grow, prune="L1" if dies else None, schedule=schedule)
-                for norm in (False, True):
-                    what, further = (
-                        _called(_what(grow, way.prune), form_of(norm), schedule),
-                        schedule == "own" and not norm,
-                    )
-                    words = _words("branches", grow, way.prune, schedule)
-                    yield Entry("cell", course, norm, way, what, words, not further, further=further)
+    return form == SAFE or schedule == "fixed"
 
 
 def _weights() -> Iterator[Entry]:
-    for course, what, way in _weight_ways():
+    for course, ways, way in _weight_ways():
         for norm in (False, True):
-            words, further = (
-                f"weights: {what}; {_SCHEDULES['own' if way.named else way.schedule]}",
-                way.schedule == "own" and not norm,
-            )
-            called = _called(what, form_of(norm), way.schedule)
-            yield Entry("weight", course, norm, way, called, words, not further, further=further)
+            said, further = f"weights: {ways}; {SCHEDULES[_timing(way)]}", way.schedule == "own" and not norm
+            shown = called(ways, form_of(norm), way.schedule)
+            yield Entry("weight", course, norm, way, shown, said, not further, further=further)
+
+
+def _timing(way: Weights) -> Timing:
+    return "own" if way.named else way.schedule
 
 
 def _weight_ways() -> Iterator[tuple[Course, str, Weights]]:
@@ -188,11 +119,11 @@ def _weight_ways() -> Iterator[tuple[Course, str, Weights]]:
         for drop in (False, True):
             for grow in (None, *get_args(Wiring)):
                 if _possible(course, grow, "L1" if drop else None):
-                    yield course, _what(grow, "L1" if drop else None), Weights(drop=drop, grow=grow)
+                    yield course, what(grow, "L1" if drop else None), Weights(drop=drop, grow=grow)
     for named in get_args(Named):
         yield "constant" if named in ("RigL", "SET") else "shrinking", named, Weights(named=named)
     for drop in (False, True):
         for grow in get_args(Wiring):
             way = Weights(drop=drop, grow=grow, schedule="own")
-            yield "growing", _what(grow, "L1" if drop else None), way
-    yield "shrinking", _what("random", "L1"), Weights(drop=True, grow="random", schedule="own")
+            yield "growing", what(grow, "L1" if drop else None), way
+    yield "shrinking", what("random", "L1"), Weights(drop=True, grow="random", schedule="own")

@@ -24,6 +24,9 @@ Closure: TypeAlias = Callable[[], Tensor]
 Change: TypeAlias = tuple[Mapping[str, int], Mapping[str, int]]
 """Births and deaths by name, of one edit."""
 
+TURNOVER = 0.125
+"""Where structure both dies and is born, such a share of what is there in the end does at least, at each time."""
+
 LISTEN = 4
 """Over so many steps before an edit statistics are added up; where units die as well, newborns come so much later."""
 
@@ -70,11 +73,12 @@ class Contender(ABC):
     Attributes:
         in_step: whether it edits within the step of the optimizer, by hooks; else in `after`.
         computes: whether it runs the net when it edits, so that operations are counted. Edits of layers only rehearse
-            on tensors without contents.
+            on tensors without contents; where they are counted because units of layers are made from passes, those of
+            the rehearsals, some percent of these, are counted as well.
     """
 
     in_step: ClassVar[bool] = False
-    computes: ClassVar[bool] = True
+    computes: bool = True
 
     @property
     @abstractmethod
@@ -137,7 +141,10 @@ class Controlled(Contender):
 
     def after(self, step: int, loss: Tensor, closure: Closure) -> Change | None:
         event = self._plasticity.step(loss, closure)
-        return None if event is None else (event.births, event.deaths)
+        if event is None:
+            return None
+        born, died = (dict.fromkeys(paths, 1) for paths in (event.inserted, event.removed))
+        return {**event.births, **born}, {**event.deaths, **died}
 
 
 class Still(Contender):

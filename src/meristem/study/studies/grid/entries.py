@@ -29,6 +29,11 @@ FORMS: dict[str, tuple[bool, Insertion]] = {
 }
 """By these names: with batch normalization or without, and which form of a method."""
 
+SIDE, STATISTICS = "BN, other side", "BN, own statistics"
+
+HALVES: dict[str, Insertion] = {SIDE: "side", STATISTICS: "statistics"}
+"""Either half of what makes GradMax safe, alone."""
+
 FIXED = "fixed nets"
 
 _COPIED = (

@@ -16,7 +16,7 @@ from meristem.grow.method import Growth
 from meristem.integrate import Integrator, OpenGate, RunningStatistics
 from meristem.signals import Directions, Found, Statistic, View, entries, obstacle, unit_norms
 
-Insertion: TypeAlias = Literal["published", "safe"]
+Insertion: TypeAlias = Literal["published", "safe", "side", "statistics"]
 Growing: TypeAlias = Literal["GradMax", "GradMax-Opt", "Firefly", "random", "Mitosis"]
 
 
@@ -84,11 +84,12 @@ def method(growing: Growing, norm: bool, insertion: Insertion, tries: int) -> Me
         growing: which.
         norm: whether the net has batch normalizations.
         insertion: `published`: fan-in of newborns is zero (GradMax, GradMax-Opt, random), or candidates of both kinds
-            at full size (Firefly). `safe`: behind batch normalization nothing reads newborns at first.
+            at full size (Firefly). `safe`: behind batch normalization nothing reads newborns at first, and running
+            statistics are their own. `side`, `statistics`: the first half of that alone, and the second.
         tries: evaluations of the loss for each axis, for methods that train newborns before birth; of Firefly's new
             units four times as many compete, at most 70, the published number.
     """
-    safe = insertion == "safe"
+    safe = insertion in ("safe", "side")
     if growing == "GradMax":
         return UnreadGradMax() if safe else BlindGradMax() if norm else GradMax()
     if growing == "GradMax-Opt":
@@ -103,6 +104,6 @@ def method(growing: Growing, norm: bool, insertion: Insertion, tries: int) -> Me
 def helpers(growing: Growing, norm: bool, insertion: Insertion, steps: int) -> Sequence[Integrator]:
     """What goes with safe insertion: running statistics of newborns from their own batches; and where newborns change
     the function (Firefly), a gate that opens over a number of steps."""
-    if not norm or insertion != "safe":
-        return ()
-    return (RunningStatistics(), OpenGate(steps=steps)) if growing == "Firefly" else (RunningStatistics(),)
+    own = (RunningStatistics(),) if norm and insertion in ("safe", "statistics") else ()
+    gate = (OpenGate(steps=steps),) if norm and insertion in ("safe", "side") and growing == "Firefly" else ()
+    return (*own, *gate)

@@ -21,13 +21,15 @@ from meristem.study.studies.grid.neurons import Polarized
 from meristem.study.studies.grid.parts import Parts
 from meristem.study.studies.grid.rounds import Pace, rounds
 from meristem.study.studies.grid.schedules import Pruning
+from meristem.study.studies.grid.sprout import EMPTY, Sprouting, sprout_of
 from meristem.train.experiment import Strict
 
-Layer: TypeAlias = Literal["random", "identity", "residual"]
+Layer: TypeAlias = Literal["random", "identity", "residual"] | Sprouting
 
-PACES: dict[Layer, Pace] = {"random": "periodic", "identity": "at once", "residual": "convergent"}
+PACES: dict[Layer, Pace] = {"random": "periodic", "identity": "at once"}
 """Which schedule belongs to what is inserted: AutoGrow's authors found that random layers and fast growth go together;
-its other driver is for branches that preserve the function; identity layers deepen a net that has learned."""
+its other driver (for all others here) is for branches that preserve the function; identity layers deepen a net that
+has learned."""
 
 
 class Layers(Strict):
@@ -35,11 +37,13 @@ class Layers(Strict):
 
     Attributes:
         grow: what is inserted: a freshly initialized layer (`random`), an identity layer (`identity`, Net2Deeper), or a
-            residual branch of two convolutions that ends in zeros and has as many weights as one (`residual`).
+            residual branch of two convolutions that ends in zeros and has as many weights as one (`residual`); or one
+            whose hidden units a growth method makes (`GradMax`, `GradMax-Opt`, `Firefly`), see `sprout.Sprout`.
         prune: which is removed: that with the smallest mean absolute weight (`L1`), or under the polarization penalty
             that with the smallest mean scale of its batch normalization.
         insertion: of identity layers with batch normalization: `published` starts from running statistics 0 and 1,
-            which is exact in eval mode only; `safe` from those of a batch.
+            which is exact in eval mode only; `safe` from those of a batch. Of units that a growth method makes: see
+            `insertion.method`.
         schedule: `fixed`: that of the protocol. `own`: those that belong to both, see `rounds.py` and `PACES`.
         strength: of the polarization penalty.
     """
@@ -82,9 +86,9 @@ class _InLayers(Parts):
     def __init__(self, setting: Setting, way: Layers) -> None:
         there = dict(setting.model.named_children())
         present = {number: f"layer{number}" for number in REPEATED if f"layer{number}" in there}
-        pace: Pace | None = None if way.grow is None else PACES[way.grow]
+        pace: Pace | None = None if way.grow is None else PACES.get(way.grow, "convergent")
         when = rounds(setting, way.schedule, len(REPEATED), pace, way.prune is not None)
-        super().__init__(setting, present, when)
+        super().__init__(setting, present, when, sprout_of(way.grow, setting, way.insertion))
         self._way = way
         self._polarized = Polarized(setting.model, way.strength) if way.prune == "polarization" else None
 
@@ -125,6 +129,8 @@ class _InLayers(Parts):
             return depth.ZeroResidual(hidden=max(1, width // 2), norm=norm)
         if self._way.grow == "random":
             return FreshLayer(norm=norm)
+        if self._sprout is not None:
+            return depth.ZeroResidual(hidden=EMPTY, norm=norm)
         return depth.Net2Deeper(norm=norm, batch=self._setting.example if self._way.insertion == "safe" else None)
 
 

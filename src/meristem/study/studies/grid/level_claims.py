@@ -7,10 +7,11 @@ from typing import TypeAlias
 
 from meristem.study.claim import Arms, Claim
 from meristem.study.comparisons import Above, Below, Equivalent, Greater
-from meristem.study.studies.grid.arms import COURSES, PUBLISHED, name
+from meristem.study.studies.grid.arms import PUBLISHED
 from meristem.study.studies.grid.contender import Course, Level, Timing
 from meristem.study.studies.grid.entries import NAIVE, PLAIN, SAFE, final_net
 from meristem.study.studies.grid.margins import HARM, OURS, POINT, THEIRS
+from meristem.study.studies.grid.naming import COURSES, name
 
 Ways: TypeAlias = Sequence[tuple[str | None, str | None]]
 """Who is born, and who decides who dies."""

@@ -17,6 +17,7 @@ from meristem.schedule import Moment
 from meristem.study.studies.grid.contender import Change, Closure, Contender, Setting
 from meristem.study.studies.grid.net import REPEATED
 from meristem.study.studies.grid.rounds import Rounds
+from meristem.study.studies.grid.sprout import Sprout, filled
 
 
 class Parts(Contender):
@@ -26,13 +27,15 @@ class Parts(Contender):
         setting: of the contest.
         present: where parts are now, by number.
         rounds: when they die and are born.
+        sprout: makes the units of newborns, which are branches that `_insert` puts in empty; None: nothing does.
     """
 
-    computes = False
-
-    def __init__(self, setting: Setting, present: dict[int, str], rounds: Sequence[Rounds]) -> None:
+    def __init__(
+        self, setting: Setting, present: dict[int, str], rounds: Sequence[Rounds], sprout: Sprout | None = None
+    ) -> None:
         self._setting, self._axes = setting, setting.axes
         self._present, self._rounds = present, rounds
+        self._sprout, self.computes = sprout, sprout is not None
         self._states = [each.schedule.initial() for each in rounds]
 
     @property
@@ -46,7 +49,7 @@ class Parts(Contender):
         asked = self._asked(step, loss)
         deaths = [self._die() for _ in range(min(asked["shorten"], len(self._present)))]
         missing = [number for number in REPEATED if number not in self._present]
-        births = [self._be_born(number) for number in missing[: asked["deepen"]]]
+        births = self._births(missing, asked["deepen"], step, closure)
         return (dict.fromkeys(births, 1), dict.fromkeys(deaths, 1)) if births or deaths else None
 
     def _asked(self, step: int, loss: Tensor) -> dict[str, int]:
@@ -66,10 +69,34 @@ class Parts(Contender):
         self._commit(self._removal(path))
         return path
 
-    def _be_born(self, number: int) -> str:
-        """Where it is."""
-        self._present[number] = self._insert(number)
-        return self._present[number]
+    def _births(self, missing: list[int], count: int, step: int, closure: Closure) -> list[str]:
+        """Where newborns are: the first that are missing, or what promises most if the method says where."""
+        sprout, found = self._sprout, list[str]()
+        for _ in range(min(count, len(missing))):
+            tried = missing if sprout is not None and sprout.chooses else missing[:1]
+            for number in tried:
+                self._present[number] = self._insert(number)
+            best = tried[0] if sprout is None else self._filled(sprout, tried, step, closure)
+            for number in tried:
+                if number != best:
+                    self._commit(self._removal(self._present.pop(number)))
+            missing = [number for number in missing if number != best]
+            found.append(self._present[best])
+        return found
+
+    def _filled(self, sprout: Sprout, tried: Sequence[int], step: int, closure: Closure) -> int:
+        """The number of the empty branch that the largest gain is predicted for; it has its units."""
+        seed = 1_000_003 * self._setting.seed + step
+        paths = {number: self._present[number] for number in tried}
+        plans = {n: sprout.plan(self._axes, path, self._units(path), closure, seed) for n, path in paths.items()}
+        best = max(tried, key=lambda number: sum(plans[number].gains))
+        self._axes = filled(self._axes, self._setting.optimizer, plans[best], self._setting.seed)
+        return best
+
+    def _units(self, path: str) -> int:
+        """The hidden width with which a branch has as many weights as a convolution of the same outer width."""
+        *_, last = (module for module in self._module(path).modules() if isinstance(module, nn.Conv2d))
+        return max(1, last.out_channels // 2)
 
     def _commit(self, change: DepthChange) -> None:
         self._axes = Edit(self._axes, self._setting.optimizer, seed=self._setting.seed).depth(change).commit().axes

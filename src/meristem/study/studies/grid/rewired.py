@@ -12,12 +12,9 @@ from meristem import mask
 from meristem.mask import Scene
 from meristem.mask.method import every
 from meristem.mask.rewiring import cosine, cubic, grown, kept, magnitudes, random_start
+from meristem.study.studies.grid.contender import TURNOVER
 
 Wiring: TypeAlias = Literal["gradient", "random"]
-
-TURNOVER = 0.125
-"""Where weights are both dropped and grown, such a share of those that are there, before and after, is exchanged."""
-
 
 EXCHANGED = 0.3
 """The first exchange of RigL's own schedule."""
@@ -68,7 +65,8 @@ class _Rewiring(mask.Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Rewired(_Rewiring):
-    """At given steps the density goes on to its final value in equal steps, and an eighth is exchanged.
+    """At given steps the density goes on to its final value in equal steps, and an eighth is exchanged, of the weights
+    that are there before and after.
 
     Attributes:
         times: optimizer steps.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from meristem.schedule import At, Every, OnConvergence, Schedule
-from meristem.study.studies.grid.contender import Setting, Timing
+from meristem.study.studies.grid.contender import TURNOVER, Setting, Timing
 
 Pace: TypeAlias = Literal["periodic", "convergent", "at once"]
 """How a method's own schedule inserts: see `_own`."""
@@ -46,13 +46,22 @@ def rounds(setting: Setting, timing: Timing, count: int, pace: Pace | None, prun
 
 
 def _fixed(setting: Setting, count: int, grow: bool, prune: bool) -> Rounds:
-    """The protocol's schedule: all parts in equal portions at its times; what dies makes room for what is born."""
+    """The protocol's schedule: at each of its times, in equal portions, what the contest asks for. If parts both die
+    and are born, an eighth of all (at least one) does the lesser of both, as far as they are there."""
+    first, last = {"growing": (0, count), "shrinking": (count, 0), "constant": (count, count)}[setting.course]
+    extra = max(1, round(TURNOVER * count)) if grow and prune else 0
 
-    def portion(step: int) -> int:
-        now, before = (sum(time <= s for time in setting.times) for s in (step, step - 1))
-        return round(setting.reached(0, count, now)) - round(setting.reached(0, count, before))
+    def planned(step: int) -> int:
+        return round(setting.reached(first, last, sum(time <= step for time in setting.times)))
 
-    dying, born = (portion if happens else None for happens in (prune, grow))
+    def deaths(step: int) -> int:
+        before = planned(step - 1)
+        return min(before, max(0, before - planned(step)) + extra)
+
+    def births(step: int) -> int:
+        return planned(step) - planned(step - 1) + deaths(step)
+
+    dying, born = deaths if prune else None, births if grow else None
     return Rounds(At(setting.times, shorten=dying, deepen=born), setting.times)
 
 

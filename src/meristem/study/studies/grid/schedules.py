@@ -10,13 +10,10 @@ from typing import Literal, TypeAlias
 
 from meristem.axes import AxisMap
 from meristem.schedule import At, Schedule, Together
-from meristem.study.studies.grid.contender import LISTEN, Setting
+from meristem.study.studies.grid.contender import LISTEN, TURNOVER, Setting
 from meristem.study.studies.grid.insertion import Growing
 
 Pruning: TypeAlias = Literal["L1", "polarization"]
-
-TURNOVER = 0.125
-"""Where units are born and die, so many of the final ones die at least, and are born at least, in every edit."""
 
 EARLY, LATE = 10_000 / 78_200, 37_500 / 78_200
 """When GradMax's code begins and ends to grow VGG-11, as a share of its training (200 epochs of 391 steps)."""
