@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 import meristem
 from meristem.axes import scaled
+from meristem.axes.expression import Leaf
 from meristem.axes.map import Coupling
+from meristem.axes.scalars import factor, followed
 
 
 class Two(nn.Module):
@@ -147,3 +150,12 @@ def test_a_product_of_axes_shows_on_its_factors() -> None:
     assert Coupling.SCALED in heads.couplings
     assert Coupling.SCALED in size.couplings
     assert all(Coupling.SCALED not in axis.couplings for axis in axes.editable if axis not in (heads, size))
+
+
+def test_nothing_is_multiplied_to_zero_or_from_it():
+    """Counts of what data chose may be zero."""
+    assert isnan(factor(2.0, 0.0))
+    assert isnan(factor(0, 3))
+    assert isnan(factor(torch.tensor([2.0, 4.0]), torch.zeros(2)))
+    assert factor(2.0, 4.0) == 2.0
+    assert followed(2.0, {Leaf(0): (0, 3), Leaf(1): (2, 0), Leaf(2): (3, 6)}) == {Leaf(2)}

@@ -91,7 +91,7 @@ def _same(old: Any, new: Any) -> bool:
 def factor(old: Any, new: Any) -> float:
     """By what a number, or all numbers of a tensor alike, were multiplied: 1 if nothing changed, NaN if by nothing."""
     if isinstance(old, (int, float)) and isinstance(new, (int, float)):
-        return new / old if old != 0 else nan
+        return new / old if old and new else nan
     if not isinstance(old, Tensor) or not isinstance(new, Tensor):
         return nan
     if old.shape != new.shape or old.dtype != new.dtype:
@@ -114,7 +114,7 @@ def followed(ratio: float, lengths: Mapping[Expression, tuple[int, int]]) -> set
     return {
         length
         for length, (old, new) in lengths.items()
-        if any(abs((new / old) ** power / ratio - 1) < _PRECISION for power in _POWERS)
+        if old and new and any(abs((new / old) ** power / ratio - 1) < _PRECISION for power in _POWERS)
     }
 
 
