@@ -5,7 +5,12 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from torch import nn
 from torch._ops import OpOverload
+
+FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""PyTorch's modules that in inference compute by one fused operator, which reads the weights of the modules in them
+without calling these. Nothing else tells: they call them after all as soon as anybody listens."""
 
 _UNTAGGED = {"aten._conj_physical", "aten.hardswish", "aten.ldexp", "aten.leaky_relu"}
 """Those that some releases of torch since 2.6 do not tag as elementwise."""

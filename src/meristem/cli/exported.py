@@ -94,7 +94,8 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], p
     with without_caches(model):
         _, others = tensors_of(model, args, kwargs)
         whole = Leaves(model) if others else model
-        names, left = input_names(model, args, kwargs), tuple(name for name in others if "(NoneType)" not in name)
+        names = input_names(model, args, kwargs)
+        left = tuple(f"{name} ({type(value).__name__})" for name, value in others.items() if value is not None)
         more = doubled(args, kwargs)
         fixed = "its inputs are not all tensors of one first length" if more is None else None
         if more is not None:

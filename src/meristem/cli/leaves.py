@@ -42,11 +42,13 @@ def without_caches(model: nn.Module) -> Iterator[None]:
             config.use_cache = True
 
 
-def tensors_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Tensor], list[str]]:
-    """The tensors of a model's output, and the names of what else is in it, with its kind."""
+def tensors_of(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """The tensors of a model's output, and by name what else is in it."""
     with torch.no_grad():
         found, _ = tree_flatten_with_path(model(*args, **kwargs))
-    others = [f"{_plain(keystr(path))} ({type(x).__name__})" for path, x in found if not isinstance(x, Tensor)]
+    others = {_plain(keystr(path)): x for path, x in found if not isinstance(x, Tensor)}
     return [x for _, x in found if isinstance(x, Tensor)], others
 
 

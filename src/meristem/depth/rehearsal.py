@@ -13,6 +13,7 @@ from torch import nn
 
 from meristem.axes.flow import Flow, record_flow
 from meristem.axes.map import AxisMap, Example
+from meristem.axes.operators import FUSED
 from meristem.axes.recorder import Ref
 from meristem.axes.running import untouched
 from meristem.edit.commit import Request, prepare
@@ -24,9 +25,6 @@ from meristem.edit.tree import NO_WIDTHS, TreeRecord
 from meristem.edit.widths import check_filled, with_widths
 
 T = TypeVar("T", bound=Hashable)
-
-_FUSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
-"""Modules that compute with one fused operator where they can (`torch.backends.mha`)."""
 
 Step: TypeAlias = tuple[Any, ...]
 """An operator call without its tensors; the shapes of what it returns are the last entry."""
@@ -93,7 +91,7 @@ def rehearse(
 def _fused_failure(model: nn.Module, examples: Sequence[Example]) -> str | None:
     """Why a model cannot be run in eval mode without gradients, where PyTorch's fused operators read the parameters of
     children; None if it can, or has no modules that use such."""
-    fuses = any(isinstance(module, _FUSING) for module in model.modules())
+    fuses = any(isinstance(module, FUSED) for module in model.modules())
     for args, kwargs, _ in examples if fuses else ():
         try:
             with torch.inference_mode(), untouched(model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from meristem.edit.journal import SetContents, Step
-from meristem.edit.optimizer import POWERS
+from meristem.edit.optimizer import POWERS, state_recipe
 from meristem.errors import CheckpointError
 
 
@@ -174,12 +173,11 @@ def _placed(parameter: Tensor, scalars_on_device: bool) -> Place:
 
 
 def _check_shape(name: str | None, key: str, value: Any, parameter: Tensor) -> None:
-    """Raise `CheckpointError` if state that follows its parameter has neither its shape nor, as factored state, a part
-    of it. What other keys hold only their optimizer knows."""
-    if key not in FOLLOWING or not isinstance(value, Tensor) or value.shape == parameter.shape:
+    """Raise `CheckpointError` if state that follows its parameter has a shape by which it cannot (`state_recipe`). What
+    other keys hold only their optimizer knows."""
+    if key not in FOLLOWING or not isinstance(value, Tensor) or value.numel() == 1:
         return
-    lengths = Counter(parameter.shape) + Counter({1: parameter.dim()})
-    if Counter(value.shape) - lengths or value.dim() > parameter.dim():
+    if state_recipe(key, tuple(value.shape), tuple(parameter.shape), {}) is None:
         raise CheckpointError(
             f"the optimizer state {key!r} of {name} has the shape {tuple(value.shape)} in the checkpoint, the "
             f"parameter {tuple(parameter.shape)}"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meristem.axes.operators import FUSED
 from meristem.mask.readers import readers
 
 SMALLEST: Mapping[torch.dtype, tuple[int, int]] = {
@@ -20,10 +21,6 @@ SMALLEST: Mapping[torch.dtype, tuple[int, int]] = {
     torch.float32: (32, 32),
 }
 """Rows and columns of which a semi-structured matrix must have a multiple, by type."""
-
-FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-"""PyTorch's modules that in inference read the weights of the modules in them without calling these. An example shows
-that of modules of any kind (`readers`), but not of these: they call them after all as soon as anybody listens."""
 
 
 @dataclass(frozen=True)

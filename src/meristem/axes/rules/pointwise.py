@@ -118,7 +118,7 @@ def same_shape(c: Context) -> list[Value]:
     return [x for _ in c.call.outputs]
 
 
-@rule("copy", "set_")
+@rule("copy")
 def copy(c: Context) -> list[Value]:
     """`copy_(target, source)`: what is written takes the target's dimensions."""
     target, source = c.value(c.call.args[0]), c.value(c.call.args[1])
