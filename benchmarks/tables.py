@@ -22,22 +22,21 @@ The peer is Torch-Pruning, for growth gromo. Bad results are listed like good on
 
 def main() -> None:
     """Write the page."""
-    sections = [
-        HEAD,
-        machine(),
-        trace(),
-        recording(),
-        job(),
-        commit(),
-        controller(),
-        diagnose(),
-        masks(),
-        pruning(),
-        zoo(),
-        growth(),
-        growth_quality(),
-    ]
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(sections))
+    sections = {
+        "trace": trace(),
+        "recording": recording(),
+        "job": job(),
+        "commit": commit(),
+        "controller": controller(),
+        "diagnose": diagnose(),
+        "masks": masks(),
+        "pruning": pruning(),
+        "zoo_pruning": zoo(),
+        "growth": growth(),
+        "growth_quality": growth_quality(),
+    }
+    page = [HEAD, *(f"{text}\n{machine(name)}" for name, text in sections.items() if text)]
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(page))
 
 
 def load(name: str) -> dict[str, Any]:
@@ -52,11 +51,12 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine() -> str:
-    """What was measured on."""
-    found = load("trace")["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
-    return f"Machine: {found['cpu']}, {found['cores']} cores; Python {found['python']}; {versions}; {found['date']}.\n"
+def machine(name: str) -> str:
+    """What the results of a file were measured on."""
+    found = load(name)["machine"]
+    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items() if number)
+    where = f"{found['cpu']}, {found['cores']} cores; Python {found['python']}; {versions}; {found['date']}"
+    return f"*Measured on {where}.*\n"
 
 
 def trace() -> str:

@@ -51,7 +51,8 @@ IN_PLACE = (
     ids=str,
 )  # fmt: skip
 def test_every_activation_is_known_and_followed(activation: nn.Module) -> None:
-    (path,) = paths_of(nn.Sequential(nn.Linear(3, 5), activation, nn.Linear(5, 2)), torch.randn(4, 3), "0")
+    model = nn.Sequential(nn.Linear(3, 5), activation, nn.Linear(5, 2))
+    (path,) = paths_of(model, torch.randn(4, 3), "0")
     z = torch.linspace(-4, 4, 17)[:, None]
     assert path.obstacle is None
     assert not path.mixes_positions

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +19,34 @@ REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, Ass
 and what a probe is given."""
 
 
+Result = TypeVar("Result")
+
+
+def in_each_mode(found: Callable[[Net], set[Result]]) -> Callable[[Net], set[Result]]:
+    """What is found in evaluation mode and, of nets that do something else then, in training mode, too."""
+
+    @wraps(found)
+    def both(net: Net) -> set[Result]:
+        return found(net) & found(replace(net, training=True)) if net.trained else found(net)
+
+    return both
+
+
+class Passing(nn.Module):
+    """Runs a module on copies of what it is given, and gives back what it was given first; beside that, nothing that
+    anybody could use."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        found = self.module(*(value.clone() if isinstance(value, Tensor) else value for value in given), **named)
+        return (given[0], *(None for _ in found[1:])) if isinstance(found, tuple) else given[0]
+
+
 class Probe(nn.Module):
-    """Gives back its first argument and notes its shapes."""
+    """Gives back a copy of its first argument and notes its shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +56,7 @@ class Probe(nn.Module):
         assert isinstance(x, Tensor)
         assert x.is_floating_point()
         self.shapes.append(tuple(x.shape))
-        return x
+        return x.clone()
 
 
 def counted(model: nn.Module, x: Tensor, without: nn.Module | None = None) -> tuple[Tensor, Counter[int]]:
@@ -75,6 +103,7 @@ def adjust(model: nn.Module, parent: nn.Module) -> None:
         model.depth = len(parent._modules)
 
 
+@in_each_mode
 def brute_insertions(found: Net) -> set[tuple[str, str, bool]]:
     """(side, module, whether as a child of the container): where the identity can be put and changes nothing."""
     x, expected = found.x(), found.model()(found.x())
@@ -93,11 +122,7 @@ def brute_insertions(found: Net) -> set[tuple[str, str, bool]]:
                     put(parent, [*names[:at], "new", *names[at:]], [*children[:at], probe, *children[at:]])
                     adjust(model, parent)
                 else:
-                    pair = (child, probe) if side == "after" else (probe, child)
-                    for holder in list(model.modules()):
-                        for key, held in list(holder._modules.items()):
-                            if held is child:
-                                holder._modules[key] = nn.Sequential(*pair)
+                    replaced(model, child, nn.Sequential(*((child, probe) if side == "after" else (probe, child))))
                 _, plain = counted(found.model(), x)
                 try:
                     result, calls = counted(model, x)
@@ -110,8 +135,10 @@ def brute_insertions(found: Net) -> set[tuple[str, str, bool]]:
     return works
 
 
+@in_each_mode
 def brute_removals(found: Net) -> set[str]:
-    """Modules that keep the shape of their input and without which all other modules run as before."""
+    """Modules that keep the shape of their input and without which all other modules run as before; the net computes
+    what it computes if they give back what they are given."""
     x, works = found.x(), set()
     for path, _, name in slots(found.model()):
         for inside in (True, False):
@@ -123,7 +150,7 @@ def brute_removals(found: Net) -> set[str]:
                 shapes.add(isinstance(given[0], Tensor) and given[0].shape == first.shape)
 
             child.register_forward_hook(note)
-            expected, before = counted(model, x, without=child)
+            _, before = counted(model, x, without=child)
             parent = model.get_submodule(path.rpartition(".")[0])
             if shapes != {True} or (inside and not container(parent)):
                 continue
@@ -132,24 +159,39 @@ def brute_removals(found: Net) -> set[str]:
                 put(parent, kept, [parent._modules[key] for key in kept])
                 adjust(model, parent)
             else:
-                for holder in list(model.modules()):
-                    for key, held in list(holder._modules.items()):
-                        if held is child:
-                            holder._modules[key] = Probe()
+                replaced(model, child, Probe())
             others = {id(m) for m in model.modules()} & set(before)
             try:
                 result, after = counted(model, x)
             except REFUSALS:
                 continue
             same = {key: before[key] for key in others} == {key: after[key] for key in others}
-            if same and others == set(before) and result.shape == expected.shape:
+            if same and others == set(before) and torch.equal(result, _passed(found, [path])):
                 works.add(path)
     return works
 
 
+def _passed(found: Net, paths: Sequence[str]) -> Tensor:
+    """What a net computes if some modules give back what they are given."""
+    model = found.model()
+    for path in paths:
+        replaced(model, model.get_submodule(path), Passing(model.get_submodule(path)))
+    return model(found.x())
+
+
+def replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module wherever the model holds another one."""
+    for holder in list(model.modules()):
+        for key, held in list(holder._modules.items()):
+            if held is old and holder is not new:
+                holder._modules[key] = new
+
+
+@in_each_mode
 def brute_runs(found: Net) -> set[tuple[str, int, int, int]]:
     """(container, first child, period, number of blocks) of all that can be rearranged: blocks of equal structure, two
-    or more, the first child with parameters, each given what the one before returns."""
+    or more, the first child with parameters, each given what the one before returns; the net computes what it computes
+    if the first child alone does what all do in that order, each with the further arguments that it was given."""
     works: set[tuple[str, int, int, int]] = set()
     reference = found.model()
     for path, parent in reference.named_modules():
@@ -196,7 +238,7 @@ def _in_a_row(found: Net, path: str, first: int, period: int, blocks: int) -> bo
 
 def _runs(found: Net, path: str, first: int, period: int, blocks: int, how: Callable[[list[Any]], list[Any]]) -> bool:
     model = found.model()
-    expected, before = counted(model, found.x())
+    _, before = counted(model, found.x())
     parent = model.get_submodule(path)
     children = list(parent.children())
     last = first + period * blocks
@@ -212,7 +254,44 @@ def _runs(found: Net, path: str, first: int, period: int, blocks: int, how: Call
     inside = {id(part) for child in children[first:last] for part in child.modules()}
     others = {key: calls for key, calls in before.items() if key not in inside}
     return (
-        result.shape == expected.shape
+        torch.equal(result, _together(found, path, first, period, last, how))
         and all(after[key] == calls for key, calls in others.items())
         and all(after[id(child)] == 1 for child in row)
     )
+
+
+class Together(nn.Module):
+    """Modules one after the other, with their further arguments."""
+
+    def __init__(self, members: Sequence[tuple[nn.Module, Any, Any]]) -> None:
+        super().__init__()
+        self.members = members
+
+    def forward(self, x: Tensor, *_others: Any, **_named: Any) -> Any:
+        found: Any = x
+        for module, others, named in self.members:
+            found = module(found[0] if isinstance(found, tuple) else found, *others, **named)
+        return found
+
+
+def _together(
+    found: Net, path: str, first: int, period: int, last: int, how: Callable[[list[Any]], list[Any]]
+) -> Tensor:
+    """What a net computes if a child does what all of a run do, and the others of the run nothing."""
+    model = found.model()
+    children = list(model.get_submodule(path).children())[first:last]
+    further: dict[int, Any] = {}
+
+    def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        further[id(module)] = module, given[1:], named
+
+    handles = [child.register_forward_pre_hook(note, with_kwargs=True) for child in children]
+    model(found.x())
+    for handle in handles:
+        handle.remove()
+    members = [further[id(child)] for child in children]
+    blocks = how([members[n : n + period] for n in range(0, len(members), period)])
+    replaced(model, children[0], Together([member for block in blocks for member in block]))
+    for child in children[1:]:
+        replaced(model, child, Passing(child))
+    return model(found.x())

@@ -19,7 +19,7 @@ from meristem.edit.joints import Empty, Zero
 from meristem.edit.rebuild import rebuilding
 from meristem.errors import MeristemError
 
-from .brute import REFUSALS, adjust, container, counted, put, slots
+from .brute import REFUSALS, adjust, container, counted, in_each_mode, put, replaced, slots
 from .models import Net
 
 
@@ -34,14 +34,7 @@ class Sum(nn.Module):
         return self.old(*given, **named) + self.new(*given, **named)
 
 
-def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module wherever the model holds another one."""
-    for holder in list(model.modules()):
-        for key, held in list(holder._modules.items()):
-            if held is old and holder is not new:
-                holder._modules[key] = new
-
-
+@in_each_mode
 def brute_sums(found: Net) -> set[str]:
     """The modules beside which a copy can be put that returns zeros and learns: the parameters of one of its layers are
     zero, and these get a gradient."""
@@ -62,7 +55,7 @@ def _sums(found: Net, path: str, expected: Tensor) -> Iterator[bool]:
             torch.nn.init.zeros_(parameter)
         returned: list[Any] = []
         new.register_forward_hook(lambda _m, _g, back, returned=returned: returned.append(back))
-        replace(model, old, Sum(old, new))
+        replaced(model, old, Sum(old, new))
         try:
             result, after = counted(model, found.x())
             gradients = torch.autograd.grad(result.square().sum(), zeros, allow_unused=True)
@@ -74,6 +67,7 @@ def _sums(found: Net, path: str, expected: Tensor) -> Iterator[bool]:
         yield silent and called and learns and torch.allclose(result, expected, rtol=0, atol=1e-12)
 
 
+@in_each_mode
 def brute_rows(found: Net) -> set[tuple[str, ...]]:
     """The neighbouring children of containers, two or three or all, beside which copies can be put that return zeros
     and learn, as `brute_sums` has it for one module; two that are all of a called container are that container."""
@@ -130,6 +124,7 @@ def _row_sums(found: Net, path: str, row: tuple[str, ...], expected: Tensor) -> 
         yield bool(returned) and silent and learns and called and same
 
 
+@in_each_mode
 def brute_concatenations(found: Net) -> set[str]:
     """The modules beside which a copy can be put whose units are appended, whatever axis one takes them for, along
     whatever dimension: the edit is made without asking whether there is a place, and the model run."""
@@ -184,6 +179,7 @@ def _longer(axes: AxisMap, old: str, shape: tuple[int, ...], model: nn.Module, n
     )
 
 
+@in_each_mode
 def brute_branches(found: Net) -> set[str]:
     """The modules that end a branch, of a sum or of a concatenation, without which the model runs; of several that
     return the same the outermost one."""
@@ -209,7 +205,7 @@ def _added(found: Net, path: str) -> bool:
         return False
     silent, without = found.model(), found.model()
     silent.get_submodule(path).register_forward_hook(lambda _m, _g, back: back * 0)
-    replace(without, without.get_submodule(path), Zero())
+    replaced(without, without.get_submodule(path), Zero())
     try:
         return torch.allclose(without(found.x()), silent(found.x()), rtol=0, atol=1e-14)
     except REFUSALS:
@@ -275,7 +271,7 @@ def _appended(found: Net, path: str) -> bool:
         old, lengths = model.get_submodule(path), list[int]()
         old.register_forward_hook(lambda _m, _g, back, d=dim, seen=lengths: seen.append(_length(back, d)))
         model(found.x())
-        replace(model, old, Empty(dim))
+        replaced(model, old, Empty(dim))
         for reader in readers:
             reader.register_forward_pre_hook(
                 lambda m, given, d=dim, k=key: widths.append((m, getattr(m, k), _length(given[0], d)))
@@ -304,7 +300,7 @@ def _cut(found: Net, path: str, dim: int, reader: str, start: int, count: int) -
         weight[:, start : start + count] = 0
     kept = [n for n in range(weight.shape[1]) if not start <= n < start + count]
     cut.get_submodule(reader).weight = nn.Parameter(cut.get_submodule(reader).weight[:, kept])
-    replace(cut, cut.get_submodule(path), Empty(dim))
+    replaced(cut, cut.get_submodule(path), Empty(dim))
     try:
         return torch.allclose(cut(found.x()), zeros(found.x()), rtol=0, atol=1e-12)
     except RuntimeError:

@@ -57,6 +57,12 @@ class Work:
             found = tree_leaves(self.model(*self.args, **self.kwargs))
         return [x.clone() for x in found if isinstance(x, Tensor) and x.is_floating_point()]
 
+    def differentiate(self) -> None:
+        """A backward pass can be run: nobody wrote into what a derivative needs."""
+        results = [y for y in tree_leaves(self.model(*self.args, **self.kwargs)) if isinstance(y, Tensor)]
+        total = torch.stack([y.sum() for y in results if y.requires_grad]).sum()
+        torch.autograd.grad(total, [p for p in self.model.parameters() if p.requires_grad], allow_unused=True)
+
     def births(self, edit: str) -> Sequence[Birth]:
         """Everything of this kind that can be inserted. Raises `EditError` if nothing can."""
         if edit not in self._births:
@@ -110,6 +116,7 @@ def _tried(found: Work, changes: Sequence[Birth]) -> int:
         with rebuilding(found.axes, changes[number]) as done:
             assert done.deepening.inserted or done.deepening.copied
             found.check()
+            found.differentiate()
     found.check()
     return len(chosen)
 
@@ -137,6 +144,7 @@ def _gone(found: Work, birth: Birth) -> int:
     assert cut.inexact() == ()
     Edit(axes).depth(cut).commit()
     found.check()
+    found.differentiate()
     assert list(found.model.state_dict()) == list(before)
     torch.testing.assert_close(found.model.state_dict(), before, rtol=0, atol=0)
     return 1

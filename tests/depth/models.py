@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .picked import Auxiliary, Last, Levels, Middle, Overwritten, Penultimate, Tapped, Tempered
+
 
 class Block(nn.Module):
     """A residual block; ReLU is one module that is called twice."""
@@ -269,13 +271,15 @@ def perceptron() -> nn.Module:
 @dataclass(frozen=True)
 class Net:
     """A net with an example; by hand: its runs as (container, first child, period, number of blocks), and the branches
-    that can be removed."""
+    that can be removed. Whether it does something else in training mode, and in which mode it is."""
 
     name: str
     build: Callable[[], nn.Module]
     example: Callable[[], Tensor]
     runs: frozenset[tuple[str, int, int, int]] = frozenset()
     branches: frozenset[str] = frozenset()
+    trained: bool = False
+    training: bool = False
 
     def model(self) -> nn.Module:
         """Always the same weights, none of them special."""
@@ -287,7 +291,7 @@ class Net:
             for name, buffer in model.named_buffers():
                 if buffer.is_floating_point():
                     buffer.uniform_(0.5, 1.5) if name.endswith("var") else buffer.normal_(0.0, 0.2)
-        return model.eval()
+        return model.train(self.training)
 
     def x(self, seed: int = 1) -> Tensor:
         """An input."""
@@ -296,11 +300,13 @@ class Net:
         return made.double() if made.is_floating_point() else made
 
 
-def _image() -> Tensor:
+def image() -> Tensor:
+    """Small images, (3, 3, 8, 8)."""
     return torch.randn(3, 3, 8, 8)
 
 
-def _rows() -> Tensor:
+def rows() -> Tensor:
+    """Feature vectors, (5, 6)."""
     return torch.randn(5, 6)
 
 
@@ -308,11 +314,15 @@ def _layers(path: str, count: int) -> frozenset[str]:
     return frozenset(f"{path}.{n}.{part}" for n in range(count) for part in ("attention", "mlp"))
 
 
+def _skips(count: int) -> frozenset[str]:
+    return frozenset(f"blocks.{n}.layer" for n in range(count))
+
+
 NETS = (
-    Net("residual", Residual, _image, frozenset({("stage", 0, 1, 3)}), frozenset(f"stage.{n}.bn2" for n in range(3))),
-    Net("inception", Inception, _image, branches=frozenset({"narrow", "wide"})),
-    Net("nested", Nested, _rows, branches=frozenset({"inner", "last"})),
-    Net("unet", UNet, _image),
+    Net("residual", Residual, image, frozenset({("stage", 0, 1, 3)}), frozenset(f"stage.{n}.bn2" for n in range(3))),
+    Net("inception", Inception, image, branches=frozenset({"narrow", "wide"})),
+    Net("nested", Nested, rows, branches=frozenset({"inner", "last"})),
+    Net("unet", UNet, image),
     Net(
         "transformer",
         Transformer,
@@ -323,22 +333,30 @@ NETS = (
     Net(
         "mixer",
         Mixer,
-        _image,
+        image,
         frozenset({("layers", 0, 1, 2)}),
         frozenset(f"layers.{n}.{part}" for n in range(2) for part in ("tokens", "channels")),
     ),
-    Net("shared", Shared, _rows),
-    Net("looped", Looped, _rows, branches=frozenset({"block"})),
-    Net("indexed", Indexed, _rows),
-    Net("hidden", Hidden, _rows),
+    Net("shared", Shared, rows),
+    Net("looped", Looped, rows, branches=frozenset({"block"})),
+    Net("indexed", Indexed, rows),
+    Net("hidden", Hidden, rows),
     Net(
         "numbered",
         Numbered,
-        _rows,
+        rows,
         frozenset({("trunk", 0, 1, 2)}),
         frozenset({"trunk.stage1.layer", "trunk.stage2.layer"}),
     ),
-    Net("perceptron", perceptron, _rows, frozenset({("", 2, 3, 3)})),
+    Net("perceptron", perceptron, rows, frozenset({("", 2, 3, 3)})),
+    Net("levels", Levels, rows, branches=_skips(4)),
+    Net("penultimate", Penultimate, rows, frozenset({("blocks", 0, 1, 3)}), _skips(4)),
+    Net("middle", Middle, rows, branches=_skips(3)),
+    Net("tapped", Tapped, rows, frozenset({("blocks", 2, 1, 2)}), _skips(4)),
+    Net("last", Last, rows, frozenset({("blocks", 0, 1, 3)}), _skips(4)),
+    Net("auxiliary", Auxiliary, rows, frozenset({("blocks", 2, 1, 1)}), _skips(3), trained=True),
+    Net("tempered", Tempered, rows, branches=_skips(3)),
+    Net("overwritten", Overwritten, rows, branches=frozenset({"second"})),
 )
 
 

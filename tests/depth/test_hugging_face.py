@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from meristem import Axis, AxisMap, Edit, depth, trace
-from meristem.edit import Change, Commit, fit_config, trial
+from meristem.edit import Change, Commit, ConfigurationWarning, fit_config, trial
 from meristem.errors import EditError, FrozenAxisError
 from meristem.grow import AKI, HyperCloning, Lemon, LiGO, Method, Net2Wider, ZeroExtension, ZeroFanOut
 from meristem.grow.method import Growth
@@ -340,7 +340,8 @@ def test_width_and_depth_together(name: str, label: str, tmp_path: Any) -> None:
             depth.duplicated(places, first, 1, depth.Silent())
     copies = depth.Plain() if name in LOUD or isinstance(method, LiGO) else depth.Silent()
     edit.depth(depth.duplicated(places, first, 1, copies))
-    axes = carried_out(method, edit, grown).axes
+    with pytest.warns(ConfigurationWarning, match=r"meristem\.edit\.fit_config\(axes\)"):
+        axes = carried_out(method, edit, grown).axes
     configured((name, thirds, *parts), axes)
     exact = all(CELLS[name, part, cells] == "=" for part in parts) and isinstance(copies, depth.Silent)
     limit = 1e-10 if exact else NEARLY.get((name, label))

@@ -75,6 +75,7 @@ def test_a_removed_branch_adds_zeros(found: Net) -> None:
         axes = trace(model, x)
         Edit(axes).depth(depth.RemoveBranch(depth.places(axes), name)).commit()
         torch.testing.assert_close(model(x), silent(x), rtol=0, atol=1e-14)
+        model(x).sum().backward()
 
 
 def test_a_branch_of_several_calls_is_one() -> None:

@@ -74,7 +74,8 @@ def values(owner: nn.Module | Optimizer) -> Any:
         state = {name: t.detach().clone() for name, t in [*owner.named_parameters(), *owner.named_buffers()]}
         return state, {name: None if p.grad is None else p.grad.clone() for name, p in owner.named_parameters()}
     state = owner.state_dict()
-    return {"state": _cloned(state["state"]), "groups": _cloned(state["param_groups"])}
+    # In the order of parameters: that in which the state of each came is no part of it.
+    return {"state": _cloned(dict(sorted(state["state"].items()))), "groups": _cloned(state["param_groups"])}
 
 
 def _cloned(value: Any) -> Any:

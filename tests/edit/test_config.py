@@ -111,6 +111,17 @@ def test_what_no_configuration_can_say_is_refused_and_nothing_changes():
     assert model.config.to_dict() == before
 
 
+def test_without_it_a_model_of_other_widths_is_not_loaded(tmp_path):
+    """So an edit of widths need not be warned of."""
+    given = row("hf/bert")
+    model: Any = given.model()
+    args, kwargs = given.example()
+    Edit(meristem.trace(model, args, kwargs)).prune("bert.encoder.layer.0.intermediate.dense", range(10)).commit()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="mismatched"):
+        type(model).from_pretrained(tmp_path)
+
+
 def test_a_model_without_a_configuration_is_refused():
     model = nn.Linear(3, 2)
     with pytest.raises(EditError, match=r"no `config`; save the model with meristem\.save"):
@@ -122,6 +133,36 @@ def test_a_builder_can_be_given():
     with pytest.raises(EditError, match=r"no model can be built from this configuration: .*missing"):
         fit_config(axes, lambda config: nn.Linear(config.missing, 2))
     assert fit_config(axes, lambda config: Net(config)) == {"width": (4, 3)}
+
+
+@dataclass
+class Depths:
+    depths: list[int] = field(default_factory=lambda: [2, 3, 2])
+    width: int = 2
+
+
+class Deep(nn.Module):
+    def __init__(self, config: Depths) -> None:
+        super().__init__()
+        self.config = config
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(nn.Linear(config.width, config.width) for _ in range(depth))) for depth in config.depths
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+def test_the_depth_of_each_stage_is_the_number_of_its_blocks():
+    """In no proportion to what it was, and beside numbers that are equal; whoever edited the model."""
+    model: Any = Deep(Depths())
+    for stage, more in zip(model.stages, (0, 2, 1), strict=True):
+        stage.extend(nn.Linear(2, 2) for _ in range(more))
+    axes = meristem.trace(model, torch.ones(1, 2))
+    assert fit_config(axes) == {"depths.1": (3, 5), "depths.2": (2, 3)}
+    assert model.config == Depths([2, 5, 3])
 
 
 def test_a_shrunk_transformer_whose_layers_stay_alike_has_a_configuration(tmp_path):

@@ -46,6 +46,13 @@ class Stream(nn.Module):
         return self.head(self.activation(h))
 
 
+class SquaredReLU(nn.Module):
+    """Its derivative at 0 is 0 from either side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(x) ** 2
+
+
 class Shared(nn.Module):
     """The same two weights twice."""
 
@@ -103,6 +110,9 @@ STREAM: tuple[Callable[[nn.Module], nn.Module], tuple[int, ...], str] = (Stream,
 """Two weights add into this axis."""
 
 MANY_PRODUCERS = {**SITES, "stream": STREAM}
+
+BENT: dict[str, nn.Module] = {"sigmoid": nn.Sigmoid(), "softplus": nn.Softplus(), "squared relu": SquaredReLU()}
+"""Activation functions that are not 0 at 0, or flat there."""
 
 
 def make(

@@ -18,7 +18,7 @@ from meristem.edit import Edit
 from meristem.grow import METHODS, SENN, SWE, Firefly, GradMaxOpt, Growth, HyperCloning, Method, NorthSelect
 from meristem.signals import View
 from meristem.signals.direct import Recording
-from tests.grow.sites import MANY_PRODUCERS
+from tests.grow.sites import BENT, MANY_PRODUCERS
 from tests.zoo.models import row
 
 FASTER = (
@@ -41,6 +41,10 @@ ZOO = {
 """Kinds of axes that the small models of the zoo have: (model, axis)."""
 
 
+def _behind(activation: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 4), copy.deepcopy(activation), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
 def _normed() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
 
@@ -60,6 +64,8 @@ SITES: Mapping[str, Net] = {
 NETS: Mapping[str, Net] = {
     **SITES,
     "batch norm, linear": (_normed, lambda n: (torch.randn(n, 6),), "0"),
+    **{name: (lambda a=activation: _behind(a), lambda n: (torch.randn(n, 5),), "0")
+       for name, activation in BENT.items()},
     **{name: (lambda m=model: row(m).model(), lambda n, m=model: row(m).example(n)[0], axis)
        for name, (model, axis) in ZOO.items()},
 }  # fmt: skip

@@ -33,6 +33,13 @@ REFUSALS: dict[str, dict[str, set[str]]] = {
     "batch normalization has no variance to divide by when the fan-in of newborns is zero": {
         "batch norm": {"GradMax"}, "batch norm, linear": {"GradMax"},
     },
+    "the activation function is not 0 at 0, so that newborns with zero fan-in would be seen": {
+        "sigmoid": {"GradMax"}, "softplus": {"GradMax"},
+    },
+    "the activation function is not 0 at 0, so that newborns would add a constant": {
+        "sigmoid": {"TINY"}, "softplus": {"TINY"},
+    },
+    "the activation function is flat at 0, so that newborns would add next to nothing": {"squared relu": {"TINY"}},
     SEVERAL: dict.fromkeys(("group norm, groups", "heads", "swiglu, chunked", "groups", "within groups"), FOLLOWING),
     NORMALIZED: dict.fromkeys(COUPLED, FOLLOWING),
     f"{NORMALIZED}, so that copies alone change the function": dict.fromkeys(COUPLED, SPLITTING),

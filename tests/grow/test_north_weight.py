@@ -103,3 +103,18 @@ def test_a_tensor_that_reads_what_it_produces_is_refused():
     model = Tied()
     axes = trace(model, torch.randn(2, 6))
     assert "no weights produce it" in (NorthWeight().undefined(axes, axes["weight"]) or "")
+
+
+def test_a_vector_has_rows_of_one_column():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vector = nn.Parameter(torch.randn(5))
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.head(torch.relu(x[:, :1] @ self.vector.unsqueeze(0)))
+
+    _, plan = plan_for(Outer(), torch.randn(2, 6), "vector", 2)
+    assert plan.births == 0
+    assert "only 0 directions are orthogonal to the rows of vector" in (plan.note or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from meristem.grow import TINY
 from meristem.signals import Batch, BestMove, Directions, Move, Recorder, View
 from meristem.signals.best_move import without_best_move
 from meristem.signals.listener import Listener
-from tests.grow.sites import SITES, commit, make, objective, planned
+from tests.grow.sites import BENT, SITES, commit, make, objective, planned
 
 SMALL = 1e-9
 
@@ -145,9 +146,54 @@ def test_refusals() -> None:
     axes = meristem.trace(model, torch.randn(2, 2, 6, 6, dtype=torch.float64))
     with pytest.raises(EditError, match="without scale and shift"):
         meristem.grow.require_defined(TINY(), axes, [axes["0"]])
-    for wrong in ({"threshold": 1.0}, {"ridge": 0.0}, {"amplitude": -1.0}):
+    for wrong in ({"threshold": 1.0}, {"ridge": 0.0}, {"amplitude": -1.0}, {"amplitude": math.nan}, {"steepness": 0.0}):
         with pytest.raises(ConfigError):
             TINY(**wrong)
+
+
+@pytest.mark.parametrize("name", BENT)
+@pytest.mark.parametrize("best_move", [False, True])
+def test_where_small_newborns_are_not_proportional_it_is_refused(name: str, best_move: bool) -> None:
+    """A constant cannot be predicted by a slope at zero; next to nothing is starved from both sides."""
+    model = nn.Sequential(nn.Linear(5, 4), BENT[name], nn.Linear(4, 3))
+    axes = meristem.trace(model, torch.randn(2, 5))
+    reason = "flat at 0" if name == "squared relu" else "not 0 at 0"
+    with pytest.raises(EditError, match=f"{reason}.*defined: .*ZeroFanOut"):
+        meristem.grow.require_defined(TINY(best_move=best_move), axes, [axes["0"]])
+
+
+class Shifted(nn.Module):
+    """A number that is learned is added in front of the activation function, and one multiplies behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.shift, self.gate = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.gate * torch.tanh(self.first(x) + self.shift))
+
+
+@pytest.mark.parametrize(("shift", "gate", "births"), [(0.0, 0.0, 0), (0.0, 0.5, 2), (0.3, 0.5, 0)])
+def test_numbers_that_the_model_learns_decide_on_the_day(shift: float, gate: float, births: int) -> None:
+    torch.manual_seed(0)
+    model, x, labels = Shifted().double(), torch.randn(24, 5, dtype=torch.float64), torch.randint(3, (24,))
+    axes = meristem.trace(model, x)
+    loss = objective(model, x, labels)
+    method, axis = TINY(amplitude=SMALL), axes["first"]
+    meristem.grow.require_defined(method, axes, [axis])
+    with torch.no_grad():
+        model.shift.fill_(shift)
+        model.gate.fill_(gate)
+    recorder = Recorder(axes, method.needs(axes, axis, 2))
+    recorder.closing()
+    loss().backward()
+    view = View(axes, signals=recorder.finish())
+    plan, before = method.propose(view, axis, 2), float(loss().detach())
+    assert (plan.births, len(method.gains(view, axis, 2))) == (births, births)
+    assert (plan.note is None) == bool(births)
+    commit(axes, plan)
+    assert before - float(loss().detach()) == pytest.approx(sum(plan.gains), rel=1e-2)
 
 
 def test_units_are_given_best_first() -> None:
@@ -171,8 +217,7 @@ def test_the_best_move_is_a_least_squares_solution_and_the_loss_falls_as_predict
     model.zero_grad()
     before = float(loss().detach())
     with torch.no_grad():
-        delta = move.delta.transpose(0, 1) if move.transposed else move.delta
-        model.get_parameter(move.weight).add_(SMALL * delta)
+        model.get_parameter(move.weight).add_(SMALL * move.laid_out)
         if move.bias is not None:
             model.get_parameter(move.bias).add_(SMALL * move.delta_bias)
     assert before - float(loss().detach()) == pytest.approx(SMALL * move.decrease, rel=1e-3)

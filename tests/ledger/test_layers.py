@@ -85,7 +85,7 @@ def test_all_levels_keep_to_the_budget(factor: float, sparse: bool) -> None:
     wired = Sparse(model, optimizer, method) if sparse else None
     axes = trace(model, x[:1])
     bound = factor * Account(axes, wired.masks if wired else {}).flops
-    markets = [Units(TINY(), Protect(Taylor(), age=2)), layers(5.0), *([Weights(wired)] if wired else [])]
+    markets = [Units(TINY(), Protect(Taylor(), age=2)), layers(10.0), *([Weights(wired)] if wired else [])]
     plasticity = Plasticity(
         model,
         optimizer,

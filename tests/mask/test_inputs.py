@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from meristem.errors import ConfigError
 from meristem.mask import NM, Fixed, OneShot, Rows, Sparse, SparseGPT, Static, Wanda, one_shot
-from meristem.mask.turned import reading
+from meristem.mask.arrangement import Arrangements
 
 
 class Turned(nn.Module):
@@ -41,6 +41,7 @@ CASES = {
     "conv2d": (lambda: nn.Conv2d(8, 6, 3, padding=1), (4, 8, 5, 5), 1),
     "grouped": (lambda: nn.Conv1d(8, 6, 3, groups=2), (6, 8, 9), 1),
     "transposed": (lambda: nn.ConvTranspose2d(8, 6, 3), (3, 8, 4, 4), 0),
+    "grouped transposed": (lambda: nn.ConvTranspose1d(8, 6, 3, groups=2), (6, 8, 9), 0),
 }
 METHODS = (Wanda(density=0.5, m=4), SparseGPT(density=0.5, m=4))
 
@@ -59,7 +60,13 @@ def counts(mask: Tensor, dim: int) -> set[int]:
 @pytest.mark.parametrize("case", CASES)
 def test_the_dimension_of_inputs_is_found(case: str) -> None:
     net, _ = built(case)
-    assert reading(net, "0.weight") == CASES[case][2]
+    found = Arrangements(net).of("0.weight")
+    weight = torch.arange(net[0].weight.numel()).view_as(net[0].weight)
+    expected = weight.movedim(1 - CASES[case][2], 0)
+    if case == "grouped transposed":  # outputs of one group after those of the other, each with inputs of its own
+        expected = torch.cat([expected[:, :4], expected[:, 4:]])
+    assert torch.equal(found.seen(weight), expected)
+    assert torch.equal(found.back(found.seen(weight), weight), weight)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
@@ -82,6 +89,8 @@ def test_patterns_are_along_inputs(case: str) -> None:
     nm.close()
     rows = Sparse(net, optimizer, Static(density=0.5, distribution=Rows()))
     outputs = rows.masks["0.weight"].movedim(1 - CASES[case][2], 0).flatten(1)
+    if case == "grouped transposed":
+        outputs = torch.cat(outputs.chunk(2, 1))
     assert set(outputs.sum(1).tolist()) == {outputs.shape[1] // 2}
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 
 from meristem.errors import ConfigError, SignalError
 from meristem.mask import Fixed, Magnitude, Sparse, SparseGPT, Static, Wanda, one_shot, to_torch_sparse, weights_of
@@ -227,6 +228,43 @@ def test_weights_that_a_fused_kernel_reads_stay_dense(net, dense):
     assert all(layout.layout == "dense" for layout in inside)
     assert all("reads it itself" in layout.reason for layout in inside if "in_proj" not in layout.name)
     assert [layout.layout for layout in outside] == ["csr"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ({"9.weight": torch.ones(8, 20, dtype=torch.bool)}, "no parameter '9.weight'"),
+        ({"0.weight": torch.ones(4, 20, dtype=torch.bool)}, r"bool of shape \(8, 20\), got torch.bool \(4, 20\)"),
+        ({"0.weight": torch.ones(20, dtype=torch.bool)}, r"got torch.bool \(20,\)"),
+        ({"0.weight": torch.ones(8, 20)}, "got torch.float32"),
+    ],
+)
+def test_masks_that_do_not_fit_are_not_exported(masks, said):
+    with pytest.raises(ConfigError, match=said):
+        to_torch_sparse(nn.Sequential(nn.Linear(20, 8)), masks)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (lambda layer: nn.utils.weight_norm(layer), "0.weight_v"),
+        (lambda layer: l1_unstructured(layer, "weight", 0.5), "0.weight_orig"),
+        (lambda layer: layer, "0.bias"),
+    ],
+)
+def test_weights_that_hooks_compute_are_exported_dense(wrap, name):
+    """They are left in the model by a forward pass, and Python does not copy such tensors; nor has a bias a layout."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(20, 8)), torch.randn(3, 20)
+    wrap(model[0])
+    model(x)
+    mask = torch.rand_like(model.get_parameter(name)) > 0.5
+    found = to_torch_sparse(model, {name: mask}, csr_below=1.0)
+    assert [layout.layout for layout in found.layouts] == ["dense"]
+    with torch.no_grad():
+        model.get_parameter(name).mul_(mask)
+    torch.testing.assert_close(found.model(x), model(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from math import inf
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_gradmax_in_front_of_relu_gives_newborns_that_learn() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.01, 100.0])
-@pytest.mark.parametrize("method", [TINY(threshold=0.2), GradMax()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", [TINY(threshold=0.2, steepness=inf), GradMax()], ids=lambda m: type(m).__name__)
 def test_the_number_of_newborns_does_not_depend_on_the_scale_of_the_loss(method: Method, factor: float) -> None:
     t = dense(nn.Tanh())
     plan = t.plan(method, 6)

@@ -328,10 +328,10 @@ def test_multiples_hold_where_a_method_gives_fewer():
     gains = {"0": [1.0] * 5, "3": [1.0] * 20}  # sizes 10 and 7: 2 + 4 k and 1 + 4 k newborns are allowed
     births, notes = growth("mlp", gains, Demand("grow", 12), Uniform(Limits(multiple=4)))
     assert births == {"0": 2, "3": 9}
-    assert notes == {"0": "rank 5 for 6"}
+    assert notes == {"0": "rank 5 for 6; of these 2, because its size is to be a multiple of 4"}
     births, notes = growth("mlp", {"0": [1.0], "3": [1.0] * 20}, Demand("grow", 12), Uniform(Limits(multiple=4)))
     assert births == {"3": 13, "0": 0}
-    assert notes == {"0": "rank 1 for 6"}
+    assert notes == {"0": "rank 1 for 6; of these 0, because its size is to be a multiple of 4"}
 
 
 def test_budgets_hold_where_a_method_gives_fewer():

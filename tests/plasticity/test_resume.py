@@ -13,8 +13,10 @@ from meristem.edit import extra_of, load, save
 from meristem.errors import CheckpointError
 from meristem.grow import Net2Wider, ZeroFanOut
 from meristem.plasticity import Plasticity
-from meristem.prune import Magnitude, Protect, Random
-from meristem.schedule import At, Every, OnPlateau
+from meristem.plasticity.pending import Pending
+from meristem.plasticity.state import State
+from meristem.prune import Gone, Magnitude, Protect, Random
+from meristem.schedule import At, Below, Demand, Every, OnPlateau, Rate
 from tests.plasticity.models import build
 
 STEPS = 13
@@ -173,6 +175,17 @@ def test_a_state_with_a_diverged_loss_is_json(tmp_path):
     assert other.state_dict() == plasticity.state_dict()
     other.step(torch.tensor(1.0))
     assert other.state_dict()["schedule"]["sum"] == "inf"
+
+
+@pytest.mark.parametrize("amount", [3, 0.5, {"a": 3}, Below(0), Below(-1.5), Rate(1), Rate(0.25), Gone(0.0), Gone(0.5)])
+def test_a_demand_that_waits_is_the_same_after_json(amount):
+    """Also if its number is a whole one."""
+    state = State(
+        step=4, seed=0, axes=(), history=(), births={}, schedule={}, pending=Pending(5, (Demand("prune", amount),))
+    )
+    again = State.parse(json.loads(json.dumps(state.plain())), {})
+    assert again == state
+    assert type(again.pending.demands[0].amount) is type(amount)
 
 
 def test_copies_of_the_model_follow_the_replay():

@@ -192,6 +192,26 @@ def test_folding_nearly_constant_units_moves_the_function_a_little():
     assert 1e-9 < moved < 1e-2
 
 
+class Gated(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.gate = nn.Parameter(torch.full(shape, 3.0))
+        nn.init.zeros_(self.norm.weight)
+        nn.init.ones_(self.norm.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.gate * self.norm(self.first(x)).relu())
+
+
+def test_what_scales_units_behind_batch_normalization_is_seen():
+    for shape, expected in (((1,), {"first": (0, 1, 2)}), ((4,), {})):
+        model, x = Gated(*shape).to(HALF).eval(), torch.randn(5, 3, dtype=HALF)
+        before = model(x)
+        assert folded(model, x) == expected
+        torch.testing.assert_close(model(x), before)
+
+
 def test_nothing_is_folded_where_nothing_is_constant():
     model, x = seeded(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3, dtype=HALF)
     assert folded(model.eval(), x) == {}

@@ -16,7 +16,7 @@ from meristem.schedule import Demand
 from tests.prune.table import EVERY, NETS, WRAPPED, cached, scores_of, seen
 
 NORMED = {"batch norm", "batch norm, linear", "groups", "depthwise"}
-SMOOTH = {net for net in NETS if "tanh" in net}
+SMOOTH = {net for net in NETS if "tanh" in net} | {"sigmoid", "softplus"}
 UNKNOWN = {"group norm, groups", "group norm, within", "layer norm stream", "rms norm stream", "heads",
            "swiglu", "swiglu, chunked", "groups", "within groups", "depthwise"}  # fmt: skip
 PARTLY = "two activations are contracted over its units, as queries and keys are"

@@ -81,12 +81,13 @@ def test_the_gate_of_a_module_is_the_gate_of_its_readers():
     torch.testing.assert_close(scores_of("same, relu", "Taylor"), gate.grad.abs())
 
 
-def test_taylor_is_the_root_of_the_mean_square_over_passes():
+def test_taylor_is_the_root_of_the_mean_square_over_steps():
     case = cached("linear, tanh")
     work = case.copied()
     recording = Recording(work.axes, Taylor().needs(work.axes, work.axis))
     for part in (slice(0, 5), slice(5, 12)):
         (work.model(work.args[0][part]) - work.target[part]).square().mean().backward()
+        recording.stepped()
     together = Taylor().scores(View(work.axes, signals=recording.finish()), work.axis)
     squares = []
     for part in (slice(0, 5), slice(5, 12)):

@@ -18,6 +18,7 @@ from meristem.grow import ZeroFanOut
 from meristem.prune import (
     Compensated,
     Cubic,
+    Gone,
     Magnitude,
     Random,
     Removal,
@@ -28,8 +29,9 @@ from meristem.prune import (
     most_within,
     silence,
 )
-from meristem.schedule import At, Below, Demand, Every
+from meristem.schedule import At, Below, Demand, Every, OnPlateau
 from meristem.signals import View
+from meristem.signals.direct import Recording
 from tests.prune.table import cached, seen
 
 
@@ -48,20 +50,21 @@ def x():
 
 
 def test_a_cubic_leaves_what_it_says():
-    cubic, units = Cubic(0.75, end=500, every=50, begin=100), 1.0
-    for step in range(50, 701, 50):
-        units *= 1 - cubic(step)
+    cubic, units, gone = Cubic(0.75, end=500, begin=100), 1.0, 0.0
+    for step in (50, 130, 140, 260, 390, 490, 650):
+        units *= 1 - cubic(step).beyond(gone)
+        gone = cubic(step).total
         progress = min(max((step - 100) / 400, 0), 1)
-        assert 1 - units == pytest.approx(0.75 * (1 - (1 - progress) ** 3))
-    assert cubic(100) == 0.0
-    assert cubic(550) == 0.0
-    assert cubic(150) > cubic(500)
+        assert 1 - units == pytest.approx(gone) == pytest.approx(0.75 * (1 - (1 - progress) ** 3))
+    assert cubic(100) == Gone(0.0)
+    assert cubic(500) == cubic(700) == Gone(0.75)
+    assert cubic(500).beyond(0.75) == cubic(200).beyond(0.75) == 0.0
 
 
 def test_a_cubic_is_an_amount_of_a_schedule(net, x):
     optimizer = torch.optim.SGD(net.parameters(), 0.0)
     plasticity = meristem.Plasticity(
-        net, optimizer, x, prune=Magnitude(), schedule=Every(5, prune=Cubic(0.5, end=30, every=5)), axes="0"
+        net, optimizer, x, prune=Magnitude(), schedule=Every(5, prune=Cubic(0.5, end=30)), axes="0"
     )
     for _ in range(40):
         plasticity.step()
@@ -82,7 +85,7 @@ def _cubic(model, example, share: float, every: int, multiple: int = 1):
         example,
         prune=Magnitude(),
         allocate=Proportional(limits=Limits(multiple=multiple)),
-        schedule=Every(every, end=100, prune=Cubic(share, end=100, every=every)),
+        schedule=Every(every, prune=Cubic(share, end=100)),
     )
 
 
@@ -158,10 +161,63 @@ def test_a_controller_says_what_it_could_not_prune(net, x, amount, said):
     assert [note.split(",")[0] for note in event.notes] == ([said] if said else [])
 
 
-@pytest.mark.parametrize("wrong", [{"final": 1.0}, {"end": 0}, {"every": 0}, {"begin": -1}])
+TIMES = {
+    "every step": Every(1, end=100, prune=Cubic(0.5, end=100)),
+    "every 7": Every(7, end=105, prune=Cubic(0.5, end=100)),
+    "no end": Every(30, prune=Cubic(0.5, end=100)),
+    "begins late": Every(5, start=50, end=100, prune=Cubic(0.5, end=100)),
+    "begins later than its schedule": Every(5, end=100, prune=Cubic(0.5, begin=33, end=100)),
+    "after": Every(5, prune=Cubic(0.5, end=100)).after(steps=52),
+    "at": At((10, 11, 50, 100), prune=Cubic(0.5, end=100)),
+    "several": Every(30, prune=Cubic(0.5, end=100)) | Every(20, prune=Cubic(0.5, end=100)),
+    "losses": OnPlateau(patience=1, window=3, prune=Cubic(0.5, end=100)),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_cubic_is_kept_to_whenever_its_schedule_asks(x, name):
+    """After each time the units are those of the curve, to half a unit, without knowing when it asks next."""
+    model, cubic = _two_layers((64, 64)), Cubic(0.5, end=100, begin=33 if "later" in name else 0)
+    plasticity = meristem.Plasticity(
+        model, torch.optim.SGD(model.parameters(), 0.0), x, prune=Magnitude(), schedule=TIMES[name]
+    )
+    for step in range(1, 131):
+        if plasticity.step(1.0) is not None:
+            assert abs(sum(axis.size for axis in plasticity.axes.editable) - 128 * (1 - cubic.gone(step))) <= 0.5
+    assert sum(axis.size for axis in plasticity.axes.editable) == 64
+
+
+def test_a_cubic_is_a_share_of_what_is_there_besides(x):
+    """What another demand prunes in between is gone besides: 128 / 2 * 3 / 4."""
+    model, cubic = _two_layers((64, 64)), Cubic(0.5, end=30)
+    schedule = Every(10, prune=cubic) | At(15, prune=0.25)
+    plasticity = meristem.Plasticity(
+        model, torch.optim.SGD(model.parameters(), 0.0), x, prune=Magnitude(), schedule=schedule
+    )
+    for _ in range(40):
+        plasticity.step()
+    assert sum(axis.size for axis in plasticity.axes.editable) == 48
+
+
+@pytest.mark.parametrize("wrong", [{"final": 1.0}, {"end": 0}, {"begin": -1}])
 def test_settings_of_a_cubic(wrong):
     with pytest.raises(ConfigError, match="0 <= final < 1"):
-        Cubic(**{"final": 0.5, "end": 10, "every": 2, **wrong})
+        Cubic(**{"final": 0.5, "end": 10, **wrong})
+
+
+@pytest.mark.parametrize("make", [lambda **a: Every(5, end=60, **a), lambda **a: Every(7, end=100, **a),
+                                  lambda **a: At((10, 99), **a)])  # fmt: skip
+def test_a_schedule_that_is_over_before_its_cubic_is_refused(make):
+    """Less would go than was asked for, and nobody would say so."""
+    with pytest.raises(ConfigError, match="not due at step 100 or later"):
+        make(prune=Cubic(0.5, end=100))
+    assert make(prune=Cubic(0.5, end=60)).next(0) in (5, 7, 10)
+
+
+@pytest.mark.parametrize("wrong", [{"grow": Gone(0.5)}, {"replace": Gone(0.5)}, {"prune": Gone(1.0)}])
+def test_what_is_to_be_gone_is_pruned(wrong):
+    with pytest.raises(ConfigError, match="an amount to prune"):
+        At(1, **wrong)
 
 
 # ------------------------------------------------------------------ by measurement
@@ -278,6 +334,63 @@ def test_soft_removal_is_removal_for_the_time_being(name):
     for place in reading:
         units = meristem.axes.units_along(place.layout.dims[place.dim], soft.axis.index, soft.axes.sizes)
         assert moved[place.layout.name].movedim(place.dim, 0)[units == 0].abs().max() > 0
+
+
+MADE_UP_FOR = ["linear, relu", "heads", "stream, relu", "two readers, relu", "depthwise", "batch norm"]
+
+
+@pytest.mark.parametrize("name", MADE_UP_FOR)
+def test_what_readers_lose_is_made_up_for_when_units_fall_silent(name):
+    """Silent units and removed ones leave the same function, and carrying the plan out adds nothing once more."""
+    case, criterion = cached(name), Compensated(Random())
+    plan = criterion.removal(seen(case, criterion), case.axis, [0, 2])
+    assert plan.start is not None
+    hard, soft, bare = case.copied(), case.copied(), case.copied()
+    Edit(hard.axes).gather(hard.axis, plan.gather, plan.start).commit()
+    Edit(bare.axes).gather(bare.axis, plan.gather).commit()
+    (left,) = silence(soft.axes, [plan])
+    assert left == plan
+    assert left.start is None
+    before = soft.outputs(False)
+    torch.testing.assert_close(before, hard.outputs(False))
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(before, bare.outputs(False))
+    Edit(soft.axes).gather(soft.axis, left.gather).commit()
+    torch.testing.assert_close(soft.outputs(False), before)
+    for name, tensor in hard.model.state_dict().items():
+        torch.testing.assert_close(soft.model.state_dict()[name], tensor)
+
+
+def test_a_batch_normalization_makes_up_for_silent_units():
+    """Without a bias of the reader it is the running mean, a buffer, that moves."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(75, 2)
+    ).double()
+    x = torch.randn(5, 1, 9, 9, dtype=torch.float64)
+    with torch.no_grad():
+        net[0].weight[[0, 3]] = 0
+        net[0].bias[[0, 3]] = 0.7
+    net(x)
+    axes, criterion = meristem.trace(net.eval(), x), Compensated(Random())
+    recording = Recording(axes, criterion.needs(axes, axes["0"]))
+    net(x).sum().backward()
+    plan = criterion.removal(View(axes, signals=recording.finish()), axes["0"], [0, 3])
+    before = net(x)
+    (left,) = silence(axes, [plan])
+    assert net[2].weight[:, [0, 3]].abs().max() == 0
+    torch.testing.assert_close(net(x), before)
+    Edit(axes).gather(left.axis, left.gather).commit()
+    torch.testing.assert_close(net(x), before)
+
+
+def test_filters_cannot_fall_silent_with_what_readers_lose():
+    case, criterion = cached("linear, relu").copied(), Compensated(Random())
+    plan = criterion.removal(seen(case, criterion), case.axis, [0])
+    before = {name: tensor.clone() for name, tensor in case.model.state_dict().items()}
+    with pytest.raises(EditError, match="leave out role="):
+        silence(case.axes, [plan], Role.PRODUCES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in case.model.state_dict().items())
 
 
 def test_soft_removal_by_filters_and_refusals(net, x):

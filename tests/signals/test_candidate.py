@@ -19,10 +19,10 @@ DTYPE = torch.float64
 
 
 def conv(
-    outs: int, ins: int, *kernel: int, s: int = 1, p: int = 0, d: int = 1, op: int = 0, t: bool = False
+    outs: int, ins: int, *kernel: int, s: int = 1, p: int = 0, d: int = 1, op: int = 0, t: bool = False, e: int = 0
 ) -> Contraction:
     geometry = [(n,) * len(kernel) for n in (s, p, d, op)]
-    return Contraction((outs, ins, *kernel), *geometry, transposed=t)
+    return Contraction((outs, ins, *kernel), *geometry, transposed=t, extra=(e,) * len(kernel))
 
 
 def generate(*shape: int, seed: int = 0) -> Tensor:
@@ -34,6 +34,7 @@ def apply(c: Contraction, x: Tensor, weight: Tensor) -> Tensor:
     if not c.kernel:
         return x @ weight.T
     weight = weight.transpose(0, 1) if c.transposed else weight
+    x = F.pad(x, [side for more in reversed(c.extra) for side in (0, more)])
     return torch.convolution(x, weight, None, c.stride, c.padding, c.dilation, c.transposed, c.output_padding, 1)
 
 
@@ -66,6 +67,9 @@ SITES: dict[str, tuple[tuple[int, ...], Contraction, Contraction, Callable[[Tens
     "padded": ((2, 3, 6, 7), conv(1, 3, 3, 3, p=1), conv(4, 1, 3, 3, p=1), None),
     "relu": ((2, 3, 6, 7), conv(1, 3, 3, 3, p=1), conv(4, 1, 3, 3, p=1), nn.ReLU(inplace=True)),
     "sigmoid": ((2, 3, 5, 5), conv(1, 3, 3, 3, p=1), conv(4, 1, 3, 3, p=1), torch.sigmoid),
+    "even": ((2, 3, 5, 6), conv(1, 3, 4, 4, p=1, e=1), conv(4, 1, 2, 2, e=1), None),
+    "even, tanh": ((2, 3, 5), conv(1, 3, 2, p=1, d=3, e=1), conv(4, 1, 4, p=1, e=1), torch.tanh),
+    "even, strided": ((2, 3, 6), conv(1, 3, 4, s=2, p=1, e=1), conv(4, 1, 2, s=2, e=2), torch.relu),
     "1x1": ((2, 3, 4, 4), conv(1, 3, 1, 1), conv(4, 1, 1, 1), None),
     "strided producer": ((2, 3, 8, 7), conv(1, 3, 3, 3, s=2, p=1), conv(4, 1, 3, 3, p=1), None),
     "strided consumer": ((2, 3, 8, 7), conv(1, 3, 3, 3, p=1), conv(4, 1, 3, 3, s=2, p=1), torch.relu),

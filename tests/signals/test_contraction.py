@@ -37,6 +37,8 @@ MODULES = [
     (nn.Conv2d(4, 6, (3, 5), stride=(1, 2), padding=(1, 2), dilation=(2, 1), bias=False), (2, 4, 9, 8)),
     (nn.Conv2d(4, 6, (3, 5), padding="same", dilation=(2, 1)), (4, 9, 8)),
     (nn.Conv2d(4, 6, 3, padding="valid"), (2, 4, 9, 8)),
+    (nn.Conv1d(4, 6, 2, padding="same", groups=2), (2, 4, 9)),
+    (nn.Conv3d(2, 3, (4, 3, 2), padding="same", dilation=(1, 2, 3)), (2, 5, 6, 7)),
     (nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (2, 4, 9, 8)),
     (nn.Conv3d(2, 3, 2, padding=1), (1, 2, 3, 4, 5)),
     (nn.ConvTranspose1d(4, 6, 3, stride=3, padding=1, output_padding=2), (2, 4, 5)),
@@ -52,10 +54,14 @@ def again(call: Call) -> Tensor:
     if not c.kernel:
         return rows(call.input, c) @ (weight if call.weight_is_transposed else weight.T)
     assert call.weight_is_transposed == c.transposed
-    geometry = (c.stride, c.padding, c.dilation, c.transposed, c.output_padding, c.groups)
-    return torch.convolution(rows(call.input, c), weight, None, *geometry)
+    geometry = (c.stride, [0] * len(c.kernel), c.dilation, c.transposed, c.output_padding, c.groups)
+    if c.transposed:
+        return torch.convolution(rows(call.input, c), weight, None, c.stride, c.padding, *geometry[2:])
+    padded = F.pad(rows(call.input, c), [side for both in reversed(c.sides) for side in both])
+    return torch.convolution(padded, weight, None, *geometry)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same.")
 @pytest.mark.parametrize(("module", "shape"), MODULES, ids=lambda value: str(value)[:40])
 def test_the_normal_form_computes_what_the_module_computes(module, shape):
     x = torch.randn(shape)
@@ -113,10 +119,11 @@ def test_other_calls_are_none(function):
     assert read(function) == []
 
 
-def test_padding_that_differs_between_sides_is_none():
-    x, kernel = torch.randn(1, 2, 9), torch.randn(2, 2, 4)
-    assert read_call(F.conv1d, (x, kernel), {"padding": "same"}) is None
-    assert read_call(F.conv1d, (x, kernel), {"padding": "same", "dilation": 2}) is not None
+@pytest.mark.parametrize(("dilation", "sides"), [(1, (1, 2)), (2, (3, 3)), (3, (4, 5))])
+def test_what_is_odd_is_padded_at_the_end(dilation, sides):
+    call = read_call(F.conv1d, (torch.randn(1, 2, 9), torch.randn(2, 2, 4)), {"padding": "same", "dilation": dilation})
+    assert call is not None
+    assert call.contraction.sides == (sides,)
 
 
 def test_another_summand_is_no_bias():

@@ -19,8 +19,9 @@ def brute(x: Tensor, c: Contraction) -> tuple[Tensor, int]:
     ins, outs = c.ins // c.groups, c.outs // c.groups
     shape = (c.ins, outs, *c.kernel) if c.transposed else (c.outs, ins, *c.kernel)
     geometry = (c.stride, c.padding, c.dilation, c.transposed, c.output_padding, c.groups)
+    padded = F.pad(x, [side for more in reversed(c.extra) for side in (0, more)])
     jacobian = torch.autograd.functional.jacobian(
-        lambda w: torch.convolution(x, w, None, *geometry), x.new_zeros(shape)
+        lambda w: torch.convolution(padded, w, None, *geometry), x.new_zeros(shape)
     )
     moments, count = [], 0
     for group in range(c.groups):
@@ -84,6 +85,13 @@ def test_patches_are_ordered_as_unfold_orders_them():
     c = Contraction((5, 4, 3, 2), (1, 1), (1, 0), (2, 1), (0, 0))
     u = F.unfold(x, (3, 2), dilation=(2, 1), padding=(1, 0)).transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(second_moment(x, c)[0][:-1, :-1], u.T @ u, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("extra", [(1, 0), (0, 1), (1, 2)])
+def test_more_padding_at_the_end(stride, extra):
+    c = Contraction((4, 4, 2, 4), (stride,) * 2, (0, 1), (1, 1), (0, 0), groups=2, extra=extra)
+    check(generate(2, 4, 5, 6), c)
 
 
 def test_depthwise():

@@ -10,17 +10,18 @@ from meristem.allocate.custom import Custom
 from meristem.allocate.limits import limits_of
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import ConfigError
+from meristem.prune import Gone
 from meristem.schedule.demand import Below, Demand, Fixed, Rate
 
 
 def in_units(amount: Fixed, chosen: Sequence[Axis]) -> int:
     """An amount as a number of units in all; a fraction is one of all units of the chosen axes.
 
-    What a criterion decides (`Below`, `Rate`) must be in numbers already.
+    What a criterion or what went before decides (`Below`, `Rate`, `Gone`) must be in numbers already.
     """
     if isinstance(amount, Mapping):
         return sum(amount.values())
-    if isinstance(amount, (Below, Rate)):
+    if isinstance(amount, (Below, Rate, Gone)):
         raise ConfigError(f"{amount!r} has no meaning before units have been scored")
     return amount if isinstance(amount, int) else round(amount * sum(axis.size for axis in chosen))
 

@@ -24,8 +24,8 @@ from meristem.edit import Gather
 from meristem.errors import EditError
 from meristem.grow import Growth, Method
 from meristem.grow.predicted import predicted_gains, require_gains
-from meristem.prune import Criterion, Removal
-from meristem.schedule.demand import Demand
+from meristem.prune import Criterion, Gone, Removal
+from meristem.schedule.demand import Demand, Fixed
 from meristem.signals import View
 
 
@@ -64,8 +64,10 @@ def plan_growth(
         short = {plan.axis.index: plan for plan in plans if plan.births < asked[plan.axis.index]}
         if not short:
             return _noted(method.settled(view, plans), notes)
-        notes.update({index: _explained(plan, asked[index], method) for index, plan in short.items()})
         offers = [o.up_to(short[o.axis.index].births) if o.axis.index in short else o for o in offers]
+        for offer in (o for o in offers if o.axis.index in short):
+            index, multiple = offer.axis.index, limits_of(allocator.limits, offer.axis).multiple
+            notes[index] = _explained(short[index], asked[index], method, offer.most, multiple)
 
 
 def plan_pruning(
@@ -104,6 +106,9 @@ class Pruning(NamedTuple):
 ALL = "*"
 """Where the part of a unit that shares of all units have left stands among what is owed by axis name."""
 
+GONE = "**"
+"""Where the share of the units at the beginning that earlier demands for `Gone` stand for is kept there."""
+
 
 def plan_next_pruning(
     view: View,
@@ -127,8 +132,9 @@ def plan_next_pruning(
         ConfigError, EditError: as `plan_pruning`.
     """
     due, behind = None, owed.get(ALL, 0.0)
-    if isinstance(demand.amount, float):
-        due = behind + demand.amount * (sum(axis.size for axis in chosen) - behind)
+    share, owed = _share(demand.amount, owed)
+    if share is not None:
+        due = behind + share * (sum(axis.size for axis in chosen) - behind)
         demand = replace(demand, amount=max(0, round(due)))
     allocator = divider(demand, allocator)
     demand, offers, _ = scored_offers(view, chosen, demand, criterion, allocator, {})
@@ -142,6 +148,14 @@ def plan_next_pruning(
         if n
     )
     return Pruning(plans, in_units(demand.amount, chosen), owed)
+
+
+def _share(amount: Fixed, owed: Mapping[str, float]) -> tuple[float | None, Mapping[str, float]]:
+    """The share of today's units that an amount to prune stands for, or None, and what is owed with what it will be."""
+    if isinstance(amount, Gone):
+        before = owed.get(GONE, 0.0)
+        return amount.beyond(before), {**owed, GONE: max(before, amount.total)}
+    return (amount if isinstance(amount, float) else None), owed
 
 
 def _predicted(view: View, most: int, method: Method, allocator: Allocator, offer: Offer) -> Offer:
@@ -162,9 +176,11 @@ def proposed(view: View, axis: Axis, count: int, method: Method, made: dict[tupl
     return made[axis.index, count]
 
 
-def _explained(plan: Growth, asked: int, method: Method) -> Growth:
-    """A plan that fell short, with a note."""
-    return replace(plan, note=plan.note or f"{type(method).__name__} gave {plan.births} of {asked} units")
+def _explained(plan: Growth, asked: int, method: Method, most: int, multiple: int) -> Growth:
+    """A plan that fell short, with a note; so many of its births the limits of the axis allow."""
+    note = plan.note or f"{type(method).__name__} gave {plan.births} of {asked} units"
+    rounded = f"; of these {most}, because its size is to be a multiple of {multiple}" if most < plan.births else ""
+    return replace(plan, note=note + rounded)
 
 
 def _noted(plans: Sequence[Growth], short: Mapping[int, Growth]) -> tuple[Growth, ...]:

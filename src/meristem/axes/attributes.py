@@ -71,6 +71,13 @@ def lengths_of(module: nn.Module) -> Iterator[tuple[Path, int]]:
             yield from _lengths((name,), content, depth=2)
 
 
+def numbers_of(module: nn.Module) -> Iterator[tuple[Path, int | float]]:
+    """Every number that a module holds, likewise."""
+    for name, content in vars(module).items():
+        if not name.startswith("_") or isinstance(content, (int, float)):
+            yield from _numbers((name,), content, depth=2)
+
+
 def lengths_of_children(module: nn.Module) -> Iterator[tuple[Path, int]]:
     """Every integer that a module's children hold, by its path from the module."""
     for name, child in module.named_children():
@@ -79,20 +86,24 @@ def lengths_of_children(module: nn.Module) -> Iterator[tuple[Path, int]]:
 
 
 def _lengths(path: Path, content: Any, depth: int) -> Iterator[tuple[Path, int]]:
-    if isinstance(content, int) and not isinstance(content, bool):
+    return ((path, number) for path, number in _numbers(path, content, depth) if isinstance(number, int))
+
+
+def _numbers(path: Path, content: Any, depth: int) -> Iterator[tuple[Path, int | float]]:
+    if isinstance(content, (int, float)) and not isinstance(content, bool):
         yield path, content
     elif depth == 0 or callable(content) or isinstance(content, _OPAQUE):
         return
     elif isinstance(content, (list, tuple)):
         for i, item in enumerate(content):
-            yield from _lengths((*path, i), item, depth - 1)
+            yield from _numbers((*path, i), item, depth - 1)
     elif isinstance(content, Mapping):
         for key, item in content.items():
             if isinstance(key, str):
-                yield from _lengths((*path, key), item, depth - 1)
+                yield from _numbers((*path, key), item, depth - 1)
     elif hasattr(content, "__dict__"):
         for name, item in vars(content).items():
-            yield from _lengths((*path, name), item, depth - 1)
+            yield from _numbers((*path, name), item, depth - 1)
 
 
 def mentioned(path: Path, code: Iterable[CodeType]) -> bool:

@@ -79,7 +79,7 @@ def build(
     attributes = tuple(AttributeBinding(b.module, b.path, numbered(b.value)) for b in bindings)
     caches = tuple({(c.module, c.attribute): c for r in solution.recordings for c in r.caches}.values())
     work = _work(solution, number, numbered)
-    paths = find_paths(solution, layouts, number)
+    paths = find_paths(solution, layouts, number, model)
     alike = _alike(solution, number, numbered)
     return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches, paths, alike=alike)
 

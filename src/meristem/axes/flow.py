@@ -2,6 +2,7 @@
 
 A recording numbers tensors by identity, so an operator that works in place gives back the number that it got. Here each
 content of a tensor is a `Version`, and every operator call reads and writes versions: a directed graph without cycles.
+What is written into a tensor gives a new content to all that shares memory with it: to its views and what it views.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from meristem.axes.fake import fake_or_real
 from meristem.axes.map import Example
 from meristem.axes.operators import reshapes
-from meristem.axes.recorder import Call, Recorder, Recording, references, tensors_in
+from meristem.axes.recorder import SAME_TENSOR, Call, Recorder, Recording, Ref, references, tensors_in
 from meristem.axes.rules import known
 from meristem.axes.running import run
 
@@ -66,28 +67,39 @@ class Flow:
         parameters: the names of those of the recording's named tensors that are parameters.
         reads, writes: by operator call, the versions that it reads and writes.
         active: the versions that depend on the model's inputs.
+        base: by the number of a view, that of the tensor of which it is one.
+        form: how the model's results are nested: the types of all that holds tensors, with keys and names.
     """
 
     def __init__(
-        self, recording: Recording, invocations: Sequence[Invocation], parameters: frozenset[str] = frozenset()
+        self,
+        recording: Recording,
+        invocations: Sequence[Invocation],
+        parameters: frozenset[str] = frozenset(),
+        form: object = None,
     ) -> None:
         self.recording = recording
         self.parameters = parameters
+        self.form = form
         self.invocations = tuple(invocations)
         self.reads: list[tuple[Version, ...]] = []
         self.writes: list[tuple[Version, ...]] = []
         self.active: set[Version] = {Version(number, -1) for number in recording.inputs}
         self._history: dict[int, list[int]] = {}
-        base: dict[int, int] = {}
+        self.base: dict[int, int] = {}
+        base = self.base
+        views: dict[int, list[int]] = {}
         for index, call in enumerate(recording.calls):
             read = tuple(dict.fromkeys(self.version(number, index) for number in references(call)))
             written = dict.fromkeys(call.outputs)
-            for number in [*written]:
-                if number in {version.number for version in read} and number in base:
-                    written[base[number]] = None  # in place on a view: what it is a view of changes too
+            for number in changed_by(call):  # what shares memory with it changes too
+                origin = base.get(number, number)
+                written |= dict.fromkeys((number, origin, *views.get(origin, ())))
             if _is_view(call.operator) and read:
-                origin = read[0].number
-                base |= {number: base.get(origin, origin) for number in call.outputs if number != origin}
+                origin = base.get(read[0].number, read[0].number)
+                seen = [number for number in dict.fromkeys(call.outputs) if number != read[0].number]
+                base |= dict.fromkeys(seen, origin)
+                views.setdefault(origin, []).extend(seen)
             for number in written:
                 self._history.setdefault(number, []).append(index)
             made = tuple(Version(number, index) for number in written)
@@ -153,6 +165,12 @@ class Flow:
         return False
 
 
+class _Recorder(Recorder):
+    """A recorder for which copies are calls: they have memory of their own."""
+
+    renames = SAME_TENSOR - {"aten.clone"}
+
+
 def record_flow(model: nn.Module, example: Example) -> Flow:
     """Run a model once, on fake tensors where that suffices, and note operator calls and module calls.
 
@@ -170,10 +188,11 @@ def _recorded(model: nn.Module, example: Example, *, real: bool) -> Flow:
     begun: list[int] = []
     found: list[Invocation] = []
     recorder: Recorder | None = None
+    form: object = None
 
     def make(stack: list[str], fake: FakeTensorMode | None) -> Recorder:
         nonlocal recorder
-        recorder = Recorder(known, stack, fake)
+        recorder = _Recorder(known, stack, fake)
         return recorder
 
     def calls() -> list[Call]:
@@ -185,8 +204,10 @@ def _recorded(model: nn.Module, example: Example, *, real: bool) -> Flow:
         found.append(Invocation(names[id(module)], len(calls()), len(calls()), (), ()))
 
     def leave(module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any], result: Any) -> None:
+        nonlocal form
         assert recorder is not None, "no module runs before there is a recorder"
         position = begun.pop()
+        form = None if begun else _form(result)
         found[position] = replace(
             found[position],
             last=len(calls()),
@@ -205,7 +226,19 @@ def _recorded(model: nn.Module, example: Example, *, real: bool) -> Flow:
     finally:
         for handle in handles:
             handle.remove()
-    return Flow(recording, found, frozenset(dict(model.named_parameters())))
+    return Flow(recording, found, frozenset(dict(model.named_parameters())), form)
+
+
+def _form(result: Any) -> object:
+    """How a result is nested, as `tensors_in` looks into it."""
+    if isinstance(result, Mapping):
+        return type(result).__name__, tuple((str(key), _form(item)) for key, item in result.items())
+    if isinstance(result, (list, tuple, set)):
+        return type(result).__name__, tuple(map(_form, result))
+    if hasattr(result, "__dataclass_fields__"):
+        names = type(result).__dataclass_fields__
+        return type(result).__name__, tuple((name, _form(getattr(result, name, None))) for name in names)
+    return "tensor" if isinstance(result, Tensor) else type(result).__name__
 
 
 def _nones(result: Any) -> int:
@@ -213,6 +246,24 @@ def _nones(result: Any) -> int:
     if not (isinstance(result, tuple) and result and isinstance(result[0], Tensor)):
         return 0
     return len(result) - 1 if all(entry is None for entry in result[1:]) else 0
+
+
+def changed_by(call: Call) -> tuple[int, ...]:
+    """The numbers of the tensors among a call's arguments into which the operator writes."""
+    names = _written(call.operator)
+    if not names or reshapes(call.operator):
+        return ()
+    given = dict(zip((argument.name for argument in call.operator._schema.arguments), call.args, strict=False))
+    found = [{**given, **call.kwargs}.get(name) for name in names]
+    flat = [item for entry in found for item in (entry if isinstance(entry, (list, tuple)) else (entry,))]
+    return tuple(item.value for item in flat if isinstance(item, Ref))
+
+
+@cache
+def _written(operator: OpOverload) -> tuple[str, ...]:
+    """The names of the arguments into which an operator writes."""
+    arguments = operator._schema.arguments
+    return tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 def _is_view(operator: OpOverload) -> bool:

@@ -7,15 +7,16 @@ forward pass knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
+from meristem.axes.live import Model
 from meristem.axes.map import Role, TensorLayout
+from meristem.axes.operands import Operands
 from meristem.axes.operators import elementwise
 from meristem.axes.path import BatchNorm, End, Path, Slot, Step
-from meristem.axes.recorder import Call, Recording, Ref
+from meristem.axes.recorder import Call, Recording, Ref, references, refs
 from meristem.axes.solution import Solution
 
 _WEIGHT = {
@@ -52,14 +53,16 @@ class _Partial:
     producer: End
     steps: tuple[Step | BatchNorm, ...]
     dims: tuple[Expression, ...]
-    obstacle: str | None = None
+    blocked: str | None = None
+    unknown: str | None = None
+    cut: bool = False
 
 
 _Carried = dict[int, list[_Partial]]
 
 
 def find_paths(
-    solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int]
+    solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int], model: Model
 ) -> dict[int, tuple[Path, ...]]:
     """All paths of the first example, by axis.
 
@@ -67,14 +70,17 @@ def find_paths(
         solution: what was solved.
         layouts: the finished layouts, over numbered axes.
         number: the number of each axis in the map, by its root.
+        model: the model, to which paths still have to be bound (`Path.bound`).
     """
-    return _Search(solution, layouts, number).run()
+    return _Search(solution, layouts, number, model).run()
 
 
 class _Search:
     """One walk through a recording that carries along where every unit came from."""
 
-    def __init__(self, solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int]) -> None:
+    def __init__(
+        self, solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int], model: Model
+    ) -> None:
         self._recording: Recording = solution.recordings[0]
         self._values = solution.values[0]
         self._space = solution.space
@@ -83,6 +89,7 @@ class _Search:
         self._names = {ref: name for name, ref in self._recording.named.items()}
         self._carried: dict[int, _Carried] = {}
         self._calls: dict[str, int] = {}
+        self._operands = Operands(self._recording, self._values, layouts, model, self._dims)
         self._found: dict[int, list[Path]] = {}
 
     def run(self) -> dict[int, tuple[Path, ...]]:
@@ -95,13 +102,14 @@ class _Search:
                 self._look_up(call)
             else:
                 self._pass(call)
+            self._operands.note(call)
         return {axis: tuple(paths) for axis, paths in self._found.items()}
 
     # ------------------------------------------------------------------ contractions
 
     def _weight(self, call: Call) -> str | None:
         """The parameter with which this call contracts an activation."""
-        place = _WEIGHT.get(call.name)
+        place = None if {1} != {call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)} else _WEIGHT.get(call.name)
         if place is None or place >= len(call.args) or not isinstance(call.args[place], Ref):
             return None
         name = self._names.get(call.args[place].value)
@@ -113,18 +121,20 @@ class _Search:
         layout = self._layouts[weight]
         roles = {(axis, role) for found in layout.roles for axis, kinds in found.items() for role in kinds}
         x = call.args[_INPUT.get(call.name, 0)].value
+        cut = _cut(call, x)
         out = call.outputs[0]
         for axis, partials in self._carried.get(x, {}).items():
             if (axis, Role.READS) in roles:
                 for partial in partials:
-                    self._found.setdefault(axis, []).append(self._finished(axis, partial, end, x, layout))
+                    found = self._finished(axis, replace(partial, cut=partial.cut or cut), end, x, layout)
+                    self._found.setdefault(axis, []).append(found)
             else:
                 self._block(out, axis, f"{call.name} at {call.site.where} mixes positions", end)
         dims = self._dims(out)
         for axis in dict.fromkeys(leaf for dim in dims for leaf in leaves(dim)):
             if (axis, Role.PRODUCES) in roles:
-                obstacle = None if _alone(layout, Role.PRODUCES, axis) else "several channels belong to one unit"
-                self._carried.setdefault(out, {})[axis] = [_Partial(end, (), dims, obstacle)]
+                blocked = None if _alone(layout, Role.PRODUCES, axis) else "several channels belong to one unit"
+                self._carried.setdefault(out, {})[axis] = [_Partial(end, (), dims, blocked)]
 
     def _look_up(self, call: Call) -> None:
         """What an embedding produces can be followed to those who read it, but no newborn computed from statistics."""
@@ -140,27 +150,28 @@ class _Search:
         return self._names.get(bias.value) if isinstance(bias, Ref) and call.name not in _NO_BIAS else None
 
     def _finished(self, axis: int, partial: _Partial, end: End, x: int, layout: TensorLayout) -> Path:
-        obstacle, flattened = partial.obstacle, False
-        if obstacle is None:
+        blocked, flattened = partial.blocked, False
+        if blocked is None:
             before, after = _arranged(partial.dims, axis), _arranged(self._dims(x), axis)
             flattened = before != after
             if flattened and _flattened(partial.dims, axis) != after:
-                obstacle = "its units are rearranged before they are read"
+                blocked = "its units are rearranged before they are read"
             elif not flattened and not _alone(layout, Role.READS, axis):
-                obstacle = "several channels belong to one unit"
-        return Path(partial.producer, end, () if obstacle else partial.steps, flattened, obstacle)
+                blocked = "several channels belong to one unit"
+        steps = () if blocked else partial.steps
+        return Path(partial.producer, end, steps, flattened, blocked, partial.unknown, partial.cut)
 
     # ------------------------------------------------------------------ everything else
 
     def _pass(self, call: Call) -> None:
-        sources = [ref for ref in _refs((*call.args, *call.kwargs.values())) if ref in self._carried]
+        sources = {ref: _cut(call, ref) for ref in references(call) if ref in self._carried}
         if not sources:
             return
         for out in call.outputs:
             present = {leaf for dim in self._dims(out) for leaf in leaves(dim)}
             arriving = [
-                (axis, self._stepped(call, source, out, axis, partial))
-                for source in sources
+                (axis, self._stepped(call, source, out, axis, replace(partial, cut=partial.cut or cut)))
+                for source, cut in sources.items()
                 for axis, partials in self._carried[source].items()
                 if axis in present
                 for partial in partials
@@ -171,11 +182,11 @@ class _Search:
 
     def _carry(self, out: int, axis: int, partial: _Partial) -> None:
         held = self._carried.setdefault(out, {}).setdefault(axis, [])
-        if held and held[0].obstacle is not None:
+        if held and held[0].blocked is not None:
             return
-        if partial.obstacle is not None or len(held) == MOST:
-            reason = partial.obstacle or f"more than {MOST} weights add into it"
-            held[:] = [replace(partial, steps=(), obstacle=reason)]
+        if partial.blocked is not None or len(held) == MOST:
+            reason = partial.blocked or f"more than {MOST} weights add into it"
+            held[:] = [replace(partial, steps=(), blocked=reason)]
         else:
             held.append(partial)
 
@@ -184,52 +195,54 @@ class _Search:
 
     def _stepped(self, call: Call, source: int, out: int, axis: int, partial: _Partial) -> _Partial:
         """The path, one operator further."""
-        if partial.obstacle is not None or call.name in _SAME or call.name in _ARRANGING:
+        if partial.blocked is not None or call.name in _SAME or call.name in _ARRANGING:
             return partial
         where = f"{call.name.removeprefix('aten.')} at {call.site.where}"
-        others = [ref for ref in _refs((*call.args, *call.kwargs.values())) if ref != source]
+        others = [ref for ref in references(call) if ref != source]
         if call.name == "aten.batch_norm":
             return replace(partial, steps=(*partial.steps, self._batch_norm(call)))
         if any(word in call.name for word in _POOLING) or call.name == "aten.mean":
             return self._pooled(call, source, out, axis, partial, where)
         if not elementwise(call.operator):
-            return replace(partial, obstacle=f"{where} is not applied unit by unit")
-        if not others:
-            step = Step(call.operator, *_with_slot(call, source))
-            return replace(partial, steps=(*partial.steps, step))
+            return replace(partial, blocked=f"{where} is not applied unit by unit")
+        if all(map(self._operands.shared, others)):
+            return replace(partial, steps=(*partial.steps, self._operands.step(call, source)))
         if self._dims(source) != self._dims(out) and _arranged(self._dims(source), axis) != _arranged(
             self._dims(out), axis
         ):
-            return replace(partial, obstacle=f"{where} repeats its units over positions")
-        return self._combined(call, source, others, partial, where)
-
-    def _combined(self, call: Call, source: int, others: Sequence[int], partial: _Partial, where: str) -> _Partial:
-        """What a newborn meets in another operand: nothing if that is added, or is a weight with a neutral entry."""
-        first = isinstance(call.args[0], Ref) and call.args[0].value == source
-        scaled = call.kwargs.get("alpha", 1) != 1 or len(call.args) > 2
-        if call.name in _SUMS and not scaled and (first or call.name == "aten.add") and source not in others:
-            return partial
-        neutral = {self._neutral(other) for other in others}
+            return replace(partial, blocked=f"{where} repeats its units over positions")
+        if self._adds(call, source):
+            reason = None if self._adds_nothing(axis, others) else f"{where} adds what may not be zero for newborns"
+            return replace(partial, unknown=partial.unknown or reason)
+        neutral = {self._operands.neutral(other, axis) for other in others}
         if call.name == "aten.mul" and neutral == {1.0}:
             return partial
-        return replace(partial, obstacle=f"{where} combines it with another activation")
+        return replace(partial, blocked=f"{where} combines it with another activation")
 
-    def _neutral(self, ref: int) -> float | None:
-        name = self._names.get(ref)
-        return None if name is None else self._layouts[name].neutral
+    def _adds(self, call: Call, source: int) -> bool:
+        """Whether something is added to units, or subtracted from them."""
+        first = isinstance(call.args[0], Ref) and call.args[0].value == source
+        scaled = call.kwargs.get("alpha", 1) != 1 or len(call.args) > 2
+        return call.name in _SUMS and not scaled and (first or call.name == "aten.add")
+
+    def _adds_nothing(self, axis: int, others: Iterable[int]) -> bool:
+        """Whether operands are all zero for newborns but for what weights at the ends of other paths give, or carry the
+        axis with a neutral entry of 0."""
+        return all(axis in self._carried.get(o, {}) or self._operands.neutral(o, axis) == 0 for o in others)
 
     def _pooled(self, call: Call, source: int, out: int, axis: int, partial: _Partial, where: str) -> _Partial:
         dims = self._dims(source)
         straight = _arranged(dims, axis) == _arranged(partial.dims, axis) and len(dims) > 2 and Leaf(axis) == dims[1]
         if not straight:
-            return replace(partial, obstacle=f"{where} pools over rearranged positions")
+            return replace(partial, blocked=f"{where} pools over rearranged positions")
         if call.name != "aten.mean":
-            step = Step(call.operator, *_with_slot(call, source))
+            args, kwargs = self._operands.arguments(call, lambda _: Slot())
+            step = Step(call.operator, args, kwargs)
             return replace(partial, steps=(*partial.steps, step), dims=self._dims(out))
         over = call.args[1] if len(call.args) > 1 else None
         spatial = set(range(2, len(dims)))
         if not isinstance(over, (list, tuple)) or {d % len(dims) for d in over} != spatial:
-            return replace(partial, obstacle=f"{where} reduces more or less than the positions")
+            return replace(partial, blocked=f"{where} reduces more or less than the positions")
         step = Step(call.operator, (Slot(), list(over), True), {})
         return replace(partial, steps=(*partial.steps, step), dims=(*dims[:2], *(ONE for _ in spatial)))
 
@@ -284,23 +297,6 @@ def _flattened(dims: Sequence[Expression], axis: int) -> tuple[Expression | None
     return (dims[0], Product((Leaf(axis), *factors)) if factors else Leaf(axis))
 
 
-def _refs(tree: Any) -> Iterator[int]:
-    if isinstance(tree, Ref):
-        yield tree.value
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _refs(item)
-
-
-def _with_slot(call: Call, source: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The arguments of a call with a `Slot` where the activation stands."""
-
-    def visit(item: Any) -> Any:
-        if isinstance(item, Ref):
-            return Slot()
-        return type(item)(visit(i) for i in item) if isinstance(item, (list, tuple)) else item
-
-    return tuple(visit(arg) for arg in call.args), {key: visit(value) for key, value in call.kwargs.items()}
-
-
-__all__ = ["find_paths"]
+def _cut(call: Call, ref: int) -> bool:
+    """Whether a tensor is detached wherever it stands among the arguments."""
+    return all(found.cut for found in refs(call) if found.value == ref)

@@ -186,6 +186,10 @@ class AxisMap:
     examples: tuple[Example, ...] = field(default=(), compare=False)
     alike: tuple[tuple[Expression, Expression], ...] = ()
 
+    def __post_init__(self) -> None:
+        bound = {axis: tuple(path.bound(self.model_reference) for path in paths) for axis, paths in self.paths.items()}
+        object.__setattr__(self, "paths", bound)
+
     @property
     def model(self) -> nn.Module:
         """The model this map belongs to. Raises `StaleMapError` if it no longer exists."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from meristem.axes.live import Computed, Live, Model
 from meristem.axes.operators import elementwise
 
 
@@ -20,11 +21,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An operator that is applied to every unit alike: an activation function, a pooling.
+    """An operator that is applied to every unit alike: an activation function, a pooling, a gate that all units share.
 
     Attributes:
         operator: the operator.
-        args, kwargs: its arguments, with a `Slot` where the activation stands.
+        args, kwargs: its arguments, with a `Slot` where the activation stands, and what may change as `Live` and
+            `Computed`.
     """
 
     operator: OpOverload
@@ -35,6 +37,16 @@ class Step:
         """Apply it; shape (batch, units, *positions), or (samples, units). The argument stays as it is."""
         x = x.clone() if self.operator._schema.is_mutable else x
         return self.operator(*_filled(self.args, x), **{key: _filled(value, x) for key, value in self.kwargs.items()})
+
+    @property
+    def live(self) -> bool:
+        """Whether it may change as the model is trained."""
+        return any(isinstance(item, (Live, Computed)) for item in (*self.args, *self.kwargs.values()))
+
+    def bound(self, model: Model) -> Step:
+        """The same of another model."""
+        args = tuple(_bound(item, model) for item in self.args)
+        return replace(self, args=args, kwargs={key: _bound(item, model) for key, item in self.kwargs.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +83,35 @@ class Path:
         producer, consumer: the ends.
         steps: what is applied on the way, in order. What does nothing to a newborn with neutral weights is left out.
         flattened: whether channels and positions are flattened before they are read.
-        obstacle: why a newborn's activation cannot be followed along the path, or None if it can.
+        blocked: why units cannot be followed along the path, or None if they can.
+        unknown: what a newborn would meet on the way that is neither its own nor a known number, or None.
+        cut: whether what is read was detached on the way, so that no gradient comes back along the path.
     """
 
     producer: End
     consumer: End
     steps: tuple[Step | BatchNorm, ...]
     flattened: bool
-    obstacle: str | None
+    blocked: str | None = None
+    unknown: str | None = None
+    cut: bool = False
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why a newborn's activation cannot be followed along the path, or None if it can."""
+        return self.blocked or self.unknown
+
+    def bound(self, model: Model) -> Path:
+        """The same of another model, from which numbers that may change are read."""
+        if not self.live:
+            return self
+        bound = (s.bound(model) if isinstance(s, Step) and s.live else s for s in self.steps)
+        return replace(self, steps=tuple(bound))
+
+    @property
+    def live(self) -> bool:
+        """Whether a number on the way may change as the model is trained."""
+        return any(isinstance(step, Step) and step.live for step in self.steps)
 
     @property
     def batch_norms(self) -> tuple[BatchNorm, ...]:
@@ -120,4 +153,10 @@ class Path:
 def _filled(item: Any, x: Tensor) -> Any:
     if isinstance(item, Slot):
         return x
+    if isinstance(item, (Live, Computed)):
+        return item.value(x)
     return type(item)(_filled(i, x) for i in item) if isinstance(item, (list, tuple)) else item
+
+
+def _bound(item: Any, model: Model) -> Any:
+    return item.bound(model) if isinstance(item, (Live, Computed)) else item

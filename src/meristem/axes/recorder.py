@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,22 @@ _QUERIES = ("prim.device", "aten.size", "aten.sym_size", "aten.stride", "aten.is
 
 
 _ATOMS = {bool, int, float, str, type(None), torch.dtype, torch.device}
-_SAME_TENSOR = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous", "aten.clone"}
+SAME_TENSOR = frozenset({"aten.detach", "aten.alias", "aten.lift_fresh", "aten.lift", "aten.contiguous", "aten.clone"})
 """Operators whose result is their argument or a copy of it. Whether PyTorch calls them depends on strides and reference
 counts, so they are not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A tensor among the arguments of a recorded call: its number in the recording."""
+    """A tensor among the arguments of a recorded call.
+
+    Attributes:
+        value: its number in the recording.
+        cut: whether it was detached from what it was computed from.
+    """
 
     value: int
+    cut: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +113,15 @@ class Recording:
 
 def references(call: Call) -> Iterator[int]:
     """The numbers of the tensors among a call's arguments."""
+    return (ref.value for ref in refs(call))
 
-    def visit(item: Any) -> Iterator[int]:
+
+def refs(call: Call) -> Iterator[Ref]:
+    """The tensors among a call's arguments."""
+
+    def visit(item: Any) -> Iterator[Ref]:
         if isinstance(item, Ref):
-            yield item.value
+            yield item
         elif isinstance(item, (list, tuple)):
             for inner in item:
                 yield from visit(inner)
@@ -162,6 +173,9 @@ class Recorder(TorchDispatchMode):
         fake: the fake tensor mode, or None to compute for real.
     """
 
+    renames: ClassVar[frozenset[str]] = SAME_TENSOR
+    """Operators that are not recorded: their result has the number of their argument."""
+
     def __init__(self, known: Callable[[OpOverload], bool], stack: Sequence[str], fake: FakeTensorMode | None) -> None:
         super().__init__()
         self.recording = Recording(real=fake is None)
@@ -170,6 +184,7 @@ class Recorder(TorchDispatchMode):
         self._stack = stack
         self._composite: dict[OpOverload, bool] = {}
         self._numbers: dict[int, int] = {}
+        self._cut: set[int] = set()
         self._alive: list[Tensor] = []  # keeps ids unique while recording
         self._stand_ins: dict[int, Tensor] = {}
         self._contents: dict[int, Tensor] = {}
@@ -244,7 +259,7 @@ class Recorder(TorchDispatchMode):
         name = short_name(func)
         args = substitute(args, self.stand_in)
         kwargs = substitute(kwargs, self.stand_in) if kwargs else kwargs
-        if name in _SAME_TENSOR:
+        if name in self.renames:
             return self._renamed(func, args, kwargs)
         if self._is_composite(func):
             with self:
@@ -278,6 +293,8 @@ class Recorder(TorchDispatchMode):
     def _renamed(self, func: OpOverload, args: Any, kwargs: Any) -> Tensor:
         result = func(*args, **kwargs)
         self.identify(result, self.number(args[0]))
+        if short_name(func) == "aten.detach" or id(args[0]) in self._cut:
+            self._cut.add(id(result))
         if id(args[0]) in self._contents:
             self._contents[id(result)] = self._contents[id(args[0])]
         return result
@@ -295,7 +312,7 @@ class Recorder(TorchDispatchMode):
         return self.number(tensor)
 
     def _reference(self, tensor: Tensor) -> Ref:
-        return Ref(self.number(tensor))
+        return Ref(self.number(tensor), id(tensor) in self._cut)
 
 
 def user_frames(frame: FrameType | None) -> tuple[str, tuple[CodeType, ...]]:

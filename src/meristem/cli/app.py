@@ -134,7 +134,7 @@ def study(
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the studies, and stop.")] = False,
     scale: Annotated[
-        str, typer.Option(help="smoke: seconds; cpu: 45 minutes on two cores; full: as the paper.")
+        str, typer.Option(help="smoke: seconds; cpu: about 45 minutes on two cores; full: as the paper.")
     ] = "cpu",
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every arm; default: those of the scale.")] = None,
     data_dir: DataDir = Path("data"),

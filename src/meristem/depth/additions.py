@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from meristem.axes.expression import leaves
-from meristem.axes.flow import Flow
 from meristem.axes.map import AxisMap
 from meristem.axes.module_path import within
 from meristem.depth.addition import FEWEST_UNITS, Addition, appended, branch_in, summed, summed_row
 from meristem.depth.beside import Besides
 from meristem.depth.branch import Join
 from meristem.depth.container import Container
-from meristem.depth.rehearsal import Step, proven, rehearse, skeleton
+from meristem.depth.rehearsal import proven, rehearse
+from meristem.depth.steps import Step
+from meristem.depth.wiring import Apart, wiring
 from meristem.edit.joints import Beside, Concat
 from meristem.edit.tree import TreeRecord
 
@@ -33,7 +34,7 @@ def find_additions(search: Besides, join: Join) -> tuple[Addition, ...]:
     axes, places = search.axes, list(search.modules(join))
 
     def judge(group: Sequence[Addition]) -> str | None:
-        return _reason(axes, search.flow, group, [_record(axes, place) for place in group])
+        return _reason(search, group, [_record(axes, place) for place in group])
 
     reasons: dict[Addition, str | None] = {}
     for group in _groups(axes, [place for place in places if place.frozen is None]):
@@ -55,27 +56,28 @@ def judged_row(search: Besides, row: Sequence[str], container: Container) -> Add
     if place is None or place.frozen is not None:
         return place
     record = summed_row(search.axes.model, container, place.row)
-    return replace(place, frozen=_reason(search.axes, search.flow, [place], [record]))
+    return replace(place, frozen=_reason(search, [place], [record]))
 
 
-def _reason(axes: AxisMap, flow: Flow, places: Sequence[Addition], made: Sequence[TreeRecord]) -> str | None:
+def _reason(search: Besides, places: Sequence[Addition], made: Sequence[TreeRecord]) -> str | None:
     """Why the model would not run as before with branches at these places, by these records."""
-    record = TreeRecord()
+    original, record = search.original, TreeRecord()
     for one in made:
         record = record.joined(one)
-    found = rehearse(axes.model, axes.examples, record, axes)
+    found = rehearse(original.model, original.examples, record, search.axes)
     if isinstance(found, str):
         return found
-    now, added = found.flows[0], set[int]()
-    for place, one in zip(places, made, strict=True):
-        path = found.path(found.planting.made[id(branch_in(one))])
-        if len(now.of.get(path, ())) != len(flow.of[place.modules[0]]):
-            return "a branch would be called another number of times"
-        added.update(_added(now, path, bool(one.slots) or place.join == "add"))
-    before, after = skeleton(flow), skeleton(now, skip=added)
-    if places[0].join == "cat":  # other numbers of units, and nothing else
-        before, after = [*map(_kind, before[:-1]), before[-1]], [*map(_kind, after[:-1]), after[-1]]
-    return None if before == after else "the rest of the model would run differently"
+    paths = [found.path(found.planting.made[id(branch_in(one))]) for one in made]
+    for before, now in original.pairs(found):
+        for place, path in zip(places, paths, strict=True):
+            if len(now.of.get(path, ())) != len(before.of.get(place.modules[0], ())):
+                return "a branch would be called another number of times"
+    kind = _kinds if places[0].join == "cat" else tuple
+    return original.differs(
+        found,
+        lambda before: kind(original.wirings[before]),
+        lambda now: kind(wiring(now, found.names, Apart(silent=paths))),
+    )
 
 
 def _record(axes: AxisMap, place: Addition) -> TreeRecord:
@@ -114,12 +116,6 @@ def _lies_over(axes: AxisMap, module: str) -> frozenset[str]:
     return frozenset(axes.axes[axis].name for layout in layouts for dim in layout.dims for axis in leaves(dim))
 
 
-def _added(flow: Flow, path: str, joint: bool) -> Iterator[int]:
-    """The operator calls of a branch that was put in place, and that which joins it if there was no joint before."""
-    for call in flow.of.get(path, ()):
-        yield from range(call.first, call.last + joint)
-
-
-def _kind(step: Step) -> object:
-    """The operator of a step."""
-    return step[0]
+def _kinds(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps of a run in which there may be other numbers of units, and nothing else; its results have as many."""
+    return (*(replace(step, plain=None, shapes=()) for step in steps[:-1]), steps[-1])

@@ -42,6 +42,7 @@ class Arrange(Change):
     copies: CopyStart = PLAIN
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))
         run = self.places.run(self.at)
         unknown = [number for number in self.blocks if not 0 <= number < len(run)]
         if unknown or not self.blocks:

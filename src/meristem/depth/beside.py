@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from torch import nn
 
-from meristem.axes.flow import Flow, Invocation, Version
+from meristem.axes.flow import Invocation, Version
 from meristem.axes.map import AxisMap
 from meristem.axes.module_path import within
 from meristem.axes.recorder import references
@@ -17,9 +17,15 @@ from meristem.depth.branch import Join
 from meristem.depth.candidates import entries
 from meristem.depth.edges import Edge, chains, edge_at
 from meristem.depth.lengths import Lengths
+from meristem.depth.memory import overwritten
+from meristem.depth.original import Original
 from meristem.depth.own import own_units
 from meristem.depth.rows import calls_of, row_name
 from meristem.depth.silence import Obstacle, silenced_by
+from meristem.edit.joints import Beside, Concat
+
+JOINT_OF: Mapping[Join, type[nn.Module]] = {"add": Beside, "cat": Concat}
+"""What an edit joins branches by."""
 
 NO_MODULE = "no module computes just what lies between"
 """Why there is no place between two tensor edges."""
@@ -30,14 +36,15 @@ class Besides:
 
     Args:
         axes: the map of the model.
-        flow: its run.
+        original: the model and its runs.
         lengths: gives the lengths of the run's tensors, if it is asked.
     """
 
-    def __init__(self, axes: AxisMap, flow: Flow, lengths: Callable[[], Lengths]) -> None:
+    def __init__(self, axes: AxisMap, original: Original, lengths: Callable[[], Lengths]) -> None:
         self.axes = axes
-        self.model = axes.model
-        self.flow = flow
+        self.original = original
+        self.model = original.model
+        self.flow = original.flow
         self._lengths = lengths
         self._names = _names(axes.model)
         self._numbers: dict[Hashable, int] = {}
@@ -83,7 +90,7 @@ class Besides:
         if not all(given) or any(set(flow.leaving(call)) <= set(flow.entering(call)) for call in calls):
             return None
         size = entries(self.model, parts)
-        reason = self._reason(calls)
+        reason = self._made(parts, join) or self._reason(calls)
         left = [flow.version(call.outputs[0], call.last) for call in calls]
         if join == "add":
             between = self._between(join, given, left)
@@ -94,16 +101,20 @@ class Besides:
         between = self._between(join, given, left, units.dim)
         return Addition(join, module, module, between, size, units.axis, units.dim, units.frozen)
 
+    def _made(self, parts: Sequence[str], join: Join) -> str | None:
+        """Why there is a better place than beside a joint of an earlier edit."""
+        if any(type(self.model.get_submodule(part)) is JOINT_OF[join] for part in parts):
+            return "an earlier edit has put a branch there; put the next one beside one of its branches"
+        return None
+
     def _reason(self, calls: Sequence[Invocation]) -> str | None:
         """Why nothing can be joined to what a module returns."""
         if not all(call.returns for call in calls):
             return "it returns something else than a tensor"
         if not all(edge_at(self.flow, call, "after") for call in calls):
             return "it returns no floating-point numbers that depend on the model's inputs"
-        for call in calls:
-            for number in call.inputs:
-                if self.flow.version(number, call.first) != self.flow.version(number, call.last):
-                    return "it writes to what it is given, so that a branch would be given something else"
+        if any(overwritten(self.flow, call) for call in calls):
+            return "it writes to what it is given, so that a branch would be given something else"
         return None
 
     def _loud(self, parts: Sequence[str], calls: Sequence[Invocation]) -> str | None:

@@ -77,10 +77,11 @@ class Branch:
 def removing_branches(
     model: nn.Module, branches: Sequence[Branch], containers: Callable[[], Mapping[str, Container]]
 ) -> TreeRecord:
-    """The record that removes branches: their last module gives way to zeros, or to nothing where they are
-    concatenated, the others to the identity. A `Beside` or a `Concat` of an earlier edit loses them instead, and gives
-    its place to the last child that remains; if that is a `Stretch` of children of a container, to these."""
-    slots: dict[str, Node] = {module: Built(build="Chain") for branch in branches for module in branch.others}
+    """The record that removes branches: their modules give way to zeros, the last one to nothing where they are
+    concatenated. (What is computed before that does not matter, but it may work in place, so no module can hand on what
+    it is given.) A `Beside` or a `Concat` of an earlier edit loses them instead, and gives its place to the last child
+    that remains; if that is a `Stretch` of children of a container, to these."""
+    slots: dict[str, Node] = {module: Built(build="Zero") for branch in branches for module in branch.others}
     fewer: dict[str, dict[str, Node]] = {}
     ended: dict[str, list[Node]] = {}
     exits = {branch.exit: branch for branch in branches if branch.exit is not None}
@@ -101,14 +102,6 @@ def removing_branches(
         row = (ended.get(container.child(n), [old]) for n, old in enumerate(container.unchanged))
         record = record.joined(container.rearranged(model, [node for nodes in row for node in nodes]))
     return record
-
-
-def leaves_fewer(model: nn.Module, branch: Branch, branches: Sequence[Branch]) -> bool:
-    """Whether the call that joins a branch goes with it, if these branches are removed: in a joint of an earlier edit
-    that has one child less to add, or one left."""
-    exits = {one.exit: one for one in branches if one.exit is not None}
-    left = [] if branch.exit is None else _left(model, branch.exit, exits)[1]
-    return bool(left) and (branch.join == "add" or len(left) == 1)
 
 
 def _children(model: nn.Module, path: str) -> list[Node]:

@@ -8,20 +8,23 @@ from dataclasses import replace
 from meristem.axes.flow import Flow, Version
 from meristem.axes.map import AxisMap
 from meristem.axes.module_path import within
-from meristem.depth.branch import Branch, leaves_fewer, removing_branches
+from meristem.depth.branch import Branch, removing_branches
 from meristem.depth.candidates import Candidates, entries
 from meristem.depth.container import Container
 from meristem.depth.dominance import dominance
 from meristem.depth.emptiness import unable
 from meristem.depth.lengths import Lengths
-from meristem.depth.rehearsal import Step, proven, rehearse, skeleton
+from meristem.depth.original import Original, missing
+from meristem.depth.rehearsal import in_mode, proven, rehearse
+from meristem.depth.wiring import Apart, wiring
+from meristem.edit.joints import Empty, Zero
 
 Judge = Callable[[Sequence[Branch]], "str | None"]
 
 
 def find_branches(
     axes: AxisMap,
-    flow: Flow,
+    original: Original,
     lengths: Callable[[], Lengths],
     containers: Callable[[], Mapping[str, Container]],
 ) -> tuple[Branch, ...]:
@@ -31,28 +34,31 @@ def find_branches(
 
     Args:
         axes: the map of the model.
-        flow: its run.
+        original: the model and its runs.
         lengths: gives the lengths of the run's tensors, if it is asked.
         containers: gives the modules whose children may change, likewise.
     """
-    model = axes.model
+    model, flow = original.model, original.flow
     search = Candidates(model, flow, dominance(flow), lengths)
     found = tuple(search.find())
 
     def judge(branches: Sequence[Branch]) -> str | None:
         record = removing_branches(model, branches, containers)
-        run = rehearse(model, axes.examples, record, axes)
-        if isinstance(run, str):
-            return run
-        private = {call for branch in branches for call in search.private(branch.ways)}
-        private |= {way.end for branch in branches if leaves_fewer(model, branch, branches) for way in branch.ways}
+        found = rehearse(model, original.examples, record, axes)
+        if isinstance(found, str):
+            return found
         gone = {axes[name].index for name in record.widths.emptied}
         modules = {module for branch in branches for module in branch.modules}
-        remains = skeleton(flow, modules, private)
-        expected = _resized(flow, lengths(), modules, private, gone) if gone else remains
-        now = iter(skeleton(run.flows[0]))
-        same = all(any(_alike(*pair, step) for step in now) for pair in zip(remains, expected, strict=True))
-        return unable(run.flows[0]) if same else "the rest of the model would run differently"
+        instead = {found.path(part) for part in found.planting.built if type(part) in (Zero, Empty)}
+        for example, (before, now) in zip(original.examples, original.pairs(found), strict=True):
+            shape = None
+            if gone:
+                shape = _resized(before, lengths() if before is flow else Lengths(axes, before), gone)
+            expected = wiring(before, apart=Apart(silent=modules), shape=shape)
+            reason = missing(expected, wiring(now, found.names, Apart(silent=instead))) or unable(now)
+            if reason is not None:
+                return in_mode(example, reason)
+        return None
 
     def second(branch: Branch) -> Branch:
         """A refused branch, removed in another way: with as many of its modules as the model can do without."""
@@ -102,17 +108,6 @@ def _overlap(one: Branch, two: Branch) -> bool:
     return any(within(a, b) or within(b, a) for a in one.modules for b in two.modules)
 
 
-def _resized(
-    flow: Flow, lengths: Lengths, modules: Collection[str], private: Collection[int], gone: Collection[int]
-) -> list[Step]:
-    """What the rest of a model does if axes have no units."""
-
-    def shape(number: int) -> tuple[int, ...]:
-        return lengths.shape(number, gone) or flow.recording.shapes[number]
-
-    return skeleton(flow, modules, private, shape)
-
-
-def _alike(before: Step, expected: Step, now: Step) -> bool:
-    """Whether a call is the expected one. The numbers that the code passes change with the lengths of the result."""
-    return expected[0] == now[0] and expected[-1] == now[-1] and (before[-1] != expected[-1] or before == now)
+def _resized(flow: Flow, lengths: Lengths, gone: Collection[int]) -> Callable[[int], tuple[int, ...]]:
+    """The shape of every tensor if axes have no units."""
+    return lambda number: lengths.shape(number, gone) or flow.recording.shapes[number]

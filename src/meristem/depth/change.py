@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from meristem.axes.map import AxisMap
@@ -9,6 +10,7 @@ from meristem.depth.branch import Branch, removing_branches
 from meristem.depth.columns import columns, largest
 from meristem.depth.inserted import Inserted, Spot
 from meristem.depth.insertions import inserting
+from meristem.depth.memory import written_beside
 from meristem.depth.places import Places
 from meristem.depth.removals import removing
 from meristem.depth.silence import Obstacle, silenced_by
@@ -65,15 +67,16 @@ class Insert(Change):
         """
         spot = self._spot(axes)
         node = self.what.node(spot)
-        if not spot.place.alone and not self.what.takes_all:
-            node = Built(build="Chain", children={"0": node})
+        for build in self._around(spot):
+            node = Built(build=build, children={"0": node})
         return inserting(axes.model, self.places.containers, [(spot.place, node)])
 
     def start(self, record: TreeRecord, planting: Planting, axes: AxisMap) -> None:
         """As `what` says."""
         spot = self._spot(axes)
         node = _new(record, spot)
-        if not spot.place.alone and not self.what.takes_all and isinstance(node, Built):
+        for _ in self._around(spot):
+            assert isinstance(node, Built), "it was built around what is put there"
             node = node.children["0"]
         self.what.start(spot, planting.made[id(node)], planting)
 
@@ -82,12 +85,21 @@ class Insert(Change):
         return self.what.inexact()
 
     def _spot(self, axes: AxisMap) -> Spot:
-        return Spot(axes, self.places.insertion(self.at), self.places.now(axes))
+        return Spot(axes, self.places.insertion(self.at), self.places.now(axes), self.places.flows)
+
+    def _around(self, spot: Spot) -> Iterator[str]:
+        """What must stand around the new module, from the inside to the outside: it may not read a tensor into which
+        others write later, and what passes over arguments that it does not take."""
+        if any(written_beside(flow, call, spot.place.side) for flow, call in spot.calls()):
+            yield "Fresh"
+        if not spot.place.alone and not self.what.takes_all:
+            yield "Chain"
 
 
 @dataclass(frozen=True)
 class Remove(Change):
-    """Take a module out: a container loses it, or the identity takes its place.
+    """Take a module out: a container loses it, or the identity takes its place; a copy of what it is given, `Fresh`,
+    where operators that work in place would overwrite what somebody else needs.
 
     Attributes:
         places: the places of the model as it is now.
@@ -103,7 +115,7 @@ class Remove(Change):
     def tree(self, axes: AxisMap) -> TreeRecord:
         """The removal. Raises `EditError` if the module cannot be removed."""
         self.places.check(axes)
-        return removing(self.places.containers, axes.model, [self.places.removal(self.module)])
+        return removing(self.places.containers, axes.model, self.places.flows, [self.places.removal(self.module)])
 
     def inexact(self) -> tuple[str, ...]:
         """A layer is gone."""
@@ -112,7 +124,7 @@ class Remove(Change):
 
 @dataclass(frozen=True)
 class RemoveBranch(Change):
-    """Take a branch out: its last module gives way to zeros, the others to the identity.
+    """Take a branch out: its modules give way to zeros.
 
     A branch of a concatenation takes its units along, in all that reads them, and nothing, `Empty`, takes its place:
     the model is what it was with zeros in the columns that read these units (where a normalization over the

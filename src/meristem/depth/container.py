@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -116,11 +117,15 @@ def container_at(model: nn.Module, path: str) -> Container:
     return Container(path, tuple(module._modules), positions=tuple(_positions(module)))
 
 
-def attributes_of_length(model: nn.Module, container: Container) -> tuple[tuple[Held, ...], tuple[Held, ...]]:
-    """Attributes of the modules around a container that might hold the number of its children, and lists that might
-    have an entry for each. An object that several modules hold is named once."""
+def attributes_of_length(
+    model: nn.Module, container: Container
+) -> tuple[tuple[Held, ...], tuple[Held, ...], tuple[Held, ...]]:
+    """Attributes of the modules around a container that might hold the number of its children: those that are one
+    number, and those that are one among others in a list; and lists that might have an entry for each. An object that
+    several modules hold is named once."""
     length = len(container.names)
-    counts: dict[tuple[int | str, ...], Held] = {}
+    numbers: dict[tuple[int | str, ...], Held] = {}
+    in_lists: dict[tuple[int | str, ...], Held] = {}
     lists: dict[int, Held] = {}
     path = container.path
     around = [path]
@@ -130,13 +135,19 @@ def attributes_of_length(model: nn.Module, container: Container) -> tuple[tuple[
     for name in reversed(around):
         module = model.get_submodule(name)
         for where, value in lengths_of(module):
-            owner = read(module, where[:-1]) if len(where) > 1 else module
-            if value == length and not isinstance(owner, (list, tuple)):
-                counts.setdefault((id(owner), *where[len(where) - 1 :]), Held(name, where))
+            if value == length:
+                owner = read(module, where[:-1]) if len(where) > 1 else module
+                found = in_lists if isinstance(owner, (list, tuple)) else numbers
+                found.setdefault((id(owner), *where[len(where) - 1 :]), Held(name, where))
         for where, value in _lists_of(module):
             if len(value) == length:
                 lists.setdefault(id(value), Held(name, where))
-    return tuple(counts.values()), tuple(lists.values())
+    return tuple(numbers.values()), tuple(in_lists.values()), tuple(lists.values())
+
+
+def is_flat(value: Any) -> TypeGuard[Sequence[Scalar]]:
+    """Whether something is a list or a tuple of numbers and strings, not empty."""
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(entry, _ATOMS) for entry in value)
 
 
 def _lists_of(module: nn.Module) -> Iterator[tuple[Path, Sequence[Scalar]]]:
@@ -146,14 +157,15 @@ def _lists_of(module: nn.Module) -> Iterator[tuple[Path, Sequence[Scalar]]]:
             continue
         inner = vars(content).items() if hasattr(content, "__dict__") and not callable(content) else ()
         for path, value in (((name,), content), *(((name, key), held) for key, held in inner)):
-            if isinstance(value, (list, tuple)) and value and all(isinstance(entry, _ATOMS) for entry in value):
+            if is_flat(value):
                 yield path, value
 
 
 def _positions(module: nn.Module) -> Iterator[Held]:
     """Integer attributes that hold the position of each child of a container, by their paths from the child.
 
-    PyTorch's own modules do not know where they stand: a number there that equals the position does so by chance.
+    PyTorch's own modules do not know where they stand: a number there that equals the position does so by chance. (So
+    may one elsewhere: `Builds.followed` looks at a longer container.)
     """
     children = [child for child in module.children() if not type(child).__module__.startswith("torch.")]
     if len(children) < 2 or len(children) != len(module._modules):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from meristem.axes.flow import Flow
+from meristem.axes.flow import Flow, Version
 from meristem.axes.module_path import within
+from meristem.depth.memory import overwritten
 from meristem.depth.runs import Run
 from meristem.depth.silence import Obstacle, opened_by
 from meristem.edit.plant import Planting
@@ -167,6 +168,10 @@ def _silencing(flow: Flow, run: Run, number: int) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for enter, leave in zip(flow.of[first], flow.of[last], strict=True):
         given, returned = flow.version(enter.inputs[0], enter.first), flow.version(leave.outputs[0], leave.last)
+        if set(overwritten(flow, replace(enter, last=leave.last))) - {0}:
+            raise EditError(f"no copy of {first} is the identity: it writes to more than its first tensor")
+        if _others_read(flow, range(enter.first, leave.last), returned):
+            raise EditError(f"no copy of {first} is the identity: something else of what it computes is read outside")
         found = opened_by(flow, given, returned)
         if isinstance(found, Obstacle):
             raise EditError(
@@ -178,6 +183,12 @@ def _silencing(flow: Flow, run: Run, number: int) -> tuple[str, ...]:
     if outside is not None:
         raise EditError(f"no zeros of its own turn {first} into the identity: {outside} is outside")
     return tuple(names)
+
+
+def _others_read(flow: Flow, inside: range, returned: Version) -> bool:
+    """Whether anybody outside reads something that calls make of the model's inputs but for one tensor."""
+    made = {version for index in inside for version in flow.writes[index]} & flow.active - {returned}
+    return any(reader not in inside for version in made for reader in flow.readers.get(version, ()))
 
 
 def _scales(block: nn.Module) -> Iterator[torch.Tensor]:

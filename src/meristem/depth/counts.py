@@ -2,56 +2,50 @@
 
 Two kinds of evidence. The model does not run, or does not call a further child, unless the attribute is changed too. Or
 the model holds a configuration object from which its class builds it: then a model built from a changed configuration
-has that many children.
+has that many children (`Builds`).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from meristem.axes.attributes import read, write
 from meristem.axes.flow import Flow
 from meristem.axes.map import Example
-from meristem.depth.container import Container, Held, attributes_of_length
-from meristem.depth.rehearsal import rehearse, skeleton
+from meristem.depth.built_by import Builds
+from meristem.depth.container import Container, attributes_of_length
+from meristem.depth.rehearsal import rehearse
 from meristem.depth.removals import keeps_shape
-from meristem.edit.config import built_from
+from meristem.depth.wiring import Apart, wiring
 from meristem.edit.tree import Built, Copied, Node
-from meristem.errors import EditError
 
 
-def with_counts(model: nn.Module, examples: Sequence[Example], flow: Flow, container: Container) -> Container:
-    """A container with the attributes and lists that follow the number of its children."""
-    counts, lists = attributes_of_length(model, container)
-    if not counts and not lists:
-        return container
-    needed = _needed(model, examples, flow, container, counts, lists)
-    built_by = tuple(_built_by(model, container, counts, lists))
-    kept = dict.fromkeys((*needed.counts, *(held for held in built_by if held in counts)))
-    kept_lists = dict.fromkeys((*needed.lists, *(held for held in built_by if held in lists)))
-    return replace(container, counts=tuple(kept), lists=tuple(kept_lists))
-
-
-def _needed(
-    model: nn.Module,
-    examples: Sequence[Example],
-    flow: Flow,
-    container: Container,
-    counts: Sequence[Held],
-    lists: Sequence[Held],
+def with_counts(
+    model: nn.Module, examples: Sequence[Example], flow: Flow, container: Container, builds: Builds
 ) -> Container:
-    """What has to change so that a further child is called and the rest of the model runs as before."""
-    if _calls_another(model, examples, flow, container):
+    """A container with the attributes and lists that follow the number of its children, on either evidence."""
+    needed = _needed(model, examples, flow, container)
+    followed = builds.followed(container)
+    return replace(
+        followed,
+        counts=tuple(dict.fromkeys((*needed.counts, *followed.counts))),
+        lists=tuple(dict.fromkeys((*needed.lists, *followed.lists))),
+    )
+
+
+def _needed(model: nn.Module, examples: Sequence[Example], flow: Flow, container: Container) -> Container:
+    """What has to change so that a further child is called and the rest of the model runs as before: all that might, of
+    which is taken back what need not; or, where some of it must not change, a single number. Numbers in lists are often
+    something else, sizes of a kernel say."""
+    numbers, in_lists, lists = attributes_of_length(model, container)
+    offers = [replace(container, counts=numbers, lists=lists)] if numbers or lists else []
+    offers += [replace(container, counts=(held,)) for held in (*numbers, *in_lists)]
+    if not offers or _calls_another(model, examples, flow, container):
         return container
-    found = replace(container, counts=tuple(counts), lists=tuple(lists))
-    if not _calls_another(model, examples, flow, found):
-        return container
-    for held in (*counts, *lists):
+    found = next((offer for offer in offers if _calls_another(model, examples, flow, offer)), container)
+    for held in (*found.counts, *found.lists):
         less = replace(
             found,
             counts=tuple(h for h in found.counts if h != held),
@@ -77,42 +71,7 @@ def _calls_another(model: nn.Module, examples: Sequence[Example], flow: Flow, co
         )
         if not isinstance(found, str):
             path = found.path(found.planting.made[id(probe)])
-            if found.flows[0].of.get(path) and skeleton(found.flows[0], {path}) == skeleton(flow):
+            now = found.flows[0]
+            if now.of.get(path) and wiring(now, found.names, Apart(passing={path})) == wiring(flow):
                 return True
     return False
-
-
-def _built_by(model: nn.Module, container: Container, counts: Sequence[Held], lists: Sequence[Held]) -> Iterator[Held]:
-    """The entries of a configuration that say how many children the model is built with."""
-    for name, settings in _configurations(model):
-        own = [held for held in counts if held.module == "" and held.path[0] == name]
-        entries = [held for held in lists if held.module == "" and held.path[0] == name]
-        length = len(container.names)
-        if not own or _children(model, settings, container.path) != length:
-            continue
-        for held in own:
-            for longer in ([], entries):
-                changed = copy.deepcopy(settings)
-                write(changed, held.path[1:], length + 1)
-                for other in longer:
-                    values = read(changed, other.path[1:])
-                    write(changed, other.path[1:], [*values, values[-1]])
-                if _children(model, changed, container.path) == length + 1:
-                    yield from (held, *longer)
-                    break
-
-
-def _configurations(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Plain objects that the model holds and that its class might build it from."""
-    for name, value in vars(model).items():
-        plain = not isinstance(value, (nn.Module, Tensor, type)) and not callable(value)
-        if plain and not name.startswith("_") and hasattr(value, "__dict__"):
-            yield name, value
-
-
-def _children(model: nn.Module, settings: Any, path: str) -> int | None:
-    """How many children a container has in a model that is built from a configuration; None if none can be built."""
-    try:
-        return len(built_from(settings, type(model)).get_submodule(path)._modules)
-    except (EditError, AttributeError):  # built from something else, refused, or without that container: no evidence
-        return None

@@ -14,7 +14,7 @@ _REARRANGES = {
     "aten.view", "aten.reshape", "aten._unsafe_view", "aten.permute", "aten.transpose", "aten.unsqueeze",
     "aten.squeeze",
     "aten.expand", "aten.flatten", "aten.unflatten", "aten.movedim", "aten.slice", "aten.select", "aten.split",
-    "aten.chunk", "aten.unbind", "aten.cat", "aten.stack", "aten.roll", "aten.index_select", "aten.to",
+    "aten.chunk", "aten.unbind", "aten.cat", "aten.stack", "aten.roll", "aten.index_select", "aten.to", "aten.clone",
     "aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.adaptive_max_pool2d", "aten.amax",
 }  # fmt: skip
 """Operators whose entries are entries of their arguments."""
@@ -55,6 +55,8 @@ def clamped(flow: Flow, version: Version) -> Range | None:
     if version.call < 0:
         return None
     call = flow.recording.calls[version.call]
+    if version.number not in call.outputs:
+        return None  # somebody wrote into memory that it shares
     own = _clamp(call)
     if own is not None:
         return own

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from torch import nn
 
-from meristem.axes.flow import Flow, Version
+from meristem.axes.flow import Flow, Invocation, Version
 from meristem.axes.map import AxisMap
 from meristem.depth.insertions import Insertion
 from meristem.edit.plant import Planting
@@ -25,11 +26,13 @@ class Spot:
         axes: the map of the model.
         place: the place.
         flow: a run of the model as it is now.
+        flows: its runs in the modes in which it does different things.
     """
 
     axes: AxisMap
     place: Insertion
     flow: Flow
+    flows: tuple[Flow, ...]
 
     @cached_property
     def version(self) -> Version:
@@ -61,6 +64,10 @@ class Spot:
                 "its last dimension nor in the one after the batch"
             )
         return self.shape[self.place.features]
+
+    def calls(self) -> Iterator[tuple[Flow, Invocation]]:
+        """Every call of the module at the place, in every run."""
+        return ((flow, call) for flow in self.flows for call in flow.of.get(self.place.module, ()))
 
     def layer(self, given: int, returned: int, kernel: int = 1, bias: bool = True) -> Built:
         """A linear layer or a convolution over the features that keeps positions.

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from meristem.axes.flow import Flow, Invocation, Version
-from meristem.axes.map import Example
 from meristem.depth.container import Container
 from meristem.depth.edges import Edge, Side, edge_at, edges_among
-from meristem.depth.rehearsal import first_difference, proven, rehearse, skeleton
-from meristem.edit.joints import Chain
+from meristem.depth.original import Original
+from meristem.depth.rehearsal import proven, rehearse
+from meristem.depth.wiring import Apart, wiring
+from meristem.edit.joints import Fresh
 from meristem.edit.tree import Built, Node, Old, TreeRecord
 
 _AMONG: dict[Side, str] = {
@@ -84,39 +85,34 @@ def inserting(
 
 
 def find_insertions(
-    model: nn.Module,
-    examples: Sequence[Example],
-    flow: Flow,
-    containers: Mapping[str, Container],
-    features: Mapping[Version, int | None],
+    original: Original, containers: Mapping[str, Container], features: Mapping[Version, int | None]
 ) -> tuple[Insertion, ...]:
     """Every place, proven by rehearsals or frozen. Of two ways to one place the natural one comes first.
 
     Args:
-        model: the model.
-        examples: what to rehearse with.
-        flow: the model's run on the first of them.
+        original: the model and its runs.
         containers: by path, the modules whose children may change.
         features: by tensor, the dimension that layers produce or read.
     """
-    candidates = list(_candidates(flow, containers, features))
-    before = skeleton(flow)
+    candidates = list(_candidates(original.flow, containers, features))
 
     def judge(places: Sequence[Insertion]) -> str | None:
-        probe = Built(build="Chain")
-        found = rehearse(model, examples, inserting(model, containers, [(place, probe) for place in places]))
+        probe = Built(build="Fresh")
+        record = inserting(original.model, containers, [(place, probe) for place in places])
+        found = rehearse(original.model, original.examples, record)
         if isinstance(found, str):
             return found
-        run = found.flows[0]
         built = [part for module in found.planting.built for part in module.modules()]
-        probes = [found.path(part) for part in built if type(part) is Chain]
-        for path in probes:
-            if not run.of.get(path):
-                return "what is put there is not called"
-        passed = sum(len(run.of[path]) for path in probes)
-        if passed != sum(place.calls for place in places):
-            return "what is put there is called another number of times"
-        return first_difference(before, skeleton(run))
+        probes = [found.path(part) for part in built if type(part) is Fresh]
+        if any(not found.flows[0].of.get(path) for path in probes):
+            return "what is put there is not called"
+        for before, now in original.pairs(found):
+            passed = sum(len(now.of.get(path, ())) for path in probes)
+            if passed != sum(len(before.of.get(place.module, ())) for place in places):
+                return "what is put there is called another number of times"
+        return original.differs(
+            found, original.wirings.__getitem__, lambda now: wiring(now, found.names, Apart(passing=probes))
+        )
 
     reasons: dict[Insertion, str | None] = {}
     for path in dict.fromkeys(place.inside for place in candidates):  # lists that are run through together stay apart

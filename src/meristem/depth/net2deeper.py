@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from meristem.axes.running import untouched
 from meristem.depth.fixed import clamped
 from meristem.depth.inserted import Inserted, Spot
+from meristem.depth.memory import written_through
 from meristem.edit.plant import Planting
 from meristem.edit.tree import Built, Node
 from meristem.errors import ConfigError, EditError
@@ -63,6 +64,8 @@ class Net2Deeper(Inserted):
         layers: list[Node] = [spot.layer(width, width, self.kernel)]
         layers += [spot.batch_norm(width)] if self.norm else []
         layers.append(activation.node)
+        if any(written_through(flow, call, spot.place.side) for flow, call in spot.calls()):
+            layers.append(Built(build="Fresh"))  # the derivative of the activation needs what it returned
         return Built(build="Sequential", children={str(n): layer for n, layer in enumerate(layers)})
 
     def start(self, spot: Spot, module: nn.Module, planting: Planting) -> None:

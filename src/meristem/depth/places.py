@@ -17,10 +17,12 @@ from meristem.depth.additions import find_additions, judged_row
 from meristem.depth.beside import Besides
 from meristem.depth.branch import Branch, Join
 from meristem.depth.branches import find_branches
+from meristem.depth.built_by import Builds
 from meristem.depth.container import Container, container_at, is_container
 from meristem.depth.counts import with_counts
 from meristem.depth.insertions import Insertion, find_insertions
 from meristem.depth.lengths import Lengths, features
+from meristem.depth.original import Original, original
 from meristem.depth.removals import Removal, find_removals
 from meristem.depth.rows import Row, find_rows
 from meristem.depth.runs import Run, find_runs
@@ -93,11 +95,27 @@ class Places:
     def containers(self) -> Mapping[str, Container]:
         """By path, the modules whose children are called in a row and may change."""
         found: dict[str, Container] = {}
+        builds = Builds(self._unchanged)
         for path, module in self._unchanged.named_modules():
             if is_container(module) and _runs_children(path, module, self.flow):
                 container = container_at(self._unchanged, path)
-                found[path] = with_counts(self._unchanged, self.axes.examples, self.flow, container)
+                found[path] = with_counts(self._unchanged, self.axes.examples, self.flow, container, builds)
         return found
+
+    @property
+    def original(self) -> Original:
+        """The model's runs in the modes in which it does different things, to compare rehearsals with."""
+        self._check_unchanged()
+        return self._original
+
+    @cached_property
+    def _original(self) -> Original:
+        return original(self.axes.model, self.axes.examples, self.flow)
+
+    @property
+    def flows(self) -> tuple[Flow, ...]:
+        """The model's runs in the modes in which it does different things, with the widths of then."""
+        return self._original.flows
 
     @cached_property
     def features(self) -> Mapping[Version, int | None]:
@@ -114,32 +132,31 @@ class Places:
     @cached_property
     def ways(self) -> tuple[Insertion, ...]:
         """Every way to put a module somewhere; several may lead to the same tensor edge."""
-        return find_insertions(self._unchanged, self.axes.examples, self.flow, self.containers, self.features)
+        return find_insertions(self.original, self.containers, self.features)
 
     @cached_property
     def removals(self) -> tuple[Removal, ...]:
         """Every module that the identity can replace."""
-        return find_removals(self._unchanged, self.axes.examples, self.flow, self.containers)
+        return find_removals(self.original, self.containers)
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """Blocks of equal structure in a row."""
-        return find_runs(self._unchanged, self.axes.examples, self.flow, self.containers)
+        return find_runs(self.original, self.containers)
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """Parallel branches between two calls."""
-        self._check_unchanged()
-        return find_branches(self.axes, self.flow, lambda: self.lengths, lambda: self.containers)
+        return find_branches(self.axes, self.original, lambda: self.lengths, lambda: self.containers)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """Neighbouring children of containers: beside any two or more of each a branch can be added."""
-        return find_rows(self._unchanged, self.axes.examples, self.flow, self.containers)
+        return find_rows(self.original, self.containers)
 
     @cached_property
     def _search(self) -> Besides:
-        return Besides(self.axes, self.flow, lambda: self.lengths)
+        return Besides(self.axes, self.original, lambda: self.lengths)
 
     @cached_property
     def sums(self) -> tuple[Addition, ...]:
@@ -232,9 +249,10 @@ class Places:
 def places(axes: AxisMap) -> Places:
     """Find every place at which a model's depth can be edited.
 
-    The model runs on the example of the map, and a few dozen times more under fake tensors with an edited module tree;
-    afterwards it is exactly as it was. A model that holds a configuration object is also built anew from it, without
-    memory for its tensors, to learn which entry is the number of blocks.
+    The model runs on the example of the map, and a few dozen times more under fake tensors with an edited module tree,
+    in evaluation mode and, if it does something else then, in training mode; afterwards it is exactly as it was. A
+    model that holds a configuration object is also built anew from it, without memory for its tensors, to learn which
+    entry is the number of blocks.
 
     Args:
         axes: the map of the model as it is now.

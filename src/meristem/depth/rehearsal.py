@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from torch import nn
 from meristem.axes.flow import Flow, record_flow
 from meristem.axes.map import AxisMap, Example
 from meristem.axes.operators import FUSED
-from meristem.axes.recorder import Ref
 from meristem.axes.running import untouched
 from meristem.edit.commit import Request, prepare
 from meristem.edit.deepen import Replayed
@@ -26,9 +25,6 @@ from meristem.edit.widths import check_filled, with_widths
 
 T = TypeVar("T", bound=Hashable)
 
-Step: TypeAlias = tuple[Any, ...]
-"""An operator call without its tensors; the shapes of what it returns are the last entry."""
-
 
 @dataclass(frozen=True, eq=False)
 class Rehearsal:
@@ -37,10 +33,12 @@ class Rehearsal:
     Attributes:
         planting: what was put in place.
         flows: one run for each example.
+        names: the names that parameters and buffers had before, by those that they have.
     """
 
     planting: Planting
     flows: tuple[Flow, ...]
+    names: Mapping[str, str]
 
     def path(self, module: nn.Module) -> str:
         """The first path of a module in the edited tree."""
@@ -68,24 +66,42 @@ def rehearse(
         if axes is not None and record.widths != NO_WIDTHS:
             request = with_widths(Request(axes, (), (), (), 0, ParentMoments()), [Replayed(record)])
             journal.apply(prepare(request).steps)
-        moved = planting.moved if request is not None else {}
+        moved = planting.moved
         journal.apply(planting.steps)
         if request is not None:
             check_filled(request, moved)
         journal.apply(setting_steps(model, record.settings))
-        with _quiet():
-            flows = tuple(record_flow(model, example) for example in examples)
+        flows = list[Flow]()
+        for example in examples:
+            found = _recorded(model, example)
+            if isinstance(found, str):
+                return in_mode(example, found)
+            flows.append(found)
+        rehearsal = Rehearsal(planting, tuple(flows), {new: old for old, new in moved.items()})
         failure = _fused_failure(model, examples)
         if failure is not None:
             journal.rollback()
-            return failure if _fused_failure(model, examples) is None else Rehearsal(planting, flows)
-        return Rehearsal(planting, flows)
+            return failure if _fused_failure(model, examples) is None else rehearsal
+        return rehearsal
     except Exception as error:  # whatever it is, the edit would fail so
         return _in_words(error)
     finally:
         journal.rollback()
         for _, copied in planting.copies:
             _emptied(copied, model)
+
+
+def _recorded(model: nn.Module, example: Example) -> Flow | str:
+    try:
+        with quiet():
+            return record_flow(model, example)
+    except Exception as error:  # whatever it is, the edit would fail so
+        return _in_words(error)
+
+
+def in_mode(example: Example, reason: str) -> str:
+    """A reason that holds in the mode in which an example is run."""
+    return f"in training mode, {reason}" if example[2] else reason
 
 
 def _fused_failure(model: nn.Module, examples: Sequence[Example]) -> str | None:
@@ -117,7 +133,7 @@ def _emptied(copied: nn.Module, model: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Fake tensors report every operator that fails to the log; here a failure is an answer."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before = log.disabled
@@ -126,43 +142,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.disabled = before
-
-
-def skeleton(
-    flow: Flow,
-    without: Container[str] = (),
-    skip: Container[int] = (),
-    shape: Callable[[int], tuple[int, ...]] | None = None,
-) -> list[Step]:
-    """What a run does apart from some modules and some operator calls: every operator with its arguments other than
-    tensors, and the shapes, which may be said for every tensor by its number.
-
-    Two runs with equal skeletons compute the same with what those modules return.
-    """
-    shape = shape or flow.recording.shapes.__getitem__
-    skipped = {
-        call
-        for invocation in flow.invocations
-        if invocation.module in without
-        for call in range(invocation.first, invocation.last)
-    }
-    found: list[Step] = []
-    for index, call in enumerate(flow.recording.calls):
-        if index not in skipped and index not in skip:
-            shapes = tuple(map(shape, call.outputs))
-            found.append((call.operator, _plain(call.args), _plain(list(call.kwargs.items())), shapes))
-    found.append(("the result", tuple(map(shape, flow.recording.results))))
-    return found
-
-
-def first_difference(before: Sequence[Step], after: Sequence[Step]) -> str | None:
-    """Where two skeletons differ, in words, or None."""
-    for old, new in zip(before, after, strict=False):
-        if old != new:
-            return f"the rest of the model would run differently ({old[0]})"
-    return (
-        None if len(before) == len(after) else "the rest of the model would run differently (another number of calls)"
-    )
 
 
 def proven(candidates: Sequence[T], judge: Callable[[Sequence[T]], str | None]) -> Mapping[T, str | None]:
@@ -179,12 +158,3 @@ def proven(candidates: Sequence[T], judge: Callable[[Sequence[T]], str | None]) 
         return dict.fromkeys(candidates, reason)
     middle = len(candidates) // 2
     return {**proven(candidates[:middle], judge), **proven(candidates[middle:], judge)}
-
-
-def _plain(item: Any) -> Any:
-    """Arguments without tensors, in a form that can be compared."""
-    if isinstance(item, Ref):
-        return "tensor"
-    if isinstance(item, (list, tuple)):
-        return tuple(map(_plain, item))
-    return item if isinstance(item, (bool, int, float, str, type(None))) else repr(item)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from meristem.axes.flow import Flow, Invocation
-from meristem.axes.map import Example
 from meristem.depth.container import Container
-from meristem.depth.rehearsal import first_difference, proven, rehearse, skeleton
+from meristem.depth.memory import to_copy
+from meristem.depth.original import Original
+from meristem.depth.rehearsal import proven, rehearse
+from meristem.depth.wiring import Apart, wiring
 from meristem.edit.tree import Built, Node, Old, TreeRecord
 
 
@@ -20,7 +22,8 @@ class Removal:
 
     Attributes:
         module: its path.
-        inside: the container that simply loses it; None: an empty chain, the identity, takes its place.
+        inside: the container that simply loses it; None: an empty chain, the identity, takes its place. Where operators
+            that work in place would then overwrite what others need, `Fresh`, a copy of what it is given, takes it.
         parameters: number of entries of its parameters.
         frozen: why it cannot be removed, or None.
     """
@@ -36,34 +39,40 @@ class Removal:
         return self.module
 
 
-def removing(containers: Mapping[str, Container], model: nn.Module, wanted: Sequence[Removal]) -> TreeRecord:
-    """The record that removes these modules, none of which is inside another."""
-    record = TreeRecord(slots={r.module: Built(build="Chain") for r in wanted if r.inside is None})
-    for path in dict.fromkeys(r.inside for r in wanted if r.inside is not None):
+def removing(
+    containers: Mapping[str, Container], model: nn.Module, flows: Sequence[Flow], wanted: Sequence[Removal]
+) -> TreeRecord:
+    """The record that removes these modules, none of which is inside another; where somebody works in place, a copy of
+    what it is given may have to stand for one."""
+    copied = to_copy(flows, (r.module for r in wanted))
+    slots: dict[str, Node] = {module: Built(build="Fresh") for module in copied}
+    slots |= {r.module: Built(build="Chain") for r in wanted if r.inside is None and r.module not in copied}
+    record = TreeRecord(slots=slots)
+    leaving = [r for r in wanted if r.inside is not None and r.module not in copied]
+    for path in dict.fromkeys(r.inside for r in leaving if r.inside is not None):
         container = containers[path]
-        gone = {r.module for r in wanted if r.inside == path}
+        gone = {r.module for r in leaving if r.inside == path}
         children: list[Node] = [n for n in container.unchanged if isinstance(n, Old) and n.old not in gone]
         record = record.joined(container.rearranged(model, children))
     return record
 
 
-def find_removals(
-    model: nn.Module, examples: Sequence[Example], flow: Flow, containers: Mapping[str, Container]
-) -> tuple[Removal, ...]:
+def find_removals(original: Original, containers: Mapping[str, Container]) -> tuple[Removal, ...]:
     """Every module whose result has the shape of what it is given, proven by rehearsals or frozen.
 
     Children of one container are rehearsed at once (lists that the code runs through together stay apart), as are all
     modules of one level of the tree that the identity replaces. Where a container cannot do without its child, the
     identity takes the child's place.
     """
+    model, flow = original.model, original.flow
     candidates = list(_candidates(model, flow, containers))
 
     def judge(removals: Sequence[Removal]) -> str | None:
-        found = rehearse(model, examples, removing(containers, model, removals))
+        found = rehearse(model, original.examples, removing(containers, model, original.flows, removals))
         if isinstance(found, str):
             return found
-        gone = {removal.module for removal in removals}
-        return first_difference(skeleton(flow, gone), skeleton(found.flows[0]))
+        gone = Apart(passing={removal.module for removal in removals})
+        return original.differs(found, lambda before: wiring(before, apart=gone), lambda now: wiring(now, found.names))
 
     reasons: dict[Removal, str | None] = {}
     levels: dict[int, list[Removal]] = {}

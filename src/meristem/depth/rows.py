@@ -9,10 +9,11 @@ from itertools import pairwise
 from torch import nn
 
 from meristem.axes.flow import Flow, Invocation
-from meristem.axes.map import Example
 from meristem.depth.container import Container
-from meristem.depth.rehearsal import first_difference, proven, rehearse, skeleton
+from meristem.depth.original import Original
+from meristem.depth.rehearsal import proven, rehearse
 from meristem.depth.runs import follows
+from meristem.depth.wiring import wiring
 from meristem.edit.tree import Built, Node, Old, TreeRecord
 
 
@@ -79,26 +80,26 @@ def stretch(children: Mapping[str, Node]) -> Built:
     return Built(build="Stretch", children={path.rpartition(".")[2]: node for path, node in children.items()})
 
 
-def find_rows(
-    model: nn.Module, examples: Sequence[Example], flow: Flow, containers: Mapping[str, Container]
-) -> tuple[Row, ...]:
+def find_rows(original: Original, containers: Mapping[str, Container]) -> tuple[Row, ...]:
     """Every row, as long as it can be. That neighbours can be held together is proven by rehearsals, pair by pair."""
-    return tuple(row for container in containers.values() for row in _rows(model, examples, flow, container))
+    return tuple(row for container in containers.values() for row in _rows(original, container))
 
 
-def _rows(model: nn.Module, examples: Sequence[Example], flow: Flow, container: Container) -> Iterator[Row]:
+def _rows(original: Original, container: Container) -> Iterator[Row]:
+    model, flow = original.model, original.flow
     children = [container.child(position) for position in range(len(container.names))]
     if len(children) == 2 and container.path and container.path in flow.of:
         return  # beside both is beside the container
-    before = skeleton(flow)
 
     def judge(first: Sequence[int]) -> str | None:
         pairs = [(children[number], children[number + 1]) for number in first]
         together: dict[tuple[str, ...], Node] = {
             pair: stretch({path: Old(old=path) for path in pair}) for pair in pairs
         }
-        found = rehearse(model, examples, held(model, container, together))
-        return found if isinstance(found, str) else first_difference(before, skeleton(found.flows[0]))
+        found = rehearse(model, original.examples, held(model, container, together))
+        if isinstance(found, str):
+            return found
+        return original.differs(found, original.wirings.__getitem__, lambda now: wiring(now, found.names))
 
     links = {n: _reason(flow, container, *pair) for n, pair in enumerate(pairwise(children)) if _linked(flow, *pair)}
     for parity in (0, 1):

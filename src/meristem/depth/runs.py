@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from torch import nn
 
-from meristem.axes.flow import Flow, Invocation
-from meristem.axes.map import Example
+from meristem.axes.flow import Flow, Invocation, Version
 from meristem.depth.container import Container
-from meristem.depth.rehearsal import first_difference, rehearse, skeleton
+from meristem.depth.original import Original
+from meristem.depth.rehearsal import rehearse
+from meristem.depth.spliced import spliced
+from meristem.depth.wiring import Apart, wiring
 from meristem.edit.tree import Copied, Node, Old, TreeRecord
 
 
@@ -59,44 +60,43 @@ def ordering(
     return container.rearranged(model, [*children[: run.first], *new, *children[last:]])
 
 
-def find_runs(
-    model: nn.Module, examples: Sequence[Example], flow: Flow, containers: Mapping[str, Container]
-) -> tuple[Run, ...]:
+def find_runs(original: Original, containers: Mapping[str, Container]) -> tuple[Run, ...]:
     """Every run, the longest ones first found, proven by rehearsals of a copy, of a removal and of another order."""
-    found = [run for container in containers.values() for run in _candidates(model, flow, container)]
-    return tuple(replace(run, frozen=_reason(model, examples, flow, containers[run.container], run)) for run in found)
+    found = [run for container in containers.values() for run in _candidates(original, container)]
+    return tuple(replace(run, frozen=_reason(original, containers[run.container], run)) for run in found)
 
 
-def _reason(model: nn.Module, examples: Sequence[Example], flow: Flow, container: Container, run: Run) -> str | None:
+def _reason(original: Original, container: Container, run: Run) -> str | None:
     """Why a run cannot be rearranged."""
     count = len(run)
     everything = [(number, False) for number in range(count)]
     trials = [[*everything, (count - 1, True)]]
     if count > 1:
         trials += [everything[:-1], everything[::-1]]
-    before = skeleton(flow, {path for block in run.blocks for path in block})
+    paths = {path for block in run.blocks for path in block}
+    before = {flow: wiring(flow, apart=Apart(whole=paths)) for flow in original.flows}
     for trial in trials:
-        rehearsal = rehearse(model, examples, ordering(model, container, run, trial))
-        if isinstance(rehearsal, str):
-            return rehearsal
-        own = {id(module) for path in (p for b in run.blocks for p in b) for module in [model.get_submodule(path)]}
-        own |= {id(new) for _, new in rehearsal.planting.copies}
-        blocks = {path for path, module in rehearsal.planting.modules.items() if id(module) in own}
-        after = rehearsal.flows[0]
-        called = sum(len(after.of[path]) for path in blocks if path in after.of)
-        if called != len(trial) * run.period * _calls(flow, run):
+        order = [number for number, _ in trial]
+        expected = {flow: spliced(steps, run.blocks, order) for flow, steps in before.items()}
+        if any(steps is None for steps in expected.values()):
             return "its blocks are not called one after the other"
-        difference = first_difference(before, skeleton(after, blocks))
-        if difference is not None:
-            return difference
+        found = rehearse(original.model, original.examples, ordering(original.model, container, run, trial))
+        if isinstance(found, str):
+            return found
+        own = {id(original.model.get_submodule(path)) for path in paths} | {id(new) for _, new in found.planting.copies}
+        blocks = {path for path, module in found.planting.modules.items() if id(module) in own}
+        reason = original.differs(
+            found,
+            lambda flow, steps=expected: steps[flow] or (),
+            lambda now, names=found.names, blocks=blocks: wiring(now, names, Apart(whole=blocks)),
+        )
+        if reason is not None:
+            return reason
     return None
 
 
-def _calls(flow: Flow, run: Run) -> int:
-    return len(flow.of[run.blocks[0][0]])
-
-
-def _candidates(model: nn.Module, flow: Flow, container: Container) -> Iterator[Run]:
+def _candidates(original: Original, container: Container) -> Iterator[Run]:
+    model = original.model
     children = [container.child(position) for position in range(len(container.names))]
     signatures = [_signature(model.get_submodule(child)) for child in children]
     position = 0
@@ -104,7 +104,7 @@ def _candidates(model: nn.Module, flow: Flow, container: Container) -> Iterator[
         best = (0, 0)
         parameters = any(True for _ in model.get_submodule(children[position]).parameters())
         for period in range(1, len(children) - position + 1) if parameters else ():
-            repeats = _repeats(flow, children, signatures, position, period)
+            repeats = _repeats(original.flows, children, signatures, position, period)
             if repeats * period > best[0] * best[1] and (repeats > 1 or period == 1):
                 best = repeats, period
         repeats, period = best
@@ -124,28 +124,48 @@ def _is_worth(model: nn.Module, blocks: Sequence[Sequence[str]]) -> bool:
     return len(blocks) > 1 or any(True for module in modules for _ in module.children())
 
 
-def _repeats(flow: Flow, children: Sequence[str], signatures: Sequence[object], first: int, period: int) -> int:
-    """How many blocks of so many children repeat from a position on."""
+def _repeats(
+    flows: Sequence[Flow], children: Sequence[str], signatures: Sequence[object], first: int, period: int
+) -> int:
+    """How many blocks of so many children repeat from a position on, nobody else reading what is between them."""
     repeats, pattern = 0, signatures[first : first + period]
     while True:
         start = first + repeats * period
         block = children[start : start + period]
-        if list(signatures[start : start + period]) != list(pattern) or not _is_block(flow, block):
+        if list(signatures[start : start + period]) != list(pattern) or not _is_block(flows, block):
             return repeats
-        if repeats and not follows(flow, children[start - 1], block[0]):
+        if repeats and not _leads_to(flows, children[start - 1], block):
             return repeats
         repeats += 1
 
 
-def _is_block(flow: Flow, block: Sequence[str]) -> bool:
+def _is_block(flows: Sequence[Flow], block: Sequence[str]) -> bool:
     """Whether children run one after the other, and give back the shape that they get."""
+    flow = flows[0]
     if not block or not all(path in flow.of and len(flow.of[path]) == len(flow.of[block[0]]) for path in block):
         return False
     if not all(call.inputs and call.outputs for path in block for call in flow.of[path]):
         return False
-    if not all(follows(flow, one, two) for one, two in pairwise(block)):
+    if not all(_leads_to(flows, path, block[number + 1 :]) for number, path in enumerate(block[:-1])):
         return False
     return all(_same_shape(flow, a, b) for a, b in zip(flow.of[block[0]], flow.of[block[-1]], strict=True))
+
+
+def _leads_to(flows: Sequence[Flow], one: str, others: Sequence[str]) -> bool:
+    """Whether the first of some modules is given what another one returns, and nobody but these reads it then; the last
+    may return it."""
+    return follows(flows[0], one, others[0]) and all(
+        reader < a.last or reader in range(first.first, last.last) or _first(flow, a) == _first(flow, last)
+        for flow in flows
+        for a, first, last in zip(*(flow.of.get(path, ()) for path in (one, others[0], others[-1])), strict=False)
+        if a.outputs and last.outputs
+        for reader in flow.readers.get(_first(flow, a), ())
+    )
+
+
+def _first(flow: Flow, call: Invocation) -> Version:
+    """The first tensor that a module returns."""
+    return flow.version(call.outputs[0], call.last)
 
 
 def _same_shape(flow: Flow, first: Invocation, last: Invocation) -> bool:

@@ -13,13 +13,14 @@ from meristem.depth.fixed import fixed_by
 KEEPS_ZERO = {
     "aten.mul", "aten.div", "aten.dropout", "aten.feature_dropout", "aten.view", "aten.reshape", "aten._unsafe_view",
     "aten.permute", "aten.transpose", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.flatten", "aten.unflatten",
-    "aten.movedim", "aten.roll", "aten.neg", "aten.to", "aten._to_copy",
+    "aten.movedim", "aten.roll", "aten.neg", "aten.to", "aten._to_copy", "aten.clone",
     "aten.tanh", "aten.gelu", "aten.silu", "aten.elu", "aten.selu", "aten.celu", "aten.mish", "aten.hardswish",
 }  # fmt: skip
 """Operators that make zeros of a zero argument, the first one or either factor, and pass a gradient on to it there. Not
 ReLU: PyTorch's derivative of it is 0 at 0."""
 
-_SAME = {"aten.to", "aten._to_copy"}
+_SAME = {"aten.to", "aten._to_copy", "aten.clone"}
+_SUMS = {"aten.add", "aten.sub"}
 _WEIGHTED = {
     "aten.linear": (1, 2), "aten.addmm": (2, 0), "aten.conv1d": (1, 2), "aten.conv2d": (1, 2), "aten.conv3d": (1, 2),
     "aten.conv_transpose1d": (1, 2), "aten.conv_transpose2d": (1, 2), "aten.conv_transpose3d": (1, 2),
@@ -37,15 +38,25 @@ class Obstacle:
     reason: str
 
 
-def silenced_by(flow: Flow, version: Version) -> tuple[str, ...] | Obstacle:
-    """The parameters that make a tensor zero if they are zero: those of the last layer that computes it.
+def silenced_by(flow: Flow, version: Version, given: Version | None = None) -> tuple[str, ...] | Obstacle:
+    """The parameters that make a tensor zero if they are zero: those of the last layer that computes it; of a sum,
+    those of the last layers that compute its operands.
+
+    Args:
+        flow: the run.
+        version: the tensor.
+        given: a tensor that is not to be silenced, such as what a block is given.
 
     Returns:
         their first names, or why there are none.
     """
-    while version.call >= 0:
+    while version.call >= 0 and version != given:
         call = flow.recording.calls[version.call]
+        if version.number not in call.outputs:
+            return Obstacle(f"{call.name} at {call.site.where} writes into memory that it shares")
         parameters = _parameters(flow, call)
+        if call.name in _SUMS:
+            return _summands_silenced_by(flow, version.call, given)
         if call.name in _WEIGHTED:
             weight, bias = (_argument(call, place) for place in _WEIGHTED[call.name])
             wanted = [ref for ref in (weight, bias) if ref is not None]
@@ -58,14 +69,31 @@ def silenced_by(flow: Flow, version: Version) -> tuple[str, ...] | Obstacle:
         if before is None:
             return Obstacle(f"{call.name} at {call.site.where} makes no zeros that learn of a layer of zeros")
         version = before
-    return Obstacle("no layer computes it")
+    return Obstacle("a branch has no layer of its own" if version == given else "no layer computes it")
+
+
+def _summands_silenced_by(flow: Flow, index: int, given: Version | None) -> tuple[str, ...] | Obstacle:
+    """The parameters that make all operands of a sum zero; an operand may be a parameter itself."""
+    call = flow.recording.calls[index]
+    found: dict[str, None] = dict.fromkeys(_parameters(flow, call))
+    operands = [argument for argument in call.args[:2] if isinstance(argument, Ref)]
+    versions = [flow.version(operand.value, index) for operand in operands]
+    active = [version for version in versions if version in flow.active]
+    if len(operands) != 2 or len(active) + len(found) != len(set(versions)):
+        return Obstacle(f"{call.name} at {call.site.where} adds what no layer computes")
+    for version in dict.fromkeys(active):
+        own = silenced_by(flow, version, given)
+        if isinstance(own, Obstacle):
+            return own
+        found.update(dict.fromkeys(own))
+    return tuple(found)
 
 
 def factor(flow: Flow, version: Version) -> Version | None:
     """The tensor that, if it is zero, makes this one zero by the operator that computed it: its first argument, or the
     active one of two factors; None if there is no such."""
     call = flow.recording.calls[version.call]
-    if call.name not in KEEPS_ZERO:
+    if call.name not in KEEPS_ZERO or version.number not in call.outputs:
         return None
     places = call.args[:2] if call.name == "aten.mul" else call.args[:1]
     operands = [flow.version(a.value, version.call) for a in places if isinstance(a, Ref)]
@@ -83,11 +111,14 @@ def opened_by(flow: Flow, given: Version, returned: Version) -> tuple[str, ...] 
     if returned.call < 0:
         return Obstacle("what it returns does not come from what it is given")
     call = flow.recording.calls[returned.call]
+    if returned.number not in call.outputs:
+        return Obstacle(f"{call.name} at {call.site.where} writes into memory that it shares")
     operands = [flow.version(a.value, returned.call) for a in call.args[:2] if isinstance(a, Ref)]
     if call.name == "aten.add" and len(operands) == 2:
         found: tuple[str, ...] | Obstacle = Obstacle("what it returns does not come from what it is given")
-        for stream, branch in (operands, operands[::-1]):
-            before, own = opened_by(flow, given, stream), silenced_by(flow, branch)
+        scaled = call.kwargs.get("alpha", 1) != 1  # a factor on the second operand
+        for stream, branch in (operands, operands[::-1])[: 2 - scaled]:
+            before, own = opened_by(flow, given, stream), silenced_by(flow, branch, given)
             if not isinstance(before, Obstacle) and not isinstance(own, Obstacle):
                 return (*before, *own)
             found = own if isinstance(own, Obstacle) and not isinstance(before, Obstacle) else found

@@ -8,7 +8,7 @@ from meristem.diagnose.numbers import Sample, Weights
 from meristem.diagnose.watched import Watched
 from meristem.errors import SignalError
 from meristem.signals import Recorder
-from meristem.signals.activity import StepActivity
+from meristem.signals.step_activity import StepActivity
 
 
 class Hearing:

@@ -20,7 +20,7 @@ from meristem.diagnose.record import MEASURES, Death, Record
 from meristem.diagnose.saved import Saved
 from meristem.diagnose.watched import Watched
 from meristem.errors import ConfigError
-from meristem.signals.activity import StepActivity
+from meristem.signals.step_activity import StepActivity
 
 Sink = Callable[[Record], object]
 """Is given every new record."""
@@ -49,8 +49,9 @@ class Monitor:
 
     One step out of `every` is sampled, and the first one after an edit (unless that was done less than `every` steps
     ago): hooks listen to its forward and backward pass, no pass is added, and in between there are no hooks. The
-    training is the same to the bit. Gradients of weights are those that `.grad` holds at the end of the step's last
-    backward pass, before they are clipped.
+    training is the same to the bit. A step in several passes is measured as one over all its samples, and only passes
+    that train are heard, not those of `torch.autograd.grad` (see `Recorder`). Gradients of weights are those that
+    `.grad` holds at the end of the step's last backward pass, before they are clipped.
     Records are made of samples when somebody asks for them, at every sample if there are sinks, else of 16 at once.
     A sample with gradients that are not finite (a step that a `GradScaler` skips) is ignored and made up for in the
     next step.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meristem.axes.map import AxisMap, Role
 from meristem.diagnose.record import MEASURES
-from meristem.signals.activity import ActivitySums
+from meristem.signals.step_activity import ActivitySums
 from meristem.signals.weight_gradients import Slices, weights_of
 
 
@@ -23,14 +23,14 @@ class Sample:
         step: the optimizer step.
         silent: axes that were not heard, with the reason.
         sizes: by name of axis, its number of units.
-        rows: for each of them, what sums of activities are to be divided by.
+        rows: for each of them, what sums of activities and sums of gradients are to be divided by.
         numbers: sums, squares of norms, and anything where the utility will be: measure by measure, axis by axis.
     """
 
     step: int
     silent: Mapping[str, str]
     sizes: Mapping[str, int]
-    rows: tuple[float, ...]
+    rows: tuple[tuple[int, int], ...]
     numbers: Tensor
 
     @property
@@ -47,12 +47,13 @@ class Sample:
         if not self.sizes:
             return {}
         table = self.numbers.double().cpu().view(len(MEASURES), -1)
-        found = dict(zip(self.sizes, table.split(list(self.sizes.values()), 1), strict=True))
-        for each, rows in zip(found.values(), self.rows, strict=True):
-            each[:2].div_(rows)
+        sizes = list(self.sizes.values())
+        read, given = torch.tensor(self.rows).repeat_interleave(torch.tensor(sizes), 0).unbind(1)
+        table[_READ].div_(read)
+        table[_GRADIENT].div_(given)
         table[_NORMS].sqrt_()
         torch.mul(table[_SIZE], table[_FAN_OUT], out=table[_UTILITY])
-        return found
+        return dict(zip(self.sizes, table.split(sizes, 1), strict=True))
 
 
 class Weights:
@@ -80,7 +81,8 @@ class Weights:
             into, out = (slices.squares(tensors) for slices in self._slices[name])
             rows.append((active, size, found.gradient, into, out, found.fan_in_squares, found.fan_out_squares, size))
         sizes = {name: len(found.gradient) for name, found in sums.items()}
-        return Sample(step, silent, sizes, tuple(found.rows for found in sums.values()), _joined(rows))
+        counts = tuple((found.read_rows, found.given_rows) for found in sums.values())
+        return Sample(step, silent, sizes, counts, _joined(rows))
 
 
 def _joined(rows: list[tuple[Tensor, ...]]) -> Tensor:
@@ -91,5 +93,7 @@ def _joined(rows: list[tuple[Tensor, ...]]) -> Tensor:
     return torch.cat([found.to(device) for measure in zip(*rows, strict=True) for found in measure])
 
 
+_READ = slice(MEASURES.index("frequency"), MEASURES.index("size") + 1)
+_GRADIENT = MEASURES.index("gradient")
 _SIZE, _FAN_OUT, _UTILITY = (MEASURES.index(name) for name in ("size", "fan_out", "utility"))
 _NORMS = slice(MEASURES.index("fan_in"), MEASURES.index("fan_out_gradient") + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,18 +13,20 @@ from torch.utils._pytree import tree_map
 
 from meristem.allocate import Selection, choose
 from meristem.axes import trace
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import AxisMap
 from meristem.diagnose.covariance import GradientCovariance, Loss, sample_gradients
 from meristem.diagnose.idle import dead_fraction, dormant_fraction, inactive_fraction
 from meristem.diagnose.ranks import effective_rank, rank99, stable_rank
 from meristem.diagnose.size import mean_magnitude, norm
 from meristem.errors import ConfigError, SignalError
-from meristem.signals import Accumulator, Batch, Recorder, Statistic, obstacle
+from meristem.signals import unfollowed
+from meristem.signals.rows import rows_read
 
 
 @dataclass(frozen=True)
 class AxisProbe:
-    """One axis on the probe batch; H holds its activations as they are read, shape (samples * positions, units).
+    """One axis on the probe batch; H holds its activations as its first reader reads them, in all its calls, shape
+    (samples * positions, units).
 
     Attributes:
         units: its size.
@@ -105,34 +107,31 @@ def probe(
 
     Raises:
         ConfigError: `samples` is negative, or the loss depends on no trainable parameter.
-        SignalError: an axis was not reached by the pass.
+        SignalError: no weight that reads an axis was called in the pass, as far as could be heard.
     """
     if samples < 0:
         raise ConfigError(f"probe(samples=...) must be at least 0, got {samples!r}")
     found = model if isinstance(model, AxisMap) else trace(model, inputs)
     args, kwargs = _call(inputs)
-    reasons = {axis.name: obstacle(found, axis) for axis in choose(found, axes)}
-    asked = [_Rows(name) for name, reason in reasons.items() if reason is None]
+    reasons = {axis.name: unfollowed(found, axis) for axis in choose(found, axes)}
+    wanted = [found.by_name[name] for name, reason in reasons.items() if reason is None]
     parameters = [p for p in found.model.parameters() if p.requires_grad]
     with _at_rest(found.model):
-        recorder = Recorder(found, asked)
-        try:
-            with torch.enable_grad():
-                value = loss(found.model(*args, **kwargs), targets)
-                if not value.requires_grad:
-                    raise ConfigError("the loss depends on no trainable parameter; there is nothing to measure")
-                gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        finally:
-            rows, silent = recorder.heard()
+        with torch.enable_grad(), rows_read(found, wanted) as rows:
+            value = loss(found.model(*args, **kwargs), targets)
+        if not value.requires_grad:
+            raise ConfigError("the loss depends on no trainable parameter; there is nothing to measure")
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        silent = [axis.name for axis in wanted if axis.name not in rows.found]
         if silent:
-            raise SignalError(next(iter(silent.values())))
+            raise SignalError(f"no call was heard that reads {', '.join(silent)}; leave them out with `axes=`")
         covariance = None
         if samples:
             few = tree_map(lambda x: x[:samples] if isinstance(x, Tensor) else x, (args, kwargs, targets))
             covariance = GradientCovariance.of(*sample_gradients(found.model, few[0], few[1], few[2], loss))
     return Probe(
         loss=float(value.detach()),
-        axes={asked.axis: _probed(rows[asked], tau) for asked in asked},
+        axes={axis.name: _probed(rows.of(axis.name), tau) for axis in wanted},
         undefined={name: reason for name, reason in reasons.items() if reason is not None},
         weight_magnitude=mean_magnitude(parameters),
         gradient_norm=norm(g for g in gradients if g is not None),
@@ -170,28 +169,3 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@dataclass(frozen=True)
-class _Rows(Statistic):
-    """The activations of an axis as they are read: shape (rows, units)."""
-
-    def accumulator(self) -> Accumulator:
-        return _Kept()
-
-    def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return obstacle(axes, axis)
-
-
-class _Kept(Accumulator):
-    def __init__(self) -> None:
-        self._found: list[Tensor] = []
-
-    def add(self, batch: Batch, closing: bool) -> None:
-        self._found.append(batch.activations.detach().clone())
-
-    def parts(self) -> Sequence[Tensor]:
-        return ()
-
-    def result(self) -> Tensor:
-        return torch.cat(self._found)

@@ -10,7 +10,7 @@ from meristem.allocate import Selection, choose_among
 from meristem.axes.map import Axis, AxisMap
 from meristem.edit.record import parsed
 from meristem.errors import ConfigError, StaleMapError
-from meristem.signals.activity import StepActivity
+from meristem.signals.step_activity import StepActivity
 from meristem.signals.weight_gradients import weights_of
 
 

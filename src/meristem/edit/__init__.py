@@ -3,6 +3,7 @@
 from meristem.edit.checkpoint import extra_of, load, save
 from meristem.edit.compute import Change
 from meristem.edit.config import fit_config
+from meristem.edit.config_watch import ConfigurationWarning
 from meristem.edit.edit import Commit, Edit, Follower
 from meristem.edit.explicit import Explicit
 from meristem.edit.gather import Gather
@@ -19,6 +20,7 @@ __all__ = [
     "Born",
     "Change",
     "Commit",
+    "ConfigurationWarning",
     "Edit",
     "Explicit",
     "Follower",

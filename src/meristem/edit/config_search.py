@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -124,33 +125,38 @@ def _misfits(wanted: Sizes, found: Sizes) -> int:
 
 
 def _factors(wanted: Sizes, found: Sizes) -> set[tuple[int, int]]:
-    """By which proportions sizes differ, and the numbers of blocks."""
+    """By which proportions sizes differ, and numbers of blocks."""
     both = [(wanted[name], found[name]) for name in wanted.keys() & found.keys()]
     pairs = itertools.chain.from_iterable(zip(*sizes, strict=False) for sizes in both)
     sizes = {(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)}
-    counts = {(_counted(wanted, kind), _counted(found, kind)) for kind in map(_kind, wanted.keys() ^ found.keys())}
+    blocks, others = _blocks(wanted), _blocks(found)
+    counts = {(blocks[path], others[path]) for path in blocks.keys() & others.keys()}
     return {(a, b) for a, b in sizes | counts if a != b and a and b}
 
 
-def _kind(name: str) -> str:
-    """A tensor's name without the numbers of blocks."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+def _blocks(sizes: Sizes) -> Counter[str]:
+    """By the path of a module, how many of its children have a number for a name: a stage has blocks of its own."""
+    paths = {tuple(parts[: n + 1]) for parts in (name.split(".") for name in sizes) for n in range(len(parts))}
+    return Counter(".".join(path[:-1]) for path in paths if path[-1].isdigit())
 
 
-def _counted(shapes: Sizes, kind: str) -> int:
-    return sum(_kind(name) == kind for name in shapes)
-
-
-def entries(config: Any, prefix: Path = ()) -> Iterator[tuple[Path, int | None]]:
+def entries(config: Any) -> Iterator[tuple[Path, int | None]]:
     """All whole numbers above 0 and all entries that say nothing, in a configuration and in the configurations and
     lists in it, by path."""
+    for path, value in values(config):
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+            yield path, value
+
+
+def values(config: Any, prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """All that a configuration says, itself and in the configurations and lists in it, which come before what is in
+    them, by path."""
     inside = enumerate(config) if isinstance(config, (list, tuple)) else vars(config).items()
     for name, value in list(inside):
         path = (*prefix, name)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-            yield path, value
-        elif isinstance(value, (list, tuple)) or _related(value, config):
-            yield from entries(value, path)
+        yield path, value
+        if isinstance(value, (list, tuple)) or _related(value, config):
+            yield from values(value, path)
 
 
 def _related(value: Any, config: Any) -> bool:

@@ -9,7 +9,7 @@ from meristem.axes.trace import traced_again
 from meristem.edit.commit import Request
 from meristem.edit.deepen import DepthChange
 from meristem.edit.journal import Journal
-from meristem.edit.preview import AxisPreview, Preview, drift_of, outputs_of, rows_of
+from meristem.edit.preview import AxisPreview, Preview, drift_of, in_training, outputs_of, rows_of
 from meristem.edit.rebuild import rebuild
 
 
@@ -22,7 +22,8 @@ def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = Non
         EditError, TraceError: as `Edit.commit`.
     """
     axes, model = request.axes, request.axes.model
-    before = [] if args is None else outputs_of(model, args)
+    training = args is not None and in_training(model, args)
+    before = [] if args is None else outputs_of(model, args, training=training)
     modules = len(list(model.modules()))
     with Journal() as journal:
         try:
@@ -31,7 +32,7 @@ def deep_preview(request: Request, depth: Sequence[DepthChange], args: Any = Non
             successors = rebuilt.succession(after)
             size = after.byte_count()
             counts = len(list(model.modules())) - modules
-            drift = None if args is None else drift_of(before, outputs_of(model, args))
+            drift = None if args is None else drift_of(before, outputs_of(model, args, training=training))
         finally:
             journal.rollback()
     rows = [

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name)
 _OWN = ("_parameters", "_buffers", "_modules")
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a whole model, with all hooks; also after a forward pass, in which those of `torch.nn.utils` leave
+    computed weights that `copy.deepcopy` refuses."""
+    return copy.deepcopy(model, _computed(model.modules()))
 
 
 def duplicate(module: nn.Module, model: nn.Module, *, share_tensors: bool = False) -> nn.Module:
@@ -27,10 +33,8 @@ def duplicate(module: nn.Module, model: nn.Module, *, share_tensors: bool = Fals
     """
     inside = list(module.modules())
     memo: dict[int, Any] = {id(value): value for value in _held_outside(model, inside)}
+    memo.update(_computed(inside))
     for part in inside:
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()  # computed before every forward pass
         for tensor in (*part._parameters.values(), *part._buffers.values()):
             if tensor is not None and share_tensors:
                 memo[id(tensor)] = tensor
@@ -44,6 +48,12 @@ def duplicate(module: nn.Module, model: nn.Module, *, share_tensors: bool = Fals
             if not isinstance(value, Tensor):
                 setattr(new, name, value)
     return found
+
+
+def _computed(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """What is computed before every forward pass and left in modules: by its id, a copy of its values."""
+    held = (value for module in modules for value in vars(module).values())
+    return {id(x): x.detach().clone() for x in held if isinstance(x, Tensor) and x.grad_fn is not None}
 
 
 def _held_outside(model: nn.Module, inside: list[nn.Module]) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from meristem.axes.map import Axis, AxisMap
 from meristem.axes.trace import traced_again
 from meristem.edit.commit import Request, prepare, validate
 from meristem.edit.compute import Change
+from meristem.edit.config_watch import ConfigurationWarning, described, undescribed
 from meristem.edit.deep_preview import deep_preview
 from meristem.edit.deepen import DepthChange
 from meristem.edit.followers import Follower, Told
@@ -194,7 +195,8 @@ class Edit:
 
     def preview(self, batch: Any = None) -> Preview:
         """What would change. With a batch, given as the example to `trace`, the drift of the outputs on it is measured:
-        the edit is done, the model run in eval mode, and everything taken back bit for bit.
+        the edit is done, the model run in the mode that it is in (in evaluation mode if it draws random numbers in
+        training), and everything taken back bit for bit.
 
         Raises:
             EditError: as `commit`.
@@ -207,7 +209,10 @@ class Edit:
 
     def commit(self, then: Callable[[], Iterable[Step]] = tuple) -> Commit:
         """Do it. Whatever goes wrong, model, optimizers, copies and followers are afterwards as they were, bit for bit.
-        Once it is done, and `result` says so, only the search for stale parameters is left, which changes nothing.
+        Once it is done, and `result` says so, only the search for stale parameters is left and, after a depth edit, a
+        look at the model's `config`, which change nothing. A `ConfigurationWarning` says if that named the model's
+        parameters before and describes another model now. (After gathers alone no model is built to see: call
+        `fit_config`.)
 
         Tensors whose shape changes become new objects: graphs that are still alive stay valid, and everything that
         holds a parameter is told, in the model, the optimizers and the copies. If anything else still holds an old one,
@@ -223,12 +228,15 @@ class Edit:
             StaleMapError: the model, a copy or an optimizer changed since the map was made.
         """
         request = self._request()
+        configured = bool(self._depth) and described(self.axes.model)
         done = _swap(request, self._depth, then, self._told)
         self.result = replace(done.commit, stale=stale_holders(done.stale()))
         for reset in done.resets:
             warnings.warn(reset, OptimizerStateWarning, stacklevel=outside())
         for holder in self.result.stale:
             warnings.warn(str(holder), StaleParameterWarning, stacklevel=outside())
+        if configured and (why := undescribed(self.result.axes)):
+            warnings.warn(why, ConfigurationWarning, stacklevel=outside())
         return self.result
 
     def _told(self, commit: Commit) -> Iterator[Step]:

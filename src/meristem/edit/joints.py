@@ -29,6 +29,18 @@ class Residual(Chain):
         return x + super().forward(x)
 
 
+class Fresh(nn.ModuleList):
+    """Its only child, given a copy of the first tensor; without a child, the copy: an identity or a module around which
+    somebody writes in place, so that others must not share the memory."""
+
+    def forward(self, x: Tensor, *others: Any, **more: Any) -> Any:
+        """What the child makes of the copy and of the other arguments; without a child these are passed over."""
+        copy = x.clone()
+        for child in self:
+            return child(copy, *others, **more)
+        return copy
+
+
 class Stretch(Chain):
     """Neighbouring children of a container, held together so that a branch can stand beside all of them; when it goes,
     they are children of the container again. They keep the names that they had there."""
@@ -67,7 +79,8 @@ class Concat(nn.Module):
 
 
 class Zero(nn.Module):
-    """Zeros in the shape of the first tensor that it is given: what stands where a branch was removed.
+    """Zeros in the shape of the first tensor that it is given: what stands where a branch was removed. They have memory
+    of their own and no gradient.
 
     Args:
         nones: how many times None is returned beside the zeros, as attention does for weights that nobody asked for;
@@ -80,8 +93,7 @@ class Zero(nn.Module):
 
     def forward(self, *given: Any, **named: Any) -> Any:
         """The zeros, or a tuple of the zeros and Nones."""
-        first = next(value for value in (*given, *named.values()) if isinstance(value, Tensor))
-        zeros = torch.zeros_like(first)
+        zeros = torch.zeros_like(next(_tensors((*given, *named.values()))))
         return (zeros, *([None] * self.nones)) if self.nones else zeros
 
     def extra_repr(self) -> str:
@@ -126,4 +138,4 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-JOINTS = {kind.__name__: kind for kind in (Chain, Residual, Stretch, Beside, Concat, Zero, Empty)}
+JOINTS = {kind.__name__: kind for kind in (Chain, Residual, Fresh, Stretch, Beside, Concat, Zero, Empty)}

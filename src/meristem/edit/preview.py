@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from meristem.axes.map import AxisMap
@@ -46,7 +47,8 @@ class Preview:
         flops: floating-point operations of one forward pass on the traced example, before and after.
         bytes: memory of parameters and buffers, before and after.
         drift: the largest change of any output entry on the batch, relative to the largest output entry; None if no
-            batch was given.
+            batch was given. Measured in the mode that the model is in; in evaluation mode if it draws random numbers
+            in training.
         map: for an edit of the module tree, the map of the model as it would be; else None.
         succession: likewise, which axes there would be.
         unreached: the parameters that no example reaches: what uses them may break.
@@ -114,11 +116,12 @@ def rows_of(request: Request) -> Iterator[AxisPreview]:
 def _drift(request: Request, args: Any) -> float:
     """Commit, run, take everything back."""
     model = request.axes.model
-    before = outputs_of(model, args)
+    training = in_training(model, args)
+    before = outputs_of(model, args, training=training)
     with Journal() as journal:
         journal.apply(prepare(request).steps)
         try:
-            after = outputs_of(model, args)
+            after = outputs_of(model, args, training=training)
         finally:
             journal.rollback()
     return drift_of(before, after)
@@ -131,19 +134,42 @@ def drift_of(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     return change / scale if scale else change
 
 
-def outputs_of(model: nn.Module, args: Any) -> list[Tensor]:
-    """All floating-point outputs in eval mode, in float64. The model and the global random state stay as they are."""
+def outputs_of(model: nn.Module, args: Any, *, training: bool = False, seed: int = 0) -> list[Tensor]:
+    """All floating-point outputs, in float64. The model and the global random state stay as they are.
+
+    Args:
+        model: the model.
+        args: a batch, given as to `trace`.
+        training: whether to run in training mode, in which batch normalizations use their running statistics, too.
+        seed: of what the model draws.
+    """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     try:
         with untouched(model), torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
-            model.eval()
+            torch.manual_seed(seed)
+            model.train(training)
+            for module in model.modules():
+                if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                    module.training = False
             outputs = tree_leaves(_call(model, args))
             return [out.double() for out in outputs if isinstance(out, Tensor) and out.is_floating_point()]
     finally:
         for buffer, value in buffers:
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
+
+
+def in_training(model: nn.Module, args: Any) -> bool:
+    """Whether drift is measured in training mode: the model is in it, runs on the batch, and draws nothing there that
+    would be drawn otherwise after an edit."""
+    if not model.training:
+        return False
+    try:
+        one, two = (outputs_of(model, args, training=True, seed=seed) for seed in (0, 1))
+    except Exception:  # whatever it is: such a batch is not for training
+        return False
+    return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def _call(model: nn.Module, args: Any) -> Any:

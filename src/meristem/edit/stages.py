@@ -13,6 +13,7 @@ from meristem.axes.map import AxisMap
 from meristem.axes.trace import traced_again
 from meristem.edit.commit import Request, prepare
 from meristem.edit.compute import Change
+from meristem.edit.config_watch import ConfigurationWarning, described, undescribed
 from meristem.edit.deepen import Replayed
 from meristem.edit.gather import Gather
 from meristem.edit.journal import Journal, Step
@@ -55,12 +56,15 @@ def replayed(
         TraceError: the model cannot be run with this structure; nothing is touched.
     """
     total = (*axes.history, *history)
+    configured = described(axes.model)
     with Journal() as journal:
         axes, resets = _put(journal, history, axes, optimizers, follow)
         journal.apply(then(axes))
     journal.forget()
     for reset in resets:
         warnings.warn(reset, OptimizerStateWarning, stacklevel=outside())
+    if configured and (why := undescribed(axes)):
+        warnings.warn(why, ConfigurationWarning, stacklevel=outside())
     return replace(axes, history=total)
 
 

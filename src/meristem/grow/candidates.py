@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import Axis, AxisMap, Role
 from meristem.edit import Change, Explicit, trial
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
@@ -36,7 +36,8 @@ class Candidates(Method):
 
     Preserved: what the base preserves. Predicted gain of a newborn: its score.
     Fails: as far as the axis has couplings, candidates disturb one another (they are all in place at once), and scores
-    are approximate. One batch is noisy: let the closure run a large one. Frozen weights count as gradient zero.
+    are approximate. One batch is noisy: let the closure run a large one. A frozen weight among others counts as
+    gradient zero.
 
     Raises:
         ConfigError: the factor is below 1; or no closure was given (when it proposes).
@@ -55,6 +56,9 @@ class Candidates(Method):
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
         return no_zero_side(self.base, axes, axis)
+
+    def zero_side(self) -> Role | None:
+        return self.base.zero_side()
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
         return self.base.needs(axes, axis, self.factor * count)

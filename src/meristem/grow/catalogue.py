@@ -62,8 +62,9 @@ METHODS: tuple[Method, ...] = (
 
 
 def require_defined(method: Method, axes: AxisMap, chosen: Iterable[Axis]) -> None:
-    """Raise `EditError` naming every chosen axis for which the method is not defined, why, and which methods are."""
-    bad = [(axis, reason) for axis in chosen if (reason := method.undefined(axes, axis)) is not None]
+    """Raise `EditError` naming every chosen axis for which the method is not defined or where its newborns would never
+    learn, why, and which methods are defined."""
+    bad = [(axis, reason) for axis in chosen if (reason := method.refused(axes, axis)) is not None]
     if bad:
         lines = "; ".join(f"{axis.name} ({reason}; defined: {_defined(axes, axis)})" for axis, reason in bad)
         raise EditError(
@@ -73,5 +74,5 @@ def require_defined(method: Method, axes: AxisMap, chosen: Iterable[Axis]) -> No
 
 
 def _defined(axes: AxisMap, axis: Axis) -> str:
-    names = [type(method).__name__ for method in METHODS if method.undefined(axes, axis) is None]
+    names = [type(method).__name__ for method in METHODS if method.refused(axes, axis) is None]
     return ", ".join(names) or "none"

@@ -52,5 +52,8 @@ class Fresh(edit.ZeroFanOut, Method):
         fan_in = s.old.numel() / s.old.shape[s.dim]
         return uniform(s, self.gain / math.sqrt(fan_in))
 
+    def zero_side(self) -> Role:
+        return Role.READS
+
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         return Growth(axis, Gather.grow(axis.size, count), self)

@@ -35,8 +35,10 @@ class GradMax(Method):
 
     Preserved: the function; where the activation function has derivative 0 at 0 but not just above (`torch.relu`), a
     newborn gets the bias 1e-6, without which it would never get a gradient, and the function moves by 1e-6 of its
-    fan-out. Predicted gain of a newborn: its squared gradient norm `c^2 s_i^2`, the decrease of the loss per unit of
-    learning rate. Given are at most as many newborns as M has rank.
+    fan-out. Numbers that the model learns, such as a scale in front of the activation function, are taken as they are
+    when newborns are made; where they make it other than 0 at 0 the plan says so. Predicted gain of a newborn: its
+    squared gradient norm `c^2 s_i^2`, the decrease of the loss per unit of learning rate. Given are at most as many
+    newborns as M has rank.
     Fails: behind BatchNorm (a zero pre-activation has variance 0), where the activation function is not 0 at 0, and
     where one batch does not show the gradient's direction.
 
@@ -59,14 +61,17 @@ class GradMax(Method):
         for path in axes.paths[axis.index]:
             if path.batch_norms:
                 return "batch normalization has no variance to divide by when the fan-in of newborns is zero"
-            value, slope = _at(path.activation, 0.0)
-            if value != 0:
+            (height, slope), above = _at(path.activation, 0.0), _at(path.activation, WAKE)[1]
+            if height != 0:
                 return "the activation function is not 0 at 0, so that newborns with zero fan-in would be seen"
-            if _at(path.activation, WAKE)[1] == 0:
+            if above == 0 and not path.live:  # what the model learns may switch it on
                 return "the activation function has derivative 0 around 0"
-            if slope == 0 and path.producer.bias is None:
+            if slope == 0 and above != 0 and path.producer.bias is None:
                 return "the activation function has derivative 0 at 0, and no bias could move newborns off it"
         return None
+
+    def zero_side(self) -> Role:
+        return Role.PRODUCES
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
         return (Directions(axis.name, count),)
@@ -80,10 +85,12 @@ class GradMax(Method):
         asleep = {p.producer.bias for p in view.axes.paths[axis.index] if _at(p.activation, 0.0)[1] == 0}
         for place in [place for place in values if place[0] in asleep]:
             values[place] = torch.full_like(values[place], WAKE)
-        reasons = (f"a bias of {WAKE:g} wakes the activation function",) if asleep else ()
+        reasons = [f"a bias of {WAKE:g} wakes the activation function"] if asleep else []
+        heights = {_at(p.activation, 0.0)[0] for p in view.axes.paths[axis.index]} - {0.0}
+        reasons += [f"the activation function is {height:.3g} at 0" for height in sorted(heights)]
         gains = self._gains(found.values, size)[:given]
         note = None if given == count else f"{axis.name}: {given} of {count}, the rank of the candidate gradient"
-        start = Explicit(repr(self), values, reasons)
+        start = Explicit(repr(self), values, tuple(reasons))
         gather = Gather.grow(axis.size, given) if given else Gather.keep(axis.size, range(axis.size))
         return Growth(axis, gather, start, tuple(gains.tolist()), note)
 

@@ -63,6 +63,9 @@ class GradMaxOpt(Method):
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
         return no_zero_side(self.base, axes, axis)
 
+    def zero_side(self) -> Role | None:
+        return self.base.zero_side()
+
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
         return self.base.needs(axes, axis, count)
 

@@ -45,7 +45,9 @@ class Lemon(Method):
     be copied in the same edit, but not with uneven shares.
     Optimizer state: as `HyperCloning`, scales divided by eta. With a rest behind LayerNorm that holds for fan-in up to
     the mean of the gradient over the units.
-    Fails: copies stay equal until something tells them apart, such as dropout.
+    Fails: copies stay equal until something tells them apart, such as dropout. Behind RMSNorm the rest is zero at
+    first, and stays so for good where an activation function with derivative 0 at 0, as `torch.relu`, comes before the
+    weights that read it.
 
     Raises:
         EditError: (from the controller) no fan-out to divide; a normalization that is neither LayerNorm nor RMSNorm

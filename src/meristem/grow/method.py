@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import Axis, AxisMap, Role
 from meristem.edit import Gather, Newborns
+from meristem.grow.parts.untrained import untrained
 from meristem.signals import Statistic, View
 
 
@@ -64,6 +65,19 @@ class Method(ABC):
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
         """Why this method has no meaning for an axis, or None where it is defined."""
         return None
+
+    def zero_side(self) -> Role | None:
+        """The side of newborns that is zero at birth: the weights that produce them, or those that read them. As long
+        as it is, nothing but that side learns. Default: None, neither is."""
+        return None
+
+    def refused(self, axes: AxisMap, axis: Axis) -> str | None:
+        """Why this method may not be used for an axis: it is undefined there, or newborns would never learn."""
+        reason, side = self.undefined(axes, axis), self.zero_side()
+        if reason is not None or side is None:
+            return reason
+        stuck = untrained(axes, axis, side)
+        return None if stuck is None else f"newborns would never learn: what {side.value} them is zero, and {stuck}"
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
         """What has to be recorded before at most `count` newborns can be proposed. Default: nothing."""

@@ -56,8 +56,10 @@ class Mitosis(Method):
             raise ConfigError(f"Mitosis(kick=...) must be above 0 and at most 1, got {self.kick!r}")
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        if not any(Role.PRODUCES in place.roles for place in axes.places[axis.index] if not place.layout.buffer):
-            return "no weights produce it, so there is no gradient by which to choose parents"
+        places = [p for p in axes.places[axis.index] if Role.PRODUCES in p.roles and not p.layout.buffer]
+        if not any(axes.model.get_parameter(place.layout.name).requires_grad for place in places):
+            which = f"{places[0].layout.name} has requires_grad=False" if places else "no weights produce it"
+            return f"{which}, so there is no gradient by which to choose parents"
         return no_fan_out_to_divide(axes, axis)
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:

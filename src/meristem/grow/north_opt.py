@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import Axis, AxisMap, Role
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.north import fan_ins, mean_norm, plan
-from meristem.signals import SecondMoment, Statistic, View, obstacle
+from meristem.signals import SecondMoment, Statistic, View, unfollowed
 from meristem.signals.directions import spread
 
 
@@ -50,7 +50,10 @@ class NorthOpt(Method):
             raise ConfigError(f"NorthOpt(steps=...) must be at least 0, got {self.steps!r}")
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return obstacle(axes, axis, one_producer=True)
+        return unfollowed(axes, axis, one_producer=True)
+
+    def zero_side(self) -> Role:
+        return Role.READS
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
         return (SecondMoment(axis.name),)

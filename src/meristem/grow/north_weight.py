@@ -38,6 +38,9 @@ class NorthWeight(Method):
             return meets_itself(axes, axis)
         return "no weights produce it, so there are no rows to be orthogonal to"
 
+    def zero_side(self) -> Role:
+        return Role.READS
+
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         places = [place for place in weights(view, axis) if _produces(place)]
         spaces = [_row_space(view.tensors[place.layout.name], place.dim) for place in places]
@@ -72,7 +75,7 @@ def _row_space(tensor: Tensor, dim: int) -> Tensor:
     Returns:
         float64 on the CPU, shape (rank, columns). Rows count as dependent up to the rounding of the tensor's own type.
     """
-    rows = tensor.movedim(dim, 0).flatten(1).to("cpu", torch.float64)
+    rows = tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1).to("cpu", torch.float64)
     _, sizes, directions = torch.linalg.svd(rows, full_matrices=False)
     tolerance = max(rows.shape) * torch.finfo(tensor.dtype).eps * sizes.max()
     return directions[: int((sizes > tolerance).sum())]

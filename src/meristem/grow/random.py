@@ -58,6 +58,9 @@ class Random(Method):
             return meets_itself(axes, axis)
         return "with fan_in=0 newborns need a bias to be off the kink of ReLU, and it has none"
 
+    def zero_side(self) -> Role | None:
+        return Role.READS if not self.fan_out else None if self.fan_in else Role.PRODUCES
+
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         entries = {(p.layout.name, p.dim): values for p, values in self._entries(view, axis, count)}
         start = Explicit(repr(self), entries, self._reasons(axis))

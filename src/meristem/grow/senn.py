@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import Axis, AxisMap, Role
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.north import plan
@@ -66,7 +66,10 @@ class SENN(Method):
             raise ConfigError(f"expected proposals >= 1, steps >= 0, temperature > 0 and ridge > 0, got {self!r}")
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return obstacle(axes, axis, one_producer=True)
+        return obstacle(axes, axis, one_producer=True, any_norm=True)
+
+    def zero_side(self) -> Role:
+        return Role.READS
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
         return (self._statistic(axis),)

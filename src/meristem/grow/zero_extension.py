@@ -23,8 +23,9 @@ class ZeroExtension(Method):
     Preserved: the function, up to what epsilon does (the plan says how much where it is more than rounding), and the
     gradients of incumbents, those of scales divided by `sqrt(d / D)`; provided that what stands between the weights
     that produce the units and those that read them maps 0 to 0. Newborns' fan-in learns from the first step.
-    Fails: behind LayerNorm, where zeros move the mean (`Lemon` is the method there); behind a gate that is zero as
-    well, nothing learns.
+    Fails: behind LayerNorm, where zeros move the mean (`Lemon` is the method there). Where an activation
+    function with derivative 0 at 0, as `torch.relu`, comes between RMSNorm and the weights that read it, newborns stay
+    zero for good; behind a gate that is zero as well, nothing learns either.
 
     Raises:
         EditError: (from the controller) RMSNorm is not all that normalizes the axis; no weights read it, or one tensor
@@ -41,6 +42,9 @@ class ZeroExtension(Method):
         if reason is None and norms(axes, axis)[0].centred:
             return "LayerNorm subtracts its mean, which zeros would move"
         return reason
+
+    def zero_side(self) -> Role:
+        return Role.PRODUCES
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         start = widening(self, view.axes, axis, count, copies=1)

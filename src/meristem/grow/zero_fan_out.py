@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meristem import edit
-from meristem.axes.map import Axis
+from meristem.axes.map import Axis, Role
 from meristem.edit import Gather
 from meristem.grow.method import Growth, Method
 from meristem.signals import View
@@ -22,6 +22,9 @@ class ZeroFanOut(edit.ZeroFanOut, Method):
     fan-in has zero gradient and its fan-out `delta h^T`; from the second step on both learn.
     Fails: nothing chooses good directions; a newborn starts as an arbitrary random feature.
     """
+
+    def zero_side(self) -> Role:
+        return Role.READS
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         return Growth(axis, Gather.grow(axis.size, count), self)

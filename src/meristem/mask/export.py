@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from meristem.axes.operators import FUSED
+from meristem.edit.duplicate import copied
+from meristem.mask.masks import Masks
 from meristem.mask.readers import readers
 
 SMALLEST: Mapping[torch.dtype, tuple[int, int]] = {
@@ -63,12 +64,16 @@ def to_torch_sparse(
 
     Args:
         model: stays as it is.
-        masks: by parameter name, which weights are there.
+        masks: by parameter name a bool tensor of the parameter's shape: which weights are there.
         example: inputs of the model, a tuple or one tensor, to find out what computes with which weight; or None.
         csr_below: the density below which CSR is used (default 0.1). Measure on your device: on CPUs it pays below
             about that, on GPUs later.
+
+    Raises:
+        ConfigError: no such parameter, or a mask of another shape or type.
     """
-    exported = copy.deepcopy(model).eval()
+    masks = Masks(model, masks)
+    exported = copied(model).eval()
     strangers = {} if example is None else readers(exported, masks, example)
     names: dict[int, list[str]] = {}
     for name, parameter in exported.named_parameters(remove_duplicate=False):
@@ -97,8 +102,8 @@ def _layout(
     owner: nn.Module, name: str, weight: Tensor, density: float, elsewhere: str | None, csr_below: float
 ) -> tuple[str, str]:
     """The layout for one weight, and why it is not a sparser one."""
-    if not isinstance(owner, nn.Linear) or type(owner).forward is not nn.Linear.forward or owner.weight.dim() != 2:
-        return "dense", f"{type(owner).__name__} has no sparse kernel in PyTorch"
+    if type(owner).forward is not nn.Linear.forward or name.rpartition(".")[2] != "weight":
+        return "dense", f"{name} of {type(owner).__name__} has no sparse kernel in PyTorch"
     if elsewhere is not None:
         return "dense", elsewhere
     reason = semi_structured_obstacle(weight)

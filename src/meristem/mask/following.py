@@ -1,17 +1,21 @@
-"""How tensors shaped like parameters follow an edit, by its record."""
+"""How tensors shaped like parameters follow an edit, or a history of edits, by its record."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from meristem.edit import Commit
+from meristem.axes.map import AxisMap
+from meristem.edit import Commit, Edit
 from meristem.edit.compute import gathered
+from meristem.edit.deepen import Replayed
+from meristem.edit.gather import Gather
 from meristem.edit.indices import Indices, Recipe
-from meristem.edit.record import parsed
+from meristem.edit.record import Record, parsed
+from meristem.edit.stages import gathers, stages
 from meristem.errors import StaleMapError
 from meristem.mask.best import top
 
@@ -20,10 +24,16 @@ def recipes(commit: Commit) -> tuple[dict[str, Recipe], dict[str, tuple[int, ...
     """What an edit did to each tensor that it changed, and the shape of each before, by all its names."""
     axes = commit.axes
     (record,) = parsed([commit.record])
-    gathers = {axes.by_name[entry.axis].index: entry.gather() for entry in record.axes}
     before = list(axes.sizes)
     for entry in record.axes:
         before[axes.by_name[entry.axis].index] = entry.before
+    return _recipes(axes, {axes.by_name[entry.axis].index: entry.gather() for entry in record.axes}, before)
+
+
+def _recipes(
+    axes: AxisMap, gathers: Mapping[int, Gather], before: Sequence[int]
+) -> tuple[dict[str, Recipe], dict[str, tuple[int, ...]]]:
+    """As `recipes`, given what happened to each axis by number, and the sizes of all before."""
     indices = Indices(gathers, before)
     found: dict[str, Recipe] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -52,12 +62,17 @@ def follow(commit: Commit, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Ten
         StaleMapError: a tensor has not the shape that its parameter had before the edit.
     """
     changed, shapes = recipes(commit)
+    return _followed(changed, shapes, tensors)
+
+
+def _followed(
+    changed: Mapping[str, Recipe], shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, Tensor | None]]:
     found: dict[str, tuple[Tensor, Tensor | None]] = {}
     for name, tensor in tensors.items():
-        if name not in changed:
-            continue
-        _check(name, tensor, shapes[name])
-        found[name] = _gathered(tensor, changed[name])
+        if name in changed:
+            _check(name, tensor, shapes[name])
+            found[name] = _gathered(tensor, changed[name])
     return found
 
 
@@ -76,6 +91,39 @@ def renamed(commit: Commit, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Te
             _check(name, tensor, commit.shapes.get(commit.moved[name]))
             recipe = commit.followed.get(commit.moved[name], {})
             found[commit.moved[name]] = _gathered(tensor, recipe) if recipe else (tensor, None)
+    return found
+
+
+def through(history: Sequence[Record], axes: AxisMap, *kinds: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Tensors, by parameter name, after a history of edits: those of parameters that stayed, by the new names.
+
+    Args:
+        history: records of edits, oldest first.
+        axes: the map of a model as it was before the first of them. If they edit its module tree, this model is edited,
+            too, as far as the last of these; otherwise only the map is read.
+        kinds: tensors in the shapes of that model's parameters and buffers, several of each if need be.
+
+    Returns:
+        for each of the kinds the tensors, with zeros where there is no source. What new modules hold is not among them.
+
+    Raises:
+        EditError, TraceError: the history is of another model.
+        StaleMapError: a tensor has not the shape that its parameter had.
+    """
+    found = [dict(tensors) for tensors in kinds]
+    for records, tree in stages(parsed(history)):
+        changes = gathers(records, axes)
+        if tree is None:  # the last stage
+            changed, shapes = _recipes(axes, {axes[name].index: g for name, g in changes.items()}, axes.sizes)
+            for tensors in found:
+                tensors |= {name: moved for name, (moved, _) in _followed(changed, shapes, tensors).items()}
+        else:
+            edit = Edit(axes).depth(Replayed(tree))
+            for name, gather in changes.items():
+                edit.gather(name, gather)
+            commit = edit.commit()
+            found = [{name: moved for name, (moved, _) in renamed(commit, tensors).items()} for tensors in found]
+            axes = commit.axes
     return found
 
 

@@ -10,6 +10,7 @@ from meristem.mask.everywhere import Global
 from meristem.mask.method import Patterned
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.snip import derivative, loss_of, over_ranks
+from meristem.signals.twice import twice_differentiable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,8 @@ class GraSP(Patterned):
         density: the share of weights that stays.
         distribution: over layers (default `Global`).
 
-    Fails: on nets with kinks the Hessian misses what moves them; layers may be cut, as with `SNIP`. Fused attention
-    without a second derivative raises PyTorch's own error: choose the math kernel for the closure.
+    Fails: on nets with kinks the Hessian misses what moves them; layers may be cut, as with `SNIP`. PyTorch's attention
+    runs by its slower kernel, which has a second derivative; an operator of your own without one raises its own error.
     """
 
     requires_closure: ClassVar[bool] = True
@@ -35,7 +36,7 @@ class GraSP(Patterned):
     distribution: Distribution = field(default_factory=Global)
 
     def start(self, scene: Scene) -> Plan:
-        with loss_of(scene) as loss:
+        with twice_differentiable(), loss_of(scene) as loss:
             gradients = derivative(loss, scene, create_graph=True)
             everywhere = over_ranks(gradients)
             flow = sum((everywhere[name] * g).sum() for name, g in gradients.items())

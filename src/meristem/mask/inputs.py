@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from meristem.signals.contraction import Call, read_call
+from meristem.signals.inside import inside
 
 Measure = Callable[[Call, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Tensor]
 """What one call tells: (the call, the function, its arguments) -> a tensor that is added up over calls."""
@@ -37,7 +38,7 @@ class Hearing(TorchFunctionMode):
             found = self._measure(call, func, args, kwargs or {})
             self.totals[name] = self.totals[name] + found if name in self.totals else found
             self.calls[name] = Call(call.contraction, call.input[:0], call.weight[:0], call.weight_is_transposed, None)
-        return func(*args, **(kwargs or {}))
+        return inside(self, func, args, kwargs or {})
 
 
 def energy(call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from meristem.edit import Commit
 from meristem.errors import CheckpointError, ConfigError
+from meristem.mask.arrangement import Arrangements
 from meristem.mask.distribution import Distribution
 from meristem.mask.following import deep, follow, newborn, renamed
 from meristem.mask.masks import Masks, alike, silence
@@ -27,6 +28,7 @@ class Kept:
 
     Attributes:
         masks: which weights are there.
+        arrangements: how weights are laid out.
         learning: which the optimizer may move, where these are others; by name.
         densities: the share of weights that each parameter is to have.
         memory: what the method keeps, by kind and tensor name.
@@ -34,8 +36,9 @@ class Kept:
             others. By name, of parameters in which there are such; int32.
     """
 
-    def __init__(self, masks: Masks, optimizers: Sequence[Optimizer]) -> None:
+    def __init__(self, masks: Masks, optimizers: Sequence[Optimizer], arrangements: Arrangements) -> None:
         self.masks = masks
+        self.arrangements = arrangements
         self.learning: dict[str, Tensor] = {}
         self.densities: dict[str, float] = {}
         self.memory: dict[str, dict[str, Tensor]] = {}
@@ -63,7 +66,7 @@ class Kept:
             states=self._states(),
             groups={name: groups[id(p)] for name, p in parameters.items() if id(p) in groups},
             closure=closure,
-            over=lambda distribution: turned(distribution, self.masks.model, self.masks),
+            over=lambda distribution: turned(distribution, self.arrangements),
             known=self._known,
         )
 
@@ -167,7 +170,7 @@ class Kept:
         Parameters of inserted layers, if they are among the chosen ones, begin with the density of newborns and are to
         come to that of all masked parameters together.
         """
-        self._silent, self._known = {}, {}
+        self._silent, self._known, self.arrangements = {}, {}, Arrangements(self.masks.model, commit.axes)
         if deep(commit):
             return self._after_depth(commit, newborns, seed, chosen, pattern)
         learning = follow(commit, self.learning)
@@ -192,9 +195,7 @@ class Kept:
         kinds = {kind: tensors for kind, tensors in self.memory.items() if masked.issuperset(tensors)}
         stay, old = {moved[name] for name in masked if name in moved}, set(moved.values())
         inserted: dict[str, Tensor] = {}
-        pattern = (
-            None if pattern is None else turned(pattern, self.masks.model, dict(self.masks.model.named_parameters()))
-        )
+        pattern = None if pattern is None else turned(pattern, self.arrangements)
         for name, parameter in weights_of(self.masks.model, chosen).items():
             if name not in old:
                 whole, key = torch.ones_like(parameter, dtype=torch.bool), (seed, name, len(stay) + len(inserted))
@@ -243,7 +244,7 @@ class Kept:
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise CheckpointError(f"the state is of another model: it holds {name} of shape {tuple(tensor.shape)}")
         try:
-            found = Kept(Masks(self.masks.model, unpacked(saved.masks)), self._optimizers)
+            found = Kept(Masks(self.masks.model, unpacked(saved.masks)), self._optimizers, self.arrangements)
         except ConfigError as error:
             raise CheckpointError(f"the state is of another model, load that first: {error}") from error
         found.densities = dict(saved.densities)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from meristem.edit import Commit
 from meristem.errors import ConfigError, StaleMapError
+from meristem.mask.arrangement import Arrangements
 from meristem.mask.distribution import Distribution
 from meristem.mask.following import deep, follow, newborn, renamed
 from meristem.mask.pattern import settled
@@ -136,7 +137,8 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             StaleMapError: the masks are not those of the model before this edit, or the model is not as it left it.
-            ConfigError: a parameter has now a shape that cannot have the pattern. Nothing is changed.
+            ConfigError: a parameter has now a shape that cannot have the pattern, or along which dimension it has its
+                inputs is not known. Nothing is changed.
         """
         if deep(commit):
             known = {commit.moved[name]: share for name, share in self.densities.items() if name in commit.moved}
@@ -144,7 +146,7 @@ class Masks(Mapping[str, Tensor]):
         else:
             known, followed = self.densities, follow(commit, self._masks)
         parameters, found = dict(self.model.named_parameters(remove_duplicate=False)), {}
-        pattern = None if pattern is None else turned(pattern, self.model, followed)
+        pattern = None if pattern is None else turned(pattern, Arrangements(self.model, commit.axes))
         for name, (moved, fresh) in followed.items():
             key = (seed, name, len(commit.axes.history))
             if fresh is not None and pattern is None:
@@ -181,22 +183,31 @@ class Masks(Mapping[str, Tensor]):
 CHUNK = 2**16
 """So many entries are silenced at once on the CPU: what is read and written several times stays in its cache."""
 
+BITS: Mapping[int, torch.dtype] = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By so many bytes, the integers that hold them."""
+
 
 def silence(mask: Tensor, tensors: Iterable[Tensor]) -> None:
-    """In place: zero in tensors of a mask's shape wherever the mask is False. (By products: in the cache they are far
-    faster than choices.)"""
-    found = list(tensors)
-    pieces = [mask.view(torch.uint8), *found]
+    """In place: zero in tensors of a mask's shape wherever the mask is False, whatever stood there. (By their bits: in
+    the cache that is far faster than choices, and what is infinite or no number would outlive a product with zero.)"""
+    dense: list[Tensor] = []
+    for tensor in tensors:
+        if tensor.layout is torch.sparse_coo:
+            silence(mask[tuple(tensor._indices())], [tensor._values()])
+        else:
+            dense += torch.view_as_real(tensor).unbind(-1) if tensor.is_complex() else (tensor,)
+    pieces = [mask.view(torch.int8), *(tensor.view(BITS[tensor.element_size()]) for tensor in dense)]
     order = sorted(range(mask.dim()), key=mask.stride, reverse=True)
     flat = [piece.permute(order) for piece in pieces]
     if all(piece.is_cpu and piece.is_contiguous() for piece in flat):
-        parts = zip(*(piece.view(-1).split(CHUNK) for piece in flat), strict=True)
+        chunks = zip(*(piece.view(-1).split(CHUNK) for piece in flat), strict=True)
     else:
-        parts = [tuple(pieces)]
-    for bits, *rest in parts:
-        factors = {(t.device, t.dtype): bits.to(t.device, t.dtype) for t in rest}
-        for tensor in rest:
-            tensor.mul_(factors[tensor.device, tensor.dtype])
+        chunks = [tuple(pieces)]
+    for there, *rest in chunks:
+        kept = there.neg()  # all bits where the mask is True
+        whole = {(t.device, t.dtype): kept.to(t.device, t.dtype) for t in rest}
+        for bits in rest:
+            bits.bitwise_and_(whole[bits.device, bits.dtype])
 
 
 def alike(state: Any, mask: Tensor) -> list[Tensor]:

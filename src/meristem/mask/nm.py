@@ -19,8 +19,8 @@ class NM(Distribution):
 
     With a density of 0.5 and m = 4 this is 2:4, which GPUs from compute capability 8.0 on multiply faster: Mishra et
     al. 2021, arXiv 2104.08378. Kernel positions are separate: neighbours are input channels, as for `Wanda(m=4)` and
-    `SparseGPT(m=4)`. Inputs are along the second dimension; `Sparse` finds the weights that are laid out the other way
-    round (see `turned.reading`) and gives them as they would be.
+    `SparseGPT(m=4)`. Inputs are along the second dimension; `Sparse` gives weights that are laid out otherwise as they
+    would be, and asks for an example where that is not known (see `arrangement.Arrangements`).
 
     Methods that exchange weights refuse it; the others keep it, through structural edits too (see `Method.pattern`). A
     schedule that passes other densities has the next lower multiple of 1 / m, at least one weight of each group.

@@ -73,7 +73,8 @@ def one_shot(
         if silent:
             raise SignalError(
                 f"{', '.join(silent)}: no call was heard that multiplies by them. Leave them out with `parameters=`; "
-                "fused modules (nn.MultiheadAttention), and weights that are transformed before use, hide calls"
+                "scripted modules hide calls, and so do weights that are used in parts (cross-attention of "
+                "nn.MultiheadAttention) or transformed before use"
             )
         with torch.no_grad():
             results = {n: method.pruned(n, p.detach(), hearing.totals[n], hearing.calls[n]) for n, p in wanted.items()}

@@ -15,8 +15,9 @@ from meristem.mask.distribution import Distribution, check_density
 class Rows(Distribution):
     """Every row, that is every output, keeps its best `round(density * entries)`, at least one.
 
-    What Wanda compares within: Sun et al. 2023, arXiv 2306.11695. Outputs are along the first dimension; `Sparse` finds
-    the weights that are laid out the other way round (see `turned.reading`) and gives them as they would be.
+    What Wanda compares within: Sun et al. 2023, arXiv 2306.11695. Outputs are along the first dimension; `Sparse` gives
+    weights that are laid out otherwise as they would be, and asks for an example where that is not known (see
+    `arrangement.Arrangements`). Of experts that are chosen by number each has outputs of its own.
     """
 
     def masks(self, scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from meristem.axes.wrapped import check_model
 from meristem.edit import Commit
 from meristem.errors import CheckpointError, ConfigError
 from meristem.mask.alone import AT_WORK, check_alone
+from meristem.mask.arrangement import Arrangements, map_of
 from meristem.mask.beginning import Beginning
 from meristem.mask.kept import Kept
 from meristem.mask.masks import Masks
@@ -59,14 +60,17 @@ class Sparse:
         seed: of everything random, together with the step and the parameter's name.
         state: a saved `state_dict()` to go on from: masks, steps and seed are those saved, nothing is chosen and no
             closure called. The model has to have the saved structure.
+        example: inputs of the model, as for `meristem.trace`, or its map. Only patterns (`NM`, `Rows`) need it, and
+            only where modules do not say along which dimension their weights have their inputs, see `Arrangements`.
 
     Attributes:
         steps: number of optimizer steps so far.
         updated: the step of the last update, or None.
 
     Raises:
-        ConfigError: nothing to mask, a density that cannot be had, no closure where one is needed, or another object of
-            this kind whose updates would get in the way trains by the same optimizer: `close` it.
+        ConfigError: nothing to mask, a density that cannot be had, no closure or example where one is needed, or
+            another object of this kind whose updates would get in the way trains by the same optimizer: `close` it.
+        TraceError: the model cannot be run on the example.
         CheckpointError: the state is malformed, of another method, or of another model.
         WrappedModelError: the model is a wrapper (DDP, FSDP, compiled), or a parameter is split over devices.
     """
@@ -82,6 +86,7 @@ class Sparse:
         closure: Callable[[], Tensor] | None = None,
         seed: int = 0,
         state: Mapping[str, Any] | None = None,
+        example: Any = None,
     ) -> None:
         self.model = model
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
@@ -98,8 +103,11 @@ class Sparse:
             raise ConfigError("the optimizer holds none of the parameters to mask; build it on model.parameters()")
         if method.requires_closure and closure is None and state is None:
             raise ConfigError(f"{type(method).__name__} evaluates the training loss: give Sparse(..., closure=...)")
+        arrangements = Arrangements(model, None if method.pattern is None else map_of(model, example))
+        for name in chosen if method.pattern is not None else ():
+            arrangements.of(name)  # raises where it is not known
         everything = Masks(model, {name: torch.ones_like(p, dtype=torch.bool) for name, p in chosen.items()})
-        self._kept = Kept(everything, self.optimizers)
+        self._kept = Kept(everything, self.optimizers, arrangements)
         self._beginning: Beginning | None = None
         check_alone(self)
         if state is None:

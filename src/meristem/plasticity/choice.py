@@ -40,8 +40,18 @@ class Choice:
             axes: the map after it.
             succession: which axes there are after it.
         """
+        able = (axis.name for axis in self.foreseen(axes, succession) if self.unable(axes, axis) is None)
+        return replace(self, names=tuple(able))
+
+    def foreseen(self, axes: AxisMap, succession: Succession) -> list[Axis]:
+        """The axes of such a choice before the edit is made; there is no model yet that could say which of the new ones
+        must be left out.
+
+        Args:
+            axes: the map that is predicted.
+            succession: which axes there will be.
+        """
         joining = choose_among(axes, self.selection, succession.born)
         names = [*succession.names(self.names), *(axis.name for axis in joining)]
         found = [axes.by_name[name] for name in dict.fromkeys(names) if name in axes.by_name]
-        able = (axis.name for axis in found if axis.editable and self.unable(axes, axis) is None)
-        return replace(self, names=tuple(able))
+        return [axis for axis in found if axis.editable]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from meristem.axes import Axis, AxisMap
+from meristem.axes import AxisMap
 from meristem.depth import Deepen, Places, Shorten
 from meristem.depth import places as find_places
 from meristem.edit import Edit
@@ -74,7 +74,7 @@ def _fits(axes: AxisMap, change: DepthChange, budget: Budget | None, choice: Cho
     found = Edit(axes).depth(change).preview()
     assert found.map is not None, "the preview of a depth edit has one"
     assert found.succession is not None, "the preview of a depth edit has one"
-    chosen: Sequence[Axis] = choice.after(found.map, found.succession).axes(found.map)
+    chosen = choice.foreseen(found.map, found.succession)
     bounds = (
         (budget.parameters, found.parameters[1]),
         (budget.flops, found.flops[1]),

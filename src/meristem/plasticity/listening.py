@@ -51,7 +51,8 @@ class Listening:
     def wake(self, step: int) -> float:
         """The next step after which `advance` has something to do."""
         end = self._target.step
-        return min((at for at in (end - self._length, end - 1, end) if at > step), default=inf)
+        soon = step + 1 if end - self._length <= step < end else end - self._length
+        return min((at for at in (soon, end - 1, end) if at > step), default=inf)
 
     def aim(self, target: Target) -> None:
         """Record for this target and no other. What has been recorded for an equal one is kept."""
@@ -60,7 +61,9 @@ class Listening:
             self._target = target if target.statistics else Target()
 
     def advance(self, step: int, axes: AxisMap) -> None:
-        """What is due after this step: open the recorder, or announce the last step to it."""
+        """What is due after this step: tell the recorder that it is over, open it, or announce the last step to it."""
+        if self._recorder is not None:
+            self._recorder.stepped()
         if self._recorder is None and step >= self._target.step - self._length:
             self._open(step, axes)
         if self._recorder is not None and step >= self._target.step - 1:

@@ -28,7 +28,7 @@ from meristem.plasticity.choice import Choice
 from meristem.plasticity.layers import Layers
 from meristem.prune import Criterion, Removal
 from meristem.prune import require_defined as require_criterion
-from meristem.schedule import Action, Below, Demand, Rate, Schedule
+from meristem.schedule import Action, Demand, Schedule
 from meristem.signals import Running, Statistic, View
 
 Plan: TypeAlias = Growth | Removal | Turnover
@@ -54,7 +54,7 @@ class Decision:
         changes: of the module tree, one transaction.
         entries: what was bought and sold, if it was an exchange; else None.
         owed: by axis name, the part of a unit by which replacement at a rate is behind afterwards; below `*` what
-            rounding has left of shares to prune.
+            rounding has left of shares to prune, below `**` the share that is `Gone`.
         notes: why it is less than what was asked for.
     """
 
@@ -211,7 +211,7 @@ class Planner:
             for axis, most in self._most(axes, chosen, demand).items():
                 found.update(dict.fromkeys(self._method.needs(axes, axis, most)))
         if self._criterion is not None and demand.action in ("prune", "replace"):
-            scored = chosen if isinstance(demand.amount, (Below, Rate)) else by_axis(demand.amount, chosen)
+            scored = by_axis(demand.amount, chosen) if isinstance(demand.amount, Mapping) else chosen
             for axis in scored:
                 found.update(dict.fromkeys(self._criterion.needs(axes, axis)))
         needed = tuple(statistic for statistic in found if not isinstance(statistic, Running))

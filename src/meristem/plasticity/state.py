@@ -32,7 +32,7 @@ class State(BaseModel):
         schedule: what the schedule remembers.
         pending: what waits for statistics.
         owed: by axis name, the part of a unit by which replacement at a rate is behind; below `*` what rounding has
-            left of shares to prune.
+            left of shares to prune, below `**` the share that is `Gone`.
         running: what is averaged all along.
         helpers: what the integrators remember.
         monitor: what the monitor remembers; None if there is none.

@@ -7,7 +7,7 @@ from meristem.prune.catalogue import CRITERIA, require_defined
 from meristem.prune.compensated import Compensated
 from meristem.prune.contribution import ContributionUtility, MeanKept
 from meristem.prune.criterion import Criterion, Removal
-from meristem.prune.cubic import Cubic
+from meristem.prune.cubic import Cubic, Gone
 from meristem.prune.dormancy import Dormancy
 from meristem.prune.fold import fold
 from meristem.prune.fpgm import FPGM
@@ -49,6 +49,7 @@ __all__ = [
     "Criterion",
     "Cubic",
     "Dormancy",
+    "Gone",
     "GraSP",
     "GradientDormancy",
     "GroupNorm",

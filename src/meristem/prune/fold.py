@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from meristem.axes.expression import units_along
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import Axis, AxisMap, Role
 from meristem.axes.operators import elementwise
 from meristem.axes.path import BatchNorm, Path, Step
 from meristem.errors import ConfigError
@@ -50,7 +52,7 @@ def fold(axes: AxisMap, threshold: float = 0.0) -> tuple[Removal, ...]:
 def _folded(view: View, axis: Axis, threshold: float) -> Removal | None:
     paths = view.axes.paths.get(axis.index, ())
     followed = paths and all(path.obstacle is None and path.batch_norms for path in paths)
-    if not followed or unshiftable(view.axes, axis) is not None:
+    if not followed or not _alone(view, axis, paths) or unshiftable(view.axes, axis) is not None:
         return None
     found = [_constant(view, axis, path, threshold) for path in paths]
     constant = torch.stack([holds for holds, _ in found]).all(0)
@@ -64,6 +66,16 @@ def _folded(view: View, axis: Axis, threshold: float) -> Removal | None:
         means[place.layout.name] = values[place.layout.name][along.clamp(min=0)][None]
     units = tuple(constant.nonzero().flatten().tolist())
     return Removal(axis, units, compensation(view.axes, view.tensors, axis, units, means))
+
+
+def _alone(view: View, axis: Axis, paths: Sequence[Path]) -> bool:
+    """Whether one weight produces the axis, and nothing but batch normalizations scales or shifts its units on the way:
+    paths leave out what does nothing to newborns."""
+    known = {path.producer.bias for path in paths}
+    for norm in (norm for path in paths for norm in path.batch_norms):
+        known |= {norm.weight, norm.bias, norm.mean, norm.variance}
+    carried = [place.layout.names for place in view.axes.places[axis.index] if place.roles <= {Role.CARRIES}]
+    return len({path.producer.weight for path in paths}) == 1 and all(known.intersection(names) for names in carried)
 
 
 def _constant(view: View, axis: Axis, path: Path, threshold: float) -> tuple[Tensor, Tensor]:

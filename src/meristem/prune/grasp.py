@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import ConfigError
 from meristem.prune.criterion import Criterion
 from meristem.prune.trained import frozen_weight, parameter_places
 from meristem.signals import View, sum_by_unit
+from meristem.signals.twice import twice_differentiable
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class GraSP(Criterion):
         parameters = [p for p in model.parameters() if p.requires_grad]
         own = [model.get_parameter(name) for name in dict.fromkeys(p.layout.name for p in places)]
         try:
-            with torch.enable_grad(), torch.random.fork_rng(view.devices), sdpa_kernel(SDPBackend.MATH):
+            with torch.enable_grad(), torch.random.fork_rng(view.devices), twice_differentiable():
                 gradients = torch.autograd.grad(view.closure(), parameters, create_graph=True, allow_unused=True)
                 flow = [g.square().sum() / 2 for g in gradients if g is not None and g.requires_grad]
                 if not flow:

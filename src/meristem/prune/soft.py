@@ -3,44 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from meristem.axes.expression import units_along
-from meristem.axes.map import AxisMap, Role
+from meristem.axes.expression import gather_index, units_along
+from meristem.axes.map import AxisMap, Place, Role, TensorLayout
 from meristem.errors import EditError
 from meristem.prune.criterion import Removal
 from meristem.prune.trained import parameter_places
 
 
 @torch.no_grad()
-def silence(axes: AxisMap, plans: Iterable[Removal], role: Role = Role.READS) -> None:
+def silence(axes: AxisMap, plans: Iterable[Removal], role: Role = Role.READS) -> tuple[Removal, ...]:
     """Set the slices of these units to zero, in place. They stay, get gradients, and may score well the next time.
 
         plans = [criterion.removal(view, axis, units) ...]        # in every epoch
-        silence(axes, plans)
+        plans = silence(axes, plans)
         ...                                                       # train on; at the end carry out the last plans
 
     He, Kang, Dong, Fu, Yang, "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018,
     arXiv 1808.06866. They zero the filters, which is `role=Role.PRODUCES`; by default the weights that read the units
-    are zeroed, which silences them exactly whatever stands in between, and lets gradients bring them back at once.
+    are zeroed, so that nothing that stands in between is left of the units in what their readers give, and gradients
+    bring them back at once.
+
+    What a plan adds to those that stay, as `Compensated` does, is added now, and is no longer in the plans that are
+    returned. Units that come back start from zero, as their weights do, with the means of before in the biases: nothing
+    is taken back, and when they are silenced again it is what they give by then that is made up for.
+
+    Preserved: carrying out the plans that are returned right away changes nothing, by the default role, unless
+    something between units and readers mixes the units, as LayerNorm and softmax do: silent units still take part in
+    it, removed ones do not.
 
     Args:
         axes: the map.
         plans: whom to silence.
         role: which slices become zero.
 
+    Returns:
+        the plans with what is left to be done: the same units, and nothing that is added to others.
+
     Raises:
-        EditError: no parameter has that role on an axis; nothing is touched.
+        EditError: no parameter has that role on an axis, or a plan makes up for what readers lose and another role is
+            given; nothing is touched.
     """
     found = [(plan, parameter_places(axes, plan.axis, (role,))) for plan in plans]
     empty = [plan.axis.name for plan, places in found if not places]
     if empty:
         raise EditError(f"no parameter {role.value} {', '.join(empty)}, so these units cannot be silenced by it")
+    moving = [plan.axis.name for plan, _ in found if plan.start is not None]
+    if moving and role is not Role.READS:
+        raise EditError(
+            f"the plans for {', '.join(moving)} make up for what readers lose (Compensated, MeanKept), which holds "
+            "where the weights that read are zeroed: leave out role=, or plan without it"
+        )
     for plan, places in found:
-        units = torch.tensor(plan.units)
         for place in places:
-            along = units_along(place.layout.dims[place.dim], plan.axis.index, axes.sizes)
-            index = torch.isin(along, units).nonzero().flatten()
-            parameter = axes.model.get_parameter(place.layout.name)
-            parameter.index_fill_(place.dim, index.to(parameter.device), 0)
+            _clear(axes, plan, place)
+        for layout in axes.layouts.values():
+            shift = None if plan.start is None else plan.start.shift(layout)
+            if shift is not None:
+                _move(axes, plan, layout, shift)
+    return tuple(replace(plan, start=None) for plan, _ in found)
+
+
+def _clear(axes: AxisMap, plan: Removal, place: Place) -> None:
+    """Zero for the slices of the units of a plan along a dimension."""
+    along = units_along(place.layout.dims[place.dim], plan.axis.index, axes.sizes)
+    index = torch.isin(along, torch.tensor(plan.units)).nonzero().flatten()
+    parameter = axes.model.get_parameter(place.layout.name)
+    parameter.index_fill_(place.dim, index.to(parameter.device), 0)
+
+
+def _move(axes: AxisMap, plan: Removal, layout: TensorLayout, shift: Tensor) -> None:
+    """Add to the entries of a tensor that a plan keeps, given in their shape."""
+    tensor = axes.model.get_buffer(layout.name) if layout.buffer else axes.model.get_parameter(layout.name)
+    kept = {plan.axis.index: plan.gather.index}
+    along = [gather_index(dim, kept, axes.sizes).to(tensor.device) for dim in layout.dims]
+    index = tuple(rows.view(-1, *(1 for _ in along[number + 1 :])) for number, rows in enumerate(along))
+    tensor[index] += shift.to(tensor)

@@ -20,8 +20,8 @@ from meristem.signals.uses import inseparable
 @dataclass(frozen=True)
 class Taylor(Criterion):
     """`|dL/dm|` for a gate m = 1 that multiplies the unit wherever it is read: to first order, what the loss changes by
-    if the unit is silenced. The root of the mean of its square over the recorded passes; sums over positions and
-    samples of a pass are inside of the square.
+    if the unit is silenced. The root of the mean of its square over the recorded steps; sums over positions, samples
+    and the passes of a step are inside of the square.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019, arXiv
     1906.10771, with gates: their score is the square of this one, so the ranking is the same, and this one

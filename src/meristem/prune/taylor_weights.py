@@ -17,7 +17,7 @@ from meristem.signals.sensitivity import Sensitivity
 @dataclass(frozen=True)
 class TaylorWeights(Criterion):
     """`sqrt(sum (g w) ** 2)` over all weights of a unit: what the loss changes by if they are zeroed, to first order
-    and as if they were independent. Mean of the squares over the recorded passes.
+    and as if they were independent. Mean of the squares over the recorded steps.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019, arXiv
     1906.10771, with weights: their score is the square, over the fan-in. Here by default over the whole

@@ -98,7 +98,7 @@ def early_growth(
     method = Mitosis() if grow is None else grow
 
     def free(axis: Axis) -> bool:
-        return not axis.couplings and method.undefined(found, axis) is None
+        return not axis.couplings and method.refused(found, axis) is None
 
     chosen = choose(found, free if axes is None else axes)
     if isinstance(factor, Mapping) and (unknown := factor.keys() - {axis.name for axis in chosen}):

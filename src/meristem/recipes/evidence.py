@@ -104,7 +104,8 @@ def evidence(
     axes: AxisMap, statistics: Sequence[Statistic], batches: Sequence[Any], loss: Loss
 ) -> Mapping[Statistic, Any]:
     """The results of statistics over batches: a forward and a backward pass each, in eval mode; the model stays as it
-    was, gradients included. Of a model that is all frozen only what is read is heard, in forward passes alone.
+    was, gradients included. Every batch counts as a step. Of a model that is all frozen only what is read is heard, in
+    forward passes alone.
 
     Raises:
         ConfigError: a statistic is one that is averaged all through training, or made of gradients while the model is
@@ -129,6 +130,7 @@ def evidence(
                 if not frozen:
                     require_graph(found)
                     found.backward()
+                recording.stepped()
         return recording.finish()
     finally:
         recording.cancel()

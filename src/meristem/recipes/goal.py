@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -12,6 +11,7 @@ from torch import nn
 
 from meristem.allocate import Allocator, Per, plan_pruning
 from meristem.axes import Axis, AxisMap
+from meristem.edit.duplicate import copied
 from meristem.errors import ConfigError, EditError
 from meristem.prune import Compensated, Criterion, Removal, Wrapper, latency, latency_ratio, least_within, most_within
 from meristem.schedule import Budget, Demand
@@ -54,7 +54,7 @@ class Goal:
             loss: measures the loss of the model.
 
         Raises:
-            ConfigError: it is not the only one, or out of its range; or the model cannot be copied.
+            ConfigError: it is not the only one, or out of its range.
         """
         given: dict[Cost, float] = {cost: share for cost, share in shares.items() if share is not None}
         if len(given) != 1 or not all(_sensible(cost, share) for cost, share in given.items()):
@@ -64,7 +64,7 @@ class Goal:
             )
         ((cost, share),) = given.items()
         if cost == "latency":
-            original = _copied(axes.model)
+            original = copied(axes.model)
             return cls(cost, share, 1.0, lambda now: ratio(now, original))
         if cost == "tolerance":
             return cls(cost, share, loss(), lambda _: loss())
@@ -148,17 +148,6 @@ def _sensible(cost: Cost, share: Any) -> bool:
     """Whether a share is a number within its range."""
     number = isinstance(share, (int, float)) and not isinstance(share, bool)
     return number and 0 < share < (inf if cost == "tolerance" else 1)
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """A copy to be timed against. Raises `ConfigError` if there cannot be one."""
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"latency is measured against a copy of the model, which cannot be copied ({error}): take flops, or "
-            "torch.nn.utils.parametrizations instead of what torch.nn.utils hooks to a module"
-        ) from error
 
 
 def _counted(cost: Cost, axes: AxisMap, sizes: Sequence[int]) -> int:

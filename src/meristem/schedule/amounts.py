@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meristem.errors import ConfigError
+from meristem.prune.cubic import Cubic, Gone
 from meristem.schedule.demand import Action, Amount, Below, Demand, Fixed, Rate
 from meristem.schedule.schedule import Schedule
 
@@ -45,6 +46,11 @@ class Asking(Schedule):
             amount = getattr(self, action)
             if not callable(amount):
                 checked(action, amount)
+            elif isinstance(amount, Cubic) and self.next(amount.end - 1) == math.inf:
+                raise ConfigError(
+                    f"{type(self).__name__} is not due at step {amount.end} or later, so less would go than "
+                    f"{amount} says: let it go on until then, or the cubic end at its last time"
+                )
 
     @property
     def actions(self) -> frozenset[Action]:
@@ -71,6 +77,10 @@ def checked(action: Action, amount: Fixed) -> Fixed:
         return _plain(action, amount)
     if isinstance(amount, (Below, Rate)):
         return _scored(action, amount)
+    if isinstance(amount, Gone):
+        if action != "prune" or not 0 <= amount.total < 1:
+            raise ConfigError(f"Gone(total) is an amount to prune, with 0 <= total < 1; got {action}={amount!r}")
+        return amount
     if isinstance(amount, Mapping):
         for name, count in amount.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:

@@ -28,9 +28,9 @@ class At(Asking):
     steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self._steps or min(self._steps) < 1:
             raise ConfigError(f"At needs at least one time, none before step 1; got {self.times!r}")
+        super().__post_init__()
 
     @cached_property
     def _steps(self) -> frozenset[int]:

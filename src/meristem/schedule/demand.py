@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from meristem.prune.cubic import Gone
 from meristem.schedule.budget import Budget
 
 Action: TypeAlias = Literal["grow", "prune", "replace", "exchange", "shorten", "deepen"]
@@ -22,6 +23,9 @@ class Below:
 
     threshold: float
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", float(self.threshold))  # a whole number would be saved as a mapping is
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -37,12 +41,16 @@ class Rate:
 
     share: float
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", float(self.share))
 
-Fixed: TypeAlias = int | float | Mapping[str, int] | Below | Rate
+
+Fixed: TypeAlias = int | float | Mapping[str, int] | Below | Rate | Gone
 """How many units: an int counts units in all, a float is a fraction of all units of the chosen axes (to prune: what
 rounding leaves of it is added to the next one), a mapping gives units by axis name, `Below` and `Rate` ask the
-criterion. Of an exchange: how many floating-point operations of a
-forward pass change hands at most (int), or which share of today's (float). To deepen or shorten: how many layers."""
+criterion, `Gone` says what share of those at the beginning is to be gone. Of an exchange: how many floating-point
+operations of a forward pass change hands at most (int), or which share of today's (float). To deepen or shorten: how
+many layers."""
 
 Amount: TypeAlias = Fixed | Callable[[int], Fixed]
 """How much, or a callable that gives it for an optimizer step."""
@@ -56,9 +64,9 @@ class Demand:
         action: "grow", "prune" or "replace": units die and as many newborns take their places, in the same tensors;
             "exchange": structure of any level is sold and other structure bought; "deepen", "shorten": layers are
             inserted or removed.
-        amount: units in all (int), a fraction of the units of the chosen axes (float), or units by axis name (mapping,
-            `Below`, `Rate`): then nothing is left for an allocator to divide, but its limits hold. For an exchange
-            operations (int) or a share of today's (float), for layers their number (int).
+        amount: units in all (int), a fraction of the units of the chosen axes (float, `Gone`), or units by axis name
+            (mapping, `Below`, `Rate`): then nothing is left for an allocator to divide, but its limits hold. For an
+            exchange operations (int) or a share of today's (float), for layers their number (int).
         budget: where to stop, or None. Replacement changes no size and has none; an exchange is to end there.
     """
 

@@ -35,12 +35,12 @@ class Every(Asking):
     steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         interval, start, end = self._steps
         if interval < 1:
             raise ConfigError(f"Every needs an interval of at least one optimizer step, got {self.interval!r}")
         if end is not None and end < start:
             raise ConfigError(f"Every ends (end={self.end!r}) before it starts (start={self.start!r})")
+        super().__post_init__()
 
     @cached_property
     def _steps(self) -> tuple[int, int, int | None]:

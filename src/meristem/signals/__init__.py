@@ -12,7 +12,7 @@ from meristem.signals.moment import Moment, SecondMoment
 from meristem.signals.proposals import Proposals, Proposed
 from meristem.signals.recorder import Recorder
 from meristem.signals.running import Average, Running
-from meristem.signals.sites import obstacle
+from meristem.signals.sites import obstacle, unfollowed
 from meristem.signals.slices import index_norms, sum_by_unit, unit_norms
 from meristem.signals.statistic import Accumulator, Statistic
 from meristem.signals.view import View
@@ -49,5 +49,6 @@ __all__ = [
     "obstacle",
     "one_reader",
     "sum_by_unit",
+    "unfollowed",
     "unit_norms",
 ]

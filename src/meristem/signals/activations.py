@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.signals.batch import Batch
-from meristem.signals.sites import obstacle
+from meristem.signals.sites import unfollowed
 from meristem.signals.statistic import Accumulator, Statistic
 
 
@@ -27,7 +27,7 @@ class Activations(Statistic):
         return _Accumulator()
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return obstacle(axes, axis)
+        return unfollowed(axes, axis)
 
 
 @dataclass(eq=False)

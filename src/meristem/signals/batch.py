@@ -16,7 +16,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from meristem.axes.path import Path
+from meristem.axes.path import End, Path
 from meristem.signals.candidate import candidate_gradient, fan_in_gradient, fan_out_gradient, response
 from meristem.signals.contraction import Contraction, rows
 from meristem.signals.linearised import Linearised, linearise
@@ -182,14 +182,30 @@ class Batch:
 
         Shape (fan-in + 1, fan-in + 1), whether newborns have a bias or not. Only where one weight produces the axis.
         """
-        seen = {a.path.producer: a for a in self.arrivals}
-        found = [second_moment(a.x, a.producer) for a in seen.values()]
+        found = [second_moment(a.x, a.producer) for a in self.producers]
         return sum((moment for moment, _ in found[1:]), found[0][0]), sum(count for _, count in found)
 
     @cached_property
+    def first_reader(self) -> tuple[tuple[Arrival, ...], ...]:
+        """The calls of the first reader: for each, all paths that lead to it."""
+        weight = self.arrivals[0].path.consumer.weight
+        calls: dict[End, list[Arrival]] = {}
+        for a in self.arrivals:
+            if a.path.consumer.weight == weight:
+                calls.setdefault(a.path.consumer, []).append(a)
+        return tuple(map(tuple, calls.values()))
+
+    @cached_property
+    def producers(self) -> tuple[Arrival, ...]:
+        """One path for each call of what produces the axis."""
+        return tuple({a.path.producer: a for a in self.arrivals}.values())
+
+    @cached_property
     def activations(self) -> Tensor:
-        """What the first reader reads, in float32 or better: shape (samples * positions, units)."""
-        a = self.arrivals[0]
+        """What the first reader reads, in all its calls, in float32 or better: shape (samples * positions, units)."""
+        return torch.cat([self._read(a) for a, *_ in self.first_reader])
+
+    def _read(self, a: Arrival) -> Tensor:
         h = a.reads.index_select(1, a.columns.to(a.reads.device)).to(self.dtype)
         if a.positions:
             h = h.unflatten(1, (-1, a.positions))

@@ -36,6 +36,11 @@ class Move:
     transposed: bool
     decrease: float
 
+    @property
+    def laid_out(self) -> Tensor:
+        """The move of the weight in the layout that it has."""
+        return self.delta.transpose(0, 1) if self.transposed else self.delta
+
 
 @dataclass(frozen=True)
 class BestMove(Statistic):

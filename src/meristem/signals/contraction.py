@@ -26,6 +26,7 @@ class Contraction:
             call, also with groups (then output o reads only the inputs of its group). kernel is () for a linear map.
         stride, padding, dilation, output_padding: one number per kernel dimension; () for a linear map. Padding is that
             of both sides. `output_padding` is zero unless `transposed`.
+        extra: what is padded at the end in addition, as `"same"` with an even kernel does; () for nothing anywhere.
         groups: into how many blocks inputs and outputs are cut.
         transposed: whether it is a transposed convolution.
         bias: whether a bias is added to each output.
@@ -39,6 +40,7 @@ class Contraction:
     groups: int = 1
     transposed: bool = False
     bias: bool = False
+    extra: tuple[int, ...] = ()
 
     @property
     def outs(self) -> int:
@@ -57,13 +59,20 @@ class Contraction:
         """How many inputs one output position reads, without the bias."""
         return self.ins // self.groups * math.prod(self.kernel)
 
+    @property
+    def sides(self) -> tuple[tuple[int, int], ...]:
+        """What is padded at the beginning and at the end of every kernel dimension."""
+        extra = self.extra or (0,) * len(self.padding)
+        return tuple((p, p + more) for p, more in zip(self.padding, extra, strict=True))
+
     def outputs(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """The spatial size of the output for an input of this spatial size."""
         reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
-        geometry = zip(spatial, self.stride, self.padding, reach, self.output_padding, strict=True)
+        padded = [first + last for first, last in self.sides]
+        geometry = zip(spatial, self.stride, padded, reach, self.output_padding, strict=True)
         if self.transposed:
-            return tuple((n - 1) * s - 2 * p + r + extra for n, s, p, r, extra in geometry)
-        return tuple((n + 2 * p - r) // s + 1 for n, s, p, r, _ in geometry)
+            return tuple((n - 1) * s - p + r + more for n, s, p, r, more in geometry)
+        return tuple((n + p - r) // s + 1 for n, s, p, r, _ in geometry)
 
 
 class Call(NamedTuple):
@@ -97,8 +106,7 @@ def read_call(
         function, args, kwargs: as passed to `__torch_function__`.
 
     Returns:
-        None for all other calls and overloads, for padding that differs between the two sides (`"same"` with an even
-        kernel and odd dilation), and where input or weight are not tensors of real numbers.
+        None for all other calls and overloads, and where input or weight are not tensors of real numbers.
     """
     reader = _READERS.get(function)
     if reader is None:
@@ -177,15 +185,14 @@ def _convolution(
 ) -> Call | None:
     kernel = tuple(weight.shape[2:])
     dilations = _each(dilation, kernel)
+    extra: tuple[int, ...] = ()
     if isinstance(padding, str):
         total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)]
-        if any(n % 2 for n in total):
-            return None
-        padding = [n // 2 for n in total]
+        padding, extra = [n // 2 for n in total], tuple(n % 2 for n in total)
     shape = (weight.shape[0], weight.shape[1] * groups, *kernel)
     none = (0,) * len(kernel)
     contraction = Contraction(
-        shape, _each(stride, kernel), _each(padding, kernel), dilations, none, groups, False, bias is not None
+        shape, _each(stride, kernel), _each(padding, kernel), dilations, none, groups, False, bias is not None, extra
     )
     return Call(contraction, input, weight, False, bias)
 

@@ -61,6 +61,9 @@ class Tap:
         """Why there are no results, or None if there are."""
         return None
 
+    def stepped(self) -> None:
+        """A step is over. May be called twice; nothing has to be done where passes of all steps simply add up."""
+
     def close(self) -> None:
         """Stop listening."""
 
@@ -68,7 +71,9 @@ class Tap:
 class Recording:
     """A `Recorder` for all statistics: what is heard from batches, and what hooks the model itself.
 
-    Args, methods and errors: as `Recorder`.
+    Where several steps are recorded, call `stepped` between them.
+
+    Args, other methods and errors: as `Recorder`.
     """
 
     def __init__(
@@ -100,8 +105,14 @@ class Recording:
         heard = self._recorder is not None and self._recorder.overflowed
         return heard or any(tap.overflowed for tap in self._taps)
 
+    def stepped(self) -> None:
+        """A step is over: the next pass belongs to another one. Not needed after the last one."""
+        for tap in self._taps:
+            tap.stepped()
+
     def closing(self) -> None:
         """The step that begins is the last one."""
+        self.stepped()
         if self._recorder is not None:
             self._recorder.closing()
 
@@ -112,6 +123,7 @@ class Recording:
             SignalError: as `Recorder.finish`.
         """
         self.cancel()
+        self.stepped()
         found = {} if self._recorder is None else dict(self._recorder.finish())
         sums: dict[Statistic, Accumulator] = {s: one for tap in self._taps for s, one in tap.sums.items()}
         problem = next((text for tap in self._taps if (text := tap.problem()) is not None), None)
@@ -123,6 +135,7 @@ class Recording:
 
     def memory(self) -> dict[str, Any] | None:
         """As `Recorder.memory`."""
+        self.stepped()
         heard = None if self._recorder is None else self._recorder.memory()
         sums = [one for tap in self._taps for one in tap.sums.values()]
         if (heard is None and self._recorder is not None) or any(one.kept is None for one in sums):

@@ -37,7 +37,7 @@ class Found:
         outgoing: fan-out of each newborn, shape (newborns, fan-out): orthonormal.
         values: singular values, descending, shape (newborns,); `outgoing @ M @ incoming^T` is their diagonal.
         slopes: the derivative of the loss in the amplitude of newborns with this fan-in and `-outgoing`, at 0, through
-            the true activation function; negative if newborns help. Shape (newborns,).
+            the true activation function, which must be 0 at 0; negative if newborns help. Shape (newborns,).
         mean, variance: of the newborns' pre-activations, shape (newborns,), if whitened and a batch norm follows.
         fan_in, fan_out: how the vectors are composed.
     """
@@ -53,6 +53,18 @@ class Found:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def first(self, count: int) -> Found:
+        """The leading ones of them."""
+        return replace(
+            self,
+            incoming=self.incoming[:count],
+            outgoing=self.outgoing[:count],
+            values=self.values[:count],
+            slopes=self.slopes[:count],
+            mean=None if self.mean is None else self.mean[:count],
+            variance=None if self.variance is None else self.variance[:count],
+        )
 
 
 @dataclass(frozen=True)

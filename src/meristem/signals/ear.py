@@ -7,131 +7,23 @@ costs time is a few sums.
 from __future__ import annotations
 
 import weakref
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from meristem.axes.expression import Leaf, units_along
-from meristem.axes.map import Axis, AxisMap, Role
-from meristem.axes.path import End
-from meristem.errors import SignalError
-from meristem.signals.batch import Batch
+from meristem.axes.map import AxisMap
+from meristem.signals.backward import Backward
+from meristem.signals.channels import Channels
 from meristem.signals.contraction import read_call
-from meristem.signals.forward import Calls, Hear
-from meristem.signals.listener import whole
-from meristem.signals.statistic import Statistic
-from meristem.signals.weight_gradients import Learner, shown, weights_of
-
-
-@dataclass(frozen=True, eq=False)
-class Channels:
-    """Where an axis lies in what a weight reads or gives.
-
-    Attributes:
-        units: its size.
-        of: the unit of every channel, int64, the number of units where a channel belongs to none; None if channels are
-            units.
-    """
-
-    units: int
-    of: Tensor | None
-
-    @property
-    def each(self) -> int:
-        """How many channels a unit has."""
-        return 1 if self.of is None else int((self.of < self.units).sum()) // self.units
-
-    def sums(self, x: Tensor) -> Tensor:
-        """From sums over channels, shape (..., channels), to sums over units."""
-        if self.of is None:
-            return x
-        total = x.new_zeros(*x.shape[:-1], self.units + 1)
-        return total.index_add(-1, self.of.to(x.device), x)[..., :-1]
-
-
-@dataclass(eq=False)
-class Pass:
-    """What one sensor heard in one forward and backward pass.
-
-    Attributes:
-        closing: whether it belongs to the last step before an edit.
-        read: what the sensor made of what was read; None if nothing was.
-        rank: of the path that was read from: the first one that there is.
-        called: how many calls of producers there were.
-        hooked: whether the gradient of what any of them gave is waited for.
-        given: what the sensor made of the gradients of what they gave, added up; None if none came.
-        arrived: whether any gradient came back.
-    """
-
-    closing: bool
-    read: Any = None
-    rank: int | None = None
-    called: int = 0
-    hooked: bool = False
-    given: Tensor | None = None
-    arrived: bool = False
-
-
-@dataclass(eq=False)
-class Sensor(Learner):
-    """An accumulator of what an ear hears of one axis.
-
-    Attributes:
-        site: the map and the axis.
-        passes: all passes in which gradients came back.
-        overflowed: whether gradients that are not finite were left out.
-        late: whether `learn` is given what `.grad` holds after each backward pass, which is not copied and not to be
-            kept, instead of the gradient of the pass.
-    """
-
-    late: ClassVar[bool] = False
-
-    site: tuple[AxisMap, Axis]
-    passes: list[Pass] = field(default_factory=list)
-
-    overflowed: bool = False
-
-    def restart(self) -> None:
-        """Forget everything."""
-        self.passes, self.overflowed = [], False
-
-    def add(self, batch: Batch, closing: bool) -> NoReturn:
-        """Raises `SignalError`: a sensor adds by other means."""
-        raise SignalError(f"{type(self).__name__} is not heard from a Batch")
-
-    def weights(self, axes: AxisMap, axis: Axis) -> Iterable[str]:
-        return weights_of(axes, axis)
-
-    @abstractmethod
-    def reads(self, x: Tensor, dim: int, channels: Channels) -> Any:
-        """What it makes of what a reader reads: x, channels along `dim`."""
-
-    @abstractmethod
-    def gives(self, gradient: Tensor, dim: int, channels: Channels) -> Tensor:
-        """What it makes of the gradient of what a producer gave. Gradients come as they are, the loss scale in them."""
-
-    @abstractmethod
-    def heard(self, closing: bool) -> bool:
-        """Whether there is a pass with finite gradients, in the closing step if that is asked for."""
-
-
-@dataclass(frozen=True)
-class Sensed(Statistic):
-    """A statistic that is heard by a sensor, not from a `Batch`."""
-
-    def accumulator(self) -> NoReturn:
-        """Raises `SignalError`: it needs to know the map; see `sensor`."""
-        raise SignalError(f"{type(self).__name__} is heard by a sensor: record it with a Recorder")
-
-    @abstractmethod
-    def sensor(self, axes: AxisMap) -> Sensor:
-        """What hears it."""
+from meristem.signals.ends import Ends, Side
+from meristem.signals.forward import Calls, Hear, whole
+from meristem.signals.sensor import Pass, Sensor
+from meristem.signals.weight_gradients import Learner, shown
 
 
 @dataclass(eq=False)
@@ -140,7 +32,7 @@ class _Current:
 
     session: object
     calls: dict[str, int] = field(default_factory=dict)
-    found: dict[Sensor, Pass] = field(default_factory=dict)
+    found: dict[int, Pass] = field(default_factory=dict)
 
 
 class Ear:
@@ -149,44 +41,42 @@ class Ear:
     Args:
         axes: the map of the model.
         sensors: what listens.
-        factor: gives what gradients are to be divided by.
+        scale: gives the factor by which the loss is multiplied before the backward pass; it is divided out.
+        steps: gradients of weights are divided by it, too.
         closing: gives whether the current step is the last one before an edit.
     """
 
     def __init__(
-        self, axes: AxisMap, sensors: Iterable[Sensor], factor: Callable[[], float], closing: Callable[[], bool]
+        self,
+        axes: AxisMap,
+        sensors: Iterable[Sensor],
+        scale: Callable[[], float],
+        steps: int,
+        closing: Callable[[], bool],
     ) -> None:
-        self._axes, self._factor, self._closing = axes, factor, closing
-        self._wanted = tuple(sensors)
+        self._axes, self._scale, self._closing = axes, scale, closing
+        self._sensors = tuple(sensors)
+        self._ends = Ends(axes, [sensor.site[1] for sensor in self._sensors])
+        self._backward = Backward(axes.model)
+        self._weights_of = dict(zip((s.site[1].name for s in self._sensors), self._ends.weights, strict=True))
         parameters = dict(axes.model.named_parameters(remove_duplicate=False))
-        self._readers: dict[End, list[tuple[int, int, Channels]]] = {}
-        self._producers: dict[End, list[tuple[int, Channels]]] = {}
-        self._ends: dict[str, frozenset[str]] = {}
-        for number, axis in enumerate(sensor.site[1] for sensor in self._wanted):
-            paths = axes.paths[axis.index]
-            for rank, end in enumerate(dict.fromkeys(path.consumer for path in paths)):
-                channels = _channels(axes, end.weight, axis, Role.READS)
-                self._readers.setdefault(end, []).append((number, rank, channels))
-            for end in dict.fromkeys(path.producer for path in paths):
-                self._producers.setdefault(end, []).append((number, _channels(axes, end.weight, axis, Role.PRODUCES)))
-            self._ends[axis.name] = frozenset(end.weight for path in paths for end in (path.producer, path.consumer))
-        self._by_call = {(end.weight, end.call): end for end in (*self._readers, *self._producers)}
-        weights = dict.fromkeys(name for names in self._ends.values() for name in names)
+        weights = dict.fromkeys(name for names in self._ends.weights for name in names)
         self._weights = {name: weakref.ref(parameters[name]) for name in weights}
         self._session: object | None = None
         self._handles: list[RemovableHandle] = []
         self._calls: Calls | None = None
         self._called: set[str] = set()
         self._learnt: set[str] = set()
+        self._shows = self._learning(lambda: steps * scale())
+
+    def _learning(self, factor: Callable[[], float]) -> list[tuple[str, bool, Callable[[Tensor], None]]]:
+        """By weight, whether it is shown late, and the hook."""
         learners: dict[tuple[str, bool], list[Learner]] = {}
-        for sensor in self._wanted:
+        for sensor in self._sensors:
             for name in sensor.weights(*sensor.site):
                 learners.setdefault((name, sensor.late), []).append(sensor)
-        self._shows = [
-            (name, late, _of_grad(show) if late else show)
-            for (name, late), found in learners.items()
-            for show in [shown(name, found, factor, self._learnt.add)]
-        ]
+        shows = ((key, shown(key[0], found, factor, self._learnt.add)) for key, found in learners.items())
+        return [(name, late, _of_grad(show) if late else self._backward.only(show)) for (name, late), show in shows]
 
     def open(self) -> None:
         """Listen."""
@@ -216,11 +106,11 @@ class Ear:
 
     def wants(self, name: str) -> bool:
         """Whether it listens to that axis."""
-        return name in self._ends
+        return name in self._weights_of
 
     def unheard(self, name: str) -> frozenset[str]:
         """The weights of an axis that got gradients although no call of them was ever heard."""
-        return (self._ends[name] - self._called) & self._learnt
+        return (self._weights_of[name] - self._called) & self._learnt
 
     def memory(self) -> dict[str, Any]:
         """What it knows of weights so far, for `recall`."""
@@ -230,6 +120,8 @@ class Ear:
         """Go on from there."""
         self._called |= set(memory["called"])
         self._learnt |= set(memory["learnt"])
+
+    # ------------------------------------------------------------------ forward
 
     def _enter(self) -> Hear:
         return partial(self.hear, _Current(self._session))
@@ -245,44 +137,49 @@ class Ear:
         self._called.add(name)
         number = current.calls.get(name, 0)
         current.calls[name] = number + 1
-        end = self._by_call.get((name, number))
-        if end is None:
-            return
         before = 1 + len(call.contraction.kernel)
-        for index, rank, channels in self._readers.get(end, ()):
-            self._read(current, self._wanted[index], rank, call.input.detach(), channels, before)
-            if result.requires_grad and not current.found[self._wanted[index]].hooked:
-                self._hook(current, result, [(index, None)], before)  # what produces it is not trained
-        producers = self._producers.get(end, ())
-        for index, _ in producers:
-            found = self._pass(current, self._wanted[index])
-            found.called += 1
+        for side in self._ends.readers(name, number):
+            found = self._pass(current, side.number)
+            self._read(found, side, call.input.detach(), before)
+            if result.requires_grad and not found.hooked:  # what produces it is not trained
+                self._hook(current, result, [(side.number, None)], before)
+        producers = self._ends.producers(name, number)
+        for side in producers:
+            found = self._pass(current, side.number)
+            found.given_rows += side.channels.count(result, result.dim() - before)
             found.hooked |= result.requires_grad
         if producers and result.requires_grad:
-            self._hook(current, result, producers, before)
+            self._hook(current, result, [(side.number, side.channels) for side in producers], before)
 
-    def _pass(self, current: _Current, sensor: Sensor) -> Pass:
-        if sensor not in current.found:
-            current.found[sensor] = Pass(self._closing())
-        return current.found[sensor]
+    def _pass(self, current: _Current, number: int) -> Pass:
+        if number not in current.found:
+            current.found[number] = Pass(self._closing())
+        return current.found[number]
 
-    def _read(self, current: _Current, sensor: Sensor, rank: int, x: Tensor, channels: Channels, before: int) -> None:
-        found = self._pass(current, sensor)
-        if found.rank is None or rank < found.rank:
-            found.rank = rank
-            with torch.no_grad():
-                found.read = sensor.reads(x, x.dim() - before, channels)
+    def _read(self, found: Pass, side: Side, x: Tensor, before: int) -> None:
+        """Add up the calls of the first reader; one that comes before those that were called takes their place."""
+        if found.rank is not None and found.rank < side.rank:
+            return
+        dim = x.dim() - before
+        with torch.no_grad():
+            sums, rows = self._sensors[side.number].reads(x, dim, side.channels), side.channels.count(x, dim)
+        if found.rank == side.rank and found.read is not None:
+            sums, rows = found.read + sums, found.read_rows + rows
+        found.rank, found.read, found.read_rows = side.rank, sums, rows
 
-    def _hook(self, current: _Current, result: Tensor, wanting: Any, before: int) -> None:
+    # ------------------------------------------------------------------ backward
+
+    def _hook(
+        self, current: _Current, result: Tensor, wanting: Sequence[tuple[int, Channels | None]], before: int
+    ) -> None:
         shape = result.shape
 
         def arrived(gradient: Tensor) -> None:
-            if current.session is not self._session:
+            if current.session is not self._session or not self._backward.trains():
                 return
-            delta, by = gradient.detach().reshape(shape), self._factor()
-            for index, channels in wanting:
-                sensor = self._wanted[index]
-                found = current.found[sensor]
+            delta, by = gradient.detach().reshape(shape), self._scale()
+            for number, channels in wanting:
+                sensor, found = self._sensors[number], current.found[number]
                 if not found.arrived:
                     found.arrived = True
                     sensor.passes.append(found)
@@ -292,15 +189,6 @@ class Ear:
                     found.given = here if found.given is None else found.given + here
 
         whole(result).register_hook(arrived)
-
-
-def _channels(axes: AxisMap, weight: str, axis: Axis, role: Role) -> Channels:
-    layout = axes.layouts[weight]
-    dim = next(dim for dim, found in enumerate(layout.roles) if role in found.get(axis.index, ()))
-    if isinstance(layout.dims[dim], Leaf):
-        return Channels(axis.size, None)
-    units = units_along(layout.dims[dim], axis.index, axes.sizes)
-    return Channels(axis.size, torch.where(units < 0, axis.size, units))
 
 
 def _alive(reference: weakref.ref[nn.Parameter], model: nn.Module, name: str) -> nn.Parameter:

@@ -19,7 +19,7 @@ from meristem.signals.langevin import climbed
 from meristem.signals.memory import plain, restored
 from meristem.signals.moments import second_moment
 from meristem.signals.natural import Reader, bound, inverse_root, ridged
-from meristem.signals.newborn import activations, kaiming, pre_activations
+from meristem.signals.newborn import activations, kaiming, moments_of, pre_activations
 from meristem.signals.sites import obstacle
 from meristem.signals.statistic import Accumulator, Statistic
 
@@ -54,7 +54,7 @@ class Expanded:
 
 @dataclass(frozen=True)
 class Expansion(Statistic):
-    """Candidates drawn at random and improved on the first recorded batch, and second moments over all batches.
+    """Candidates drawn at random and improved on the first recorded pass, and second moments over all passes.
 
     Attributes:
         count: how many candidates.
@@ -74,12 +74,12 @@ class Expansion(Statistic):
         return _Accumulator(self)
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return obstacle(axes, axis, one_producer=True)
+        return obstacle(axes, axis, one_producer=True, any_norm=True)
 
 
 @dataclass(eq=False)
 class _Moments:
-    """Sums at one reader."""
+    """Sums at one reader, of gradients as they are in the loss of the step."""
 
     inputs: Tensor
     cross: Tensor
@@ -94,13 +94,18 @@ class _Moments:
         return replace(self, **sums)
 
     def reader(self, samples: int) -> Reader:
-        """As means, with what a bias reads behind what is read today."""
+        """As means, of gradients of single samples' losses, with what a bias reads behind what is read today.
+
+        Args:
+            samples: over how many samples the loss of the step is a mean.
+        """
         order = torch.arange(len(self.inputs) - 1)
         ones = torch.tensor([len(order)] if self.bias else [], dtype=torch.int64)
         order = torch.cat([order[: self.today], ones, order[self.today :]]).to(self.inputs.device)
-        inputs, cross = self.inputs[order][:, order] / self.rows, self.cross[:, order] / self.rows
+        inputs, cross = self.inputs[order][:, order] / self.rows, self.cross[:, order] * (samples / self.rows)
         today = self.today + self.bias
-        return Reader(inputs, cross, self.outputs / self.rows, today, self.taps, self.rows / samples)
+        outputs = self.outputs * (samples**2 / self.rows)
+        return Reader(inputs, cross, outputs, today, self.taps, self.rows / samples)
 
 
 @dataclass(eq=False)
@@ -117,8 +122,7 @@ class _Accumulator(Accumulator):
     def add(self, batch: Batch, closing: bool) -> None:
         if self.incoming is None:
             self.incoming = self._found(batch)
-        z = pre_activations(batch, batch.arrivals[0], self.incoming).movedim(1, -1).flatten(0, -2)
-        moments = torch.stack([torch.ones_like(z).sum(0), z.sum(0), z.square().sum(0)]).double()
+        moments = moments_of(batch, self.incoming)
         self.moments = moments if self.moments is None else self.moments + moments
         for arrival in batch.arrivals:
             f = activations(arrival, pre_activations(batch, arrival, self.incoming))
@@ -131,7 +135,7 @@ class _Accumulator(Accumulator):
         assert self.incoming is not None
         assert self.moments is not None
         readers = tuple(sums.reader(self.samples) for sums in self.sums.values())
-        gradient = sum(float(sums.outputs.trace()) for sums in self.sums.values()) / self.samples
+        gradient = sum(float(sums.outputs.trace()) for sums in self.sums.values()) * self.samples
         mean, square = self.moments[1:] / self.moments[0]
         return Expanded(self.incoming, readers, gradient, mean, (square - mean**2).clamp(min=0), *self.blocks)
 
@@ -180,8 +184,8 @@ def _part(arrival: Arrival, residual: Tensor) -> tuple[Arrival, Tensor]:
 
 
 def _gradient(batch: Batch, arrival: Arrival) -> Tensor:
-    """The gradient of each sample's loss at what the reader gives: (batch, outs, *positions)."""
-    delta = arrival.delta.to(batch.dtype) * batch.samples
+    """The gradient of the loss at what the reader gives: (batch, outs, *positions)."""
+    delta = arrival.delta.to(batch.dtype)
     return delta if arrival.reader.kernel else delta.flatten(1)
 
 
@@ -209,7 +213,7 @@ def _residual(batch: Batch, arrival: Arrival, ridge: float) -> Tensor:
     move = torch.linalg.solve(ridged(found.inputs, ridge), found.cross.T).T.to(batch.dtype)
     bias = move[:, -1] if reader.bias else move.new_zeros(reader.outs)
     weight = move[:, : reader.fan_in].reshape(reader.outs, reader.ins, *reader.kernel)
-    residual = (g - forward(reader, reads, weight, bias)).movedim(1, -1).flatten(0, -2)
+    residual = (batch.samples * g - forward(reader, reads, weight, bias)).movedim(1, -1).flatten(0, -2)
     return residual @ inverse_root(found.outputs, ridge).to(residual)
 
 

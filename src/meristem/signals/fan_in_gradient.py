@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import ClassVar
 
 import torch
@@ -11,16 +12,17 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.signals.direct import Direct, Sums, Tap
-from meristem.signals.weight_gradients import Learner, Slices, hear_weights, weights_of
+from meristem.signals.precision import wide
+from meristem.signals.weight_gradients import Learner, hear_weights, in_step, slice_norms
 
 
 @dataclass(frozen=True)
 class FanInGradient(Direct):
     """The size of the gradient of each unit's fan-in, by hooks on weights; on any axis that weights produce.
 
-    The root of the mean over passes of `|dL/dW_in[j]|^2`, all weights that produce unit j together; float64, shape
-    (axis.size,). A pass is one call of `backward`. Gradients that are not finite are left out. Over ranks squares add
-    up.
+    `|dL/dW_in[j]|`, all weights that produce unit j together, of the gradient that is summed over the passes of a step
+    and averaged over steps, and summed over ranks; float64, shape (axis.size,). Passes with gradients that are not
+    finite are left out. One copy of the gradients is held until it is asked for.
     """
 
     @classmethod
@@ -30,34 +32,48 @@ class FanInGradient(Direct):
 
 @dataclass(eq=False)
 class _Sums(Sums, Learner):
-    kept: ClassVar[tuple[str, ...]] = ("squares", "passes", "seen")
+    kept: ClassVar[tuple[str, ...]] = ("totals", "steps")
 
     axes: AxisMap
     axis: Axis
     overflow: Callable[[], None]
-    squares: Tensor | None = None
-    passes: Tensor | None = None
-    seen: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    """By weight, summed over everything."""
+    steps: int = 0
+    open: bool = False
+    """Whether a step has begun."""
 
     def weights(self, axes: AxisMap, axis: Axis) -> Sequence[str]:
-        return weights_of(axes, axis)
+        return _producers(axes, axis)
 
     def learn(self, weight: str, gradient: Tensor) -> None:
-        here = Slices(self.axes, self.axis, Role.PRODUCES).squares({weight: gradient}).double()
-        if not bool(here.isfinite().all()):
+        gradient = gradient.to_dense()
+        if not isfinite(gradient.sum(dtype=torch.float32).item()):
             self.overflow()
             return
-        self.seen[weight] = self.seen.get(weight, 0) + 1
-        self.squares = here if self.squares is None else self.squares + here.to(self.squares.device)
-        self.passes = torch.tensor([max(self.seen.values())], dtype=torch.float64, device=self.squares.device)
+        self.open = True
+        held = self.totals.get(weight)
+        self.totals[weight] = gradient if held is None else held.to(wide(held)) + gradient
+
+    def stepped(self) -> None:
+        """Count the step, if it gave something."""
+        self.steps += self.open
+        self.open = False
 
     def parts(self) -> Sequence[Tensor]:
-        return () if self.squares is None or self.passes is None else (self.squares, self.passes)
+        self.totals = in_step(self.totals, self.axes.model, _producers(self.axes, self.axis))
+        return tuple(self.totals.values())
 
     def result(self) -> Tensor:
-        assert self.squares is not None
-        assert self.passes is not None
-        return (self.squares / self.passes).sqrt()
+        self.stepped()
+        assert self.steps
+        return slice_norms(self.totals, self.axes, self.axis, Role.PRODUCES) / self.steps
+
+
+def _producers(axes: AxisMap, axis: Axis) -> tuple[str, ...]:
+    """The names of the weights that produce it."""
+    found = [p.layout.name for p in axes.places[axis.index] if Role.PRODUCES in p.roles and not p.layout.buffer]
+    return tuple(dict.fromkeys(found))
 
 
 class _Tap(Tap):
@@ -68,19 +84,22 @@ class _Tap(Tap):
         self.sums = self._found
         learners: dict[str, list[Learner]] = {}
         for one in self._found.values():
-            for place in axes.places[one.axis.index]:
-                if Role.PRODUCES in place.roles and not place.layout.buffer:
-                    learners.setdefault(place.layout.name, []).append(one)
+            for name in _producers(axes, one.axis):
+                learners.setdefault(name, []).append(one)
         self._handles = hear_weights(axes.model, learners, scale)
 
     def problem(self) -> str | None:
-        silent = sorted(s.axis for s, one in self._found.items() if one.squares is None)
+        silent = sorted(s.axis for s, one in self._found.items() if not one.totals)
         if not silent:
             return None
         return (
             f"no finite gradient was seen at the weights that produce {', '.join(silent)}. Gradients of weights need a "
             "training step with loss.backward() between the calls of plasticity.step(), and weights that require them"
         )
+
+    def stepped(self) -> None:
+        for one in self._found.values():
+            one.stepped()
 
     def _overflow(self) -> None:
         self.overflowed = True

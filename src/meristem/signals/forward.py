@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from meristem.signals.inside import inside
 
 Hear: TypeAlias = "Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], None]"
 """Told of one call: the function, its arguments, its keyword arguments and what it returned."""
@@ -19,10 +21,11 @@ class Calls:
     Args:
         model: the model. One that calls itself makes one pass of it, as it was traced.
         begin: called when a pass begins; what it returns is told of every call of that pass.
-        end: called when a pass has ended, not if it was interrupted by an error before the model's hooks ran.
+        end: called with what the model returned when a pass has ended, not if it was interrupted by an error before the
+            model's hooks ran.
     """
 
-    def __init__(self, model: nn.Module, begin: Callable[[], Hear], end: Callable[[], None] | None = None) -> None:
+    def __init__(self, model: nn.Module, begin: Callable[[], Hear], end: Callable[[Any], None] | None = None) -> None:
         self._begin = begin
         self._end = end
         self._mode: _Mode | None = None
@@ -52,7 +55,7 @@ class Calls:
             mode, self._mode = self._mode, None
             mode.__exit__(None, None, None)
             if self._end is not None:
-                self._end()
+                self._end(result)
 
 
 class _Mode(TorchFunctionMode):
@@ -63,6 +66,13 @@ class _Mode(TorchFunctionMode):
         self._hear = hear
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = inside(self, func, args, kwargs or {})
         self._hear(func, args, kwargs or {}, result)
         return result
+
+
+def whole(result: Tensor) -> Tensor:
+    """What a result is a view of, if it only has another shape: hooks of a view are lost if it is modified in place."""
+    base = result._base if result._is_view() else None
+    same = base is not None and base.is_contiguous() and result.is_contiguous() and base.numel() == result.numel()
+    return base if same and base is not None else result

@@ -16,32 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from meristem.axes.expression import units_along
-from meristem.axes.map import Axis, AxisMap, Role
-from meristem.axes.path import End, Path
-from meristem.errors import SignalError
-from meristem.signals.batch import Arrival, Batch, Block
-from meristem.signals.contraction import Contraction, flattened, read_call, rows
-from meristem.signals.forward import Calls, Hear
+from meristem.axes.map import Axis, AxisMap
+from meristem.axes.path import End
+from meristem.signals.backward import Backward, at_end, under_way
+from meristem.signals.batch import Batch
+from meristem.signals.composer import Composer, Heard
+from meristem.signals.contraction import read_call
+from meristem.signals.forward import Calls, Hear, whole
 from meristem.signals.precision import precise, wide
 
 Receive = Callable[[str, Batch], None]
 """(name of the axis, batch)."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Heard:
-    """One contraction of one pass."""
-
-    contraction: Contraction
-    x: Tensor
-    version: int
-    positions: tuple[int, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Whether the input was overwritten since, which autograd notices only where it needs the input itself."""
-        return self.x._version != self.version
 
 
 @dataclass(eq=False)
@@ -49,10 +34,11 @@ class _Pass:
     """One forward pass and what has come back of it."""
 
     calls: dict[str, int] = field(default_factory=dict)
-    heard: dict[End, _Heard] = field(default_factory=dict)
+    heard: dict[End, Heard] = field(default_factory=dict)
     hooked: set[End] = field(default_factory=set)
     waiting: dict[str, dict[End, Tensor | None]] = field(default_factory=dict)
-    flushing: bool = False
+    backward: int = -1
+    """The backward pass at the end of which it is flushed."""
 
 
 class Listener:
@@ -75,9 +61,10 @@ class Listener:
         scale: Callable[[], float] | None = None,
         steps: int = 1,
     ) -> None:
-        self._axes = axes
-        self._wanted = {axis.name: axis for axis in wanted}
-        self._paths = {name: axes.paths[axis.index] for name, axis in self._wanted.items()}
+        asked = {axis.name: axis for axis in wanted}
+        self._paths = {name: axes.paths[axis.index] for name, axis in asked.items()}
+        self._composers = {name: Composer(axes, axis) for name, axis in asked.items()}
+        self._backward = Backward(axes.model)
         self._receive = receive
         self._scale = scale
         self._steps = steps
@@ -109,7 +96,7 @@ class Listener:
 
     def wants(self, name: str) -> bool:
         """Whether it listens to that axis."""
-        return name in self._wanted
+        return name in self._paths
 
     def unheard(self, name: str) -> frozenset[str]:
         """The weights at the ends of an axis' paths that got gradients although no call of them was ever heard."""
@@ -128,7 +115,7 @@ class Listener:
         self._called, self._hooked, self._learnt = (set(memory[name]) for name in ("called", "hooked", "learnt"))
 
     def _watch(self, name: str, parameter: Tensor) -> RemovableHandle:
-        return parameter.register_hook(lambda gradient: self._learnt.add(name))
+        return parameter.register_hook(self._backward.only(lambda gradient: self._learnt.add(name)))
 
     # ------------------------------------------------------------------ forward
 
@@ -136,7 +123,7 @@ class Listener:
         self._current = _Pass()
         return partial(self.hear, self._current)
 
-    def _leave(self) -> None:
+    def _leave(self, result: Any) -> None:
         self._await(self._current)
 
     def hear(self, current: _Pass, function: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -152,7 +139,7 @@ class Listener:
         if end is None:
             return
         positions = tuple(result.shape[-len(call.contraction.kernel) :]) if call.contraction.kernel else ()
-        current.heard[end] = _Heard(call.contraction, call.input.detach(), call.input._version, positions)
+        current.heard[end] = Heard(call.contraction, call.input.detach(), call.input._version, positions)
         if end in self._followers and result.requires_grad:
             current.hooked.add(end)
             self._hooked.add(name)
@@ -168,15 +155,15 @@ class Listener:
     # ------------------------------------------------------------------ backward
 
     def _arrived(self, current: _Pass, end: End, gradient: Tensor) -> None:
-        if not self._open:
+        if not self._open or not self._backward.trains():
             return
         delta = gradient.detach()
         factor = self._steps * (1.0 if self._scale is None else self._scale())
         if factor != 1:
             delta = delta.to(wide(delta)) / factor
-        if not current.flushing:
-            current.flushing = True
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._flush(current))
+        if current.backward != under_way():
+            current.backward = under_way()
+            at_end(lambda: self._flush(current))
         for name in self._followers[end]:
             waiting = current.waiting.get(name)
             if waiting is None:
@@ -188,7 +175,6 @@ class Listener:
 
     def _flush(self, current: _Pass) -> None:
         """At the end of a backward pass: what has not come by now is zero, the loss does not depend on it."""
-        current.flushing = False
         for name, waiting in current.waiting.items():
             if self._open and any(found is not None for found in waiting.values()):
                 self._take(name, current, waiting)
@@ -198,67 +184,9 @@ class Listener:
         deltas = {end: found for end, found in waiting.items() if found is not None}
         waiting.update(dict.fromkeys(waiting))
         if all(bool(delta.sum(dtype=torch.float32).isfinite()) for delta in deltas.values()):
-            self._deliver(name, current, deltas)
+            with precise(next(iter(deltas.values())).device):
+                batch = self._composers[name].batch(current.heard, deltas)
+                if batch is not None:
+                    self._receive(name, batch)
         else:
             self.overflowed = True
-
-    def _deliver(self, name: str, current: _Pass, deltas: Mapping[End, Tensor]) -> None:
-        paths = [path for path in self._paths[name] if path.consumer in deltas and path.producer in current.heard]
-        if not paths:
-            return
-        changed = [end.weight for p in paths for end in (p.producer, p.consumer) if current.heard[end].changed]
-        if changed:
-            raise SignalError(
-                f"what {changed[0]} read was overwritten before the backward pass; do not modify it in place"
-            )
-        with precise(next(iter(deltas.values())).device):
-            axis = self._wanted[name]
-            arrivals = tuple(
-                _arrival(p, current.heard, deltas, self._channels(p.consumer.weight, axis, Role.READS)) for p in paths
-            )
-            into = {path.producer: current.heard[path.producer] for path in paths}
-            out = {a.path.consumer.weight: a for a in arrivals}
-            fan_in = tuple(
-                Block(
-                    end.weight, self._dim(end.weight, axis, Role.PRODUCES), _slice(h.contraction, ins=True), 0, end.bias
-                )
-                for end, h in {end.weight: (end, h) for end, h in into.items()}.values()
-            )
-            fan_out = tuple(
-                Block(weight, self._dim(weight, axis, Role.READS), _slice(a.consumer, ins=False), a.positions)
-                for weight, a in out.items()
-            )
-            self._receive(name, Batch(arrivals, fan_in, fan_out))
-
-    def _channels(self, weight: str, axis: Axis, role: Role) -> Tensor:
-        dim = self._axes.layouts[weight].dims[self._dim(weight, axis, role)]
-        return (units_along(dim, axis.index, self._axes.sizes) >= 0).nonzero().flatten()
-
-    def _dim(self, weight: str, axis: Axis, role: Role) -> int:
-        roles = self._axes.layouts[weight].roles
-        return next(dim for dim, found in enumerate(roles) if role in found.get(axis.index, ()))
-
-
-def _arrival(path: Path, heard: Mapping[End, _Heard], deltas: Mapping[End, Tensor], columns: Tensor) -> Arrival:
-    """Both ends in the form in which they are computed with."""
-    before, after = heard[path.producer], heard[path.consumer]
-    delta = deltas[path.consumer]
-    consumer, positions = after.contraction, 0
-    if before.contraction.kernel and not consumer.kernel:
-        probe = path.middle(delta.new_zeros(1, 1, *before.positions, dtype=torch.float32))
-        consumer, positions = flattened(consumer, tuple(probe.shape[2:])), probe[0, 0].numel()
-        delta = delta.reshape(*delta.shape[:2], *(1 for _ in probe.shape[2:]))
-    x, delta = rows(before.x, before.contraction), rows(delta, consumer)
-    reads = rows(after.x, after.contraction)
-    return Arrival(path, x, delta, before.contraction, consumer, positions, reads, after.contraction, columns)
-
-
-def whole(result: Tensor) -> Tensor:
-    """What a result is a view of, if it only has another shape: hooks of a view are lost if it is modified in place."""
-    base = result._base if result._is_view() else None
-    same = base is not None and base.is_contiguous() and result.is_contiguous() and base.numel() == result.numel()
-    return base if same and base is not None else result
-
-
-def _slice(contraction: Contraction, *, ins: bool) -> tuple[int, ...]:
-    return (contraction.ins if ins else contraction.outs, *contraction.kernel)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.signals.batch import Batch, Block
-from meristem.signals.sites import obstacle
+from meristem.signals.sites import unfollowed
 from meristem.signals.statistic import Accumulator, Statistic
 
 
@@ -36,7 +36,7 @@ class SecondMoment(Statistic):
         return _Accumulator()
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return obstacle(axes, axis, one_producer=True)
+        return unfollowed(axes, axis, one_producer=True)
 
 
 @dataclass(eq=False)

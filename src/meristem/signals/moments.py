@@ -98,7 +98,7 @@ def _unfolded(x: Tensor, c: Contraction) -> Tensor:
     """Half of the products, from patches: shape (groups, fan_in, fan_in)."""
     n = len(c.kernel)
     total = torch.zeros(c.groups, c.fan_in, c.fan_in, dtype=wide(x), device=x.device)
-    sides = [side for padding in reversed(c.padding) for side in (padding, padding)]
+    sides = [side for both in reversed(c.sides) for side in both]
     for (block,) in split(x, entries=c.groups * c.fan_in * math.prod(c.outputs(x.shape[2:]))):
         patches = functional.pad(block, sides).unflatten(1, (c.groups, -1))
         for dim, (k, d, step) in enumerate(zip(c.kernel, c.dilation, c.stride, strict=True), start=3):

@@ -49,6 +49,17 @@ def pre_activations(batch: Batch, arrival: Arrival, incoming: Tensor) -> Tensor:
     return forward(producer, arrival.x.to(batch.dtype), weight, incoming[:, -1])
 
 
+def moments_of(batch: Batch, incoming: Tensor) -> Tensor:
+    """Number, sum and sum of squares of newborns' pre-activations, over all calls of what produces the axis.
+
+    Returns:
+        float64, shape (3, newborns).
+    """
+    found = [pre_activations(batch, a, incoming).movedim(1, -1).flatten(0, -2) for a in batch.producers]
+    z = torch.cat(found)
+    return torch.stack([torch.ones_like(z).sum(0), z.sum(0), z.square().sum(0)]).double()
+
+
 def activations(arrival: Arrival, z: Tensor) -> Tensor:
     """What the consumer of a path would read of newborns; differentiable.
 

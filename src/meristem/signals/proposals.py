@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
-from meristem.signals.batch import Batch, Block
-from meristem.signals.newborn import activations, kaiming, pre_activations
+from meristem.signals.batch import Arrival, Batch, Block
+from meristem.signals.newborn import activations, kaiming, moments_of, pre_activations
 from meristem.signals.sites import obstacle
 from meristem.signals.statistic import Accumulator, Statistic
 
@@ -55,7 +55,7 @@ class Proposals(Statistic):
         return _Accumulator(self)
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return obstacle(axes, axis, one_producer=True)
+        return obstacle(axes, axis, one_producer=True, any_norm=True)
 
 
 @dataclass(eq=False)
@@ -72,12 +72,9 @@ class _Accumulator(Accumulator):
         if self.incoming is None:
             generator = torch.Generator().manual_seed(self.asked.seed)
             self.incoming = kaiming(batch, self.asked.count, generator)
-        first = batch.arrivals[0]
-        z = pre_activations(batch, first, self.incoming)
-        f = activations(first, z).movedim(1, -1).flatten(0, -2)
+        f = torch.cat([_read(batch, arrivals, self.incoming) for arrivals in batch.first_reader])
         units = torch.cat([batch.activations, f, f.new_ones(len(f), 1)], 1)  # the ones count the rows
-        rows = z.movedim(1, -1).flatten(0, -2)
-        moments = torch.stack([torch.ones_like(rows).sum(0), rows.sum(0), rows.square().sum(0)]).double()
+        moments = moments_of(batch, self.incoming)
         total = (units.T @ units).double()
         self.total = total if self.total is None else self.total + total
         self.moments = moments if self.moments is None else self.moments + moments
@@ -93,3 +90,9 @@ class _Accumulator(Accumulator):
         gram = self.total[:-1, :-1] / self.total[-1, -1]
         mean, square = self.moments[1:] / self.moments[0]
         return Proposed(self.incoming, gram, mean, (square - mean**2).clamp(min=0), *self.blocks)
+
+
+def _read(batch: Batch, arrivals: Sequence[Arrival], incoming: Tensor) -> Tensor:
+    """What one call of a reader would read of candidates, from all that leads to it: shape (rows, candidates)."""
+    found = [activations(a, pre_activations(batch, a, incoming)) for a in arrivals]
+    return sum(found[1:], found[0]).movedim(1, -1).flatten(0, -2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from meristem.axes.expression import units_along
 from meristem.axes.map import Axis, AxisMap, Place, Role
+from meristem.signals.awaited import Awaited
+from meristem.signals.backward import Backward
 from meristem.signals.contraction import read_call, rows
 from meristem.signals.direct import Direct, Sums, Tap
-from meristem.signals.forward import Calls
+from meristem.signals.forward import Calls, Hear, whole
 from meristem.signals.memory import plain, restored
 from meristem.signals.precision import precise
 
@@ -26,7 +29,8 @@ class Reading:
     Attributes:
         mean, square, size: of h, `h ** 2` and `|h|`.
         zero: how often h is 0.
-        gradient: of `|dL/dh|`, summed over the passes of a step; zeros where no gradient comes.
+        gradient: of `|dL/dh|`; zeros where no gradient comes. Sizes add up call by call if `backward` is called several
+            times through one graph.
     """
 
     mean: Tensor
@@ -38,10 +42,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Reads(Direct):
-    """What all readers of an axis read; its result: by the name of a weight, a `Reading`.
+    """What all readers of an axis read, in all their calls; its result: by the name of a weight, a `Reading`.
 
     Heard are linear maps and convolutions wherever the model calls them with the parameter itself; see `unheard`.
-    Passes without gradients (an evaluation) are not heard. Over ranks everything adds up.
+    Passes that do not train are not heard (see `Recorder`); where no gradient can come back, because everything is
+    frozen, forward passes are. Over ranks everything adds up.
     """
 
     @classmethod
@@ -122,7 +127,7 @@ class _Sums(Sums):
 
 
 class _Tap(Tap):
-    """Sees every call of every forward pass."""
+    """Sees every call of every forward pass that trains."""
 
     def __init__(self, axes: AxisMap, asked: Sequence[Reads], scale: Callable[[], float]) -> None:
         self._scale = scale
@@ -135,7 +140,9 @@ class _Tap(Tap):
             self.sums[s] = _Sums(names, self._heard, tuple(name for name in names if name not in wanted))
             wanted.update(names)
         self._names = {id(axes.model.get_parameter(name)): name for name in wanted}
-        self._calls = Calls(axes.model, lambda: self.hear)
+        self._backward = Backward(axes.model)
+        self._current = Awaited(self._backward)
+        self._calls = Calls(axes.model, self._enter, self._leave)
 
     def problem(self) -> str | None:
         silent = sorted({name for one in self.sums.values() for name in one.weights} - self._heard.keys())
@@ -143,15 +150,23 @@ class _Tap(Tap):
             return None
         return (
             f"no call was heard that reads with {', '.join(silent)}. Statistics of activations need a training step of "
-            "the traced model between the calls of plasticity.step(); fused modules such as nn.MultiheadAttention and "
-            "reentrant activation checkpointing hide calls: leave these axes out with `axes=`"
+            "the traced model between the calls of plasticity.step(); scripted modules and reentrant activation "
+            "checkpointing hide calls: leave these axes out with `axes=`, or do without what is read of them "
+            "(`compensate=False` of `shrink`, a criterion of weights and gradients alone)"
         )
 
     def close(self) -> None:
         self._open = False
         self._calls.close()
 
-    def hear(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+    def _enter(self) -> Hear:
+        self._current = Awaited(self._backward)
+        return partial(self.hear, self._current)
+
+    def _leave(self, result: Any) -> None:
+        self._current.left(result)
+
+    def hear(self, current: Awaited, function: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """One call of the model's code."""
         call = read_call(function, args, kwargs)
         name = None if call is None else self._names.get(id(call.weight))
@@ -160,21 +175,27 @@ class _Tap(Tap):
         contraction, x = call.contraction, call.input
         with precise(x.device):
             h = rows(x.detach(), contraction).movedim(1, -1).flatten(0, -2).double()
-            new = torch.stack([h.sum(0), h.square().sum(0), h.abs().sum(0), (h == 0).sum(0), torch.zeros_like(h[0])])
+            sums = torch.stack([h.sum(0), h.square().sum(0), h.abs().sum(0), (h == 0).sum(0), torch.zeros_like(h[0])])
             count = torch.tensor([float(len(h))], dtype=torch.float64, device=x.device)
-        known = self._heard.get(name)
-        if known is None:
-            known = self._heard[name] = _Heard(contraction.groups, torch.zeros_like(new), torch.zeros_like(count))
-        known.totals += new
-        known.rows += count
-        if x.requires_grad:
-            x.register_hook(lambda gradient: self._arrived(known, rows(gradient.detach(), contraction)))
+        current.if_it_trains(partial(self._count, name, _Heard(contraction.groups, sums, count)))
+        current.wait_for(x, lambda gradient: self._arrived(name, rows(gradient.detach(), contraction)))
+        current.wait_for(whole(result))
 
-    def _arrived(self, known: _Heard, gradient: Tensor) -> None:
+    def _count(self, name: str, new: _Heard) -> None:
+        known = self._heard.get(name)
+        if not self._open:
+            return
+        if known is None:
+            self._heard[name] = new
+        else:
+            known.totals += new.totals
+            known.rows += new.rows
+
+    def _arrived(self, name: str, gradient: Tensor) -> None:
         if not self._open:
             return
         found = gradient.movedim(1, -1).flatten(0, -2).abs().sum(0, dtype=torch.float64) / self._scale()
         if bool(found.isfinite().all()):
-            known.totals[4] += found
+            self._heard[name].totals[4] += found
         else:
             self.overflowed = True

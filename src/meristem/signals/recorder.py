@@ -8,9 +8,10 @@ from typing import Any
 from meristem.axes.map import AxisMap
 from meristem.errors import CheckpointError, SignalError
 from meristem.signals.batch import Batch
-from meristem.signals.ear import Ear, Sensed, Sensor
+from meristem.signals.ear import Ear
 from meristem.signals.listener import Listener
 from meristem.signals.ranks import agree, distributed
+from meristem.signals.sensor import Sensed, Sensor
 from meristem.signals.statistic import Accumulator, Statistic
 
 
@@ -23,8 +24,16 @@ class Recorder:
         ...                                       # the last one
         signals = recorder.finish()
 
-    Everything a forward and backward pass gives is added up: with gradient accumulation all passes of a step, with
-    several steps all of them. Passes without gradients (an evaluation) are not heard.
+    The rule for every statistic: a step in several passes (gradient accumulation) gives what one pass over all its
+    samples with the same loss would. Losses are taken as they are accumulated: n passes with `loss / n` each, or with
+    the share of the samples that each has, are the mean over all. So what is linear in gradients is summed over passes,
+    means are over all samples and positions of all calls and passes, and norms, squares and products with weights are
+    taken of the sum. Of several steps the mean loss counts: gradients are averaged, and means are over everything.
+    `Sensitivity` averages the squares of steps. Not covered: what looks at single passes, as BatchNorm itself does;
+    what is searched for on the first pass or read off the last one, where the statistic says so; and several calls of
+    `backward` through one graph, where sizes of gradients of activations add up call by call: call it on the sum.
+
+    Only passes that train are heard (see `Backward`): not an evaluation, not what `torch.autograd.grad` does.
 
     In a distributed run all ranks get the same results: what is additive is summed over ranks, everything else is that
     of rank 0 (see `Accumulator.parts`). Ranks then have to begin and finish at the same steps. A pass whose gradients
@@ -46,11 +55,11 @@ class Recorder:
     ) -> None:
         self._statistics = tuple(dict.fromkeys(statistics))
         self._axes = axes
-        self._scale, self._steps = scale, steps
+        self._scale, self._steps = scale or _one, steps
         self._listener: Listener | None = None
         self._sensors = {s: s.sensor(axes) for s in self._statistics if isinstance(s, Sensed)}
         sensors = self._sensors.values()
-        self._ear = Ear(axes, sensors, self._factor, lambda: self._closing) if sensors else None
+        self._ear = Ear(axes, sensors, self._scale, steps, lambda: self._closing) if sensors else None
         self.restart()
 
     def restart(self) -> None:
@@ -146,9 +155,6 @@ class Recorder:
             if ear is not None:
                 ear.recall(memory["listener" if ear is self._listener else "ear"])
 
-    def _factor(self) -> float:
-        return self._steps * (1.0 if self._scale is None else self._scale())
-
     def _unheard(self) -> set[str]:
         """The names of the axes of which no finite gradient has come."""
         sensed = {s.axis for s, sensor in self._sensors.items() if not sensor.heard(self._closing)}
@@ -179,6 +185,10 @@ class Recorder:
                 accumulator.add(batch, self._closing)
 
 
+def _one() -> float:
+    return 1.0
+
+
 _SILENT = (
     "no finite gradient was seen at the weights that read {}. Statistics need a training step with loss.backward() "
     "between the calls of plasticity.step(); a forward pass that does not use them, reentrant activation checkpointing "
@@ -188,6 +198,6 @@ _SILENT = (
 
 _HIDDEN = (
     "{} got gradients, but no call that uses them was heard, so statistics would be incomplete. Reentrant activation "
-    "checkpointing (use_reentrant=False is heard), fused modules such as nn.MultiheadAttention, and weights used "
-    "outside of the traced model hide calls; leave these axes out with `axes=`"
+    "checkpointing (use_reentrant=False is heard), scripted modules, and weights used outside of the traced model hide "
+    "calls; leave these axes out with `axes=`"
 )

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from meristem.axes.map import Axis, AxisMap, Role
+from meristem.axes.path import BatchNorm
 
 
-def obstacle(axes: AxisMap, axis: Axis, *, one_producer: bool = False) -> str | None:
+def obstacle(axes: AxisMap, axis: Axis, *, one_producer: bool = False, any_norm: bool = False) -> str | None:
     """Why what newborns would read and what the loss wants of their readers cannot be brought together, or None.
+
+    Args:
+        axes: the map.
+        axis: one of its axes.
+        one_producer: whether newborns' pre-activations have to be known: then several weights that add into one
+            activation are an obstacle, and batch normalization of anything else than pre-activations.
+        any_norm: whether batch normalization may stand anywhere all the same, because it is computed.
+    """
+    blocked = unfollowed(axes, axis, one_producer=one_producer)
+    if blocked is not None:
+        return blocked
+    paths = axes.paths[axis.index]
+    if one_producer and not any_norm and any(isinstance(s, BatchNorm) for path in paths for s in path.steps[1:]):
+        return "batch normalization stands behind an activation function, a pooling or another one on the way"
+    return next((path.unknown for path in paths if path.unknown is not None), None)
+
+
+def unfollowed(axes: AxisMap, axis: Axis, *, one_producer: bool = False) -> str | None:
+    """Why units cannot be followed from the weights that produce them to those that read them, or None if they can,
+    whatever they meet on the way.
 
     Args:
         axes: the map.
@@ -17,7 +38,7 @@ def obstacle(axes: AxisMap, axis: Axis, *, one_producer: bool = False) -> str | 
         names = ", ".join(sorted(coupling.value for coupling in axis.couplings))
         return f"its units are not independent ({names})"
     paths = axes.paths.get(axis.index, ())
-    blocked = next((path.obstacle for path in paths if path.obstacle is not None), None)
+    blocked = next((path.blocked for path in paths if path.blocked is not None), None)
     if blocked is not None:
         return blocked
     producers, readers = {path.producer.weight for path in paths}, {path.consumer.weight for path in paths}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from meristem.axes.map import Axis, AxisMap, Place, Role
+from meristem.signals.backward import Backward
 from meristem.signals.contraction import Call, read_call, rows
 from meristem.signals.forward import Calls
 from meristem.signals.precision import precise, wide
@@ -32,8 +33,8 @@ def inseparable(axes: AxisMap, axis: Axis) -> str | None:
 
 
 class Uses:
-    """Hears in one backward pass, for every call of a weight, `sum g w` along its dimensions, g the gradient that comes
-    from this call alone.
+    """Hears in a backward pass that trains, for every call of a weight, `sum g w` along its dimensions, g the gradient
+    that comes from this call alone.
 
     With `y = x W'` and the gradient e of y, `sum_o g_oi w_oi = sum_n x_ni (e W)_ni` and `sum_i g_oi w_oi = sum_n e_no
     (x W')_no`. Heard are linear maps with the parameter itself, and look-ups in an embedding.
@@ -47,6 +48,7 @@ class Uses:
     def __init__(self, axes: AxisMap, places: Iterable[Place], scale: Callable[[], float]) -> None:
         self._axes = axes
         self._scale = scale
+        self._backward = Backward(axes.model)
         self._wanted = {(place.layout.name, place.dim) for place in places if len(place.layout.dims) == 2}
         self._names = {id(axes.model.get_parameter(name)): name for name, _ in self._wanted}
         self._read: dict[_Key, Tensor] = {}
@@ -80,7 +82,7 @@ class Uses:
         if call is not None:
             name = self._names.get(id(call.weight))
             if name is not None and not call.contraction.kernel:
-                result.register_hook(lambda e: self._contracted(name, call, e))
+                result.register_hook(self._backward.only(lambda e: self._contracted(name, call, e)))
         elif function is functional.embedding:
             self._looked_up(result, *args, **kwargs)
 
@@ -110,7 +112,7 @@ class Uses:
             product = product if free is None else product[free]
             self._add(self._rest, (name, 1), product.reshape(-1, product.shape[-1]).sum(0))
 
-        result.register_hook(arrived)
+        result.register_hook(self._backward.only(arrived))
 
     def _add(self, sums: dict[_Key, Tensor], key: _Key, new: Tensor) -> None:
         new = new.double() / self._scale()

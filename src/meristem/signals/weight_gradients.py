@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from meristem.axes.expression import Leaf
 from meristem.axes.map import Axis, AxisMap, Role
+from meristem.signals.backward import Backward
 from meristem.signals.precision import wide
 from meristem.signals.slices import index_norms, sum_by_unit
 from meristem.signals.statistic import Accumulator
@@ -36,8 +37,8 @@ def hear_weights(
 ) -> list[RemovableHandle]:
     """Show learners the gradients of weights, by hooks on the parameters themselves.
 
-    Gradients are those of single backward passes, whatever `.grad` holds already and before anything is clipped.
-    Weights that do not require gradients are not heard.
+    Gradients are those of single backward passes that train (see `Backward`), whatever `.grad` holds already and before
+    anything is clipped. Weights that do not require gradients are not heard.
 
     Args:
         model: the model.
@@ -48,8 +49,9 @@ def hear_weights(
         the hooks; remove them to stop.
     """
     weights = {name: model.get_parameter(name) for name in learners}
+    backward = Backward(model)
     return [
-        weight.register_hook(shown(name, learners[name], factor))
+        weight.register_hook(backward.only(shown(name, learners[name], factor)))
         for name, weight in weights.items()
         if weight.requires_grad
     ]
@@ -70,6 +72,13 @@ def shown(
             learner.learn(name, found)
 
     return hook
+
+
+def in_step(gradients: Mapping[str, Tensor], model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies that ranks can sum: of these weights in this order, float32 or better, zeros for those that got none."""
+    weights = {name: model.get_parameter(name).detach() for name in names}
+    found = {name: gradients.get(name, torch.zeros_like(weight)) for name, weight in weights.items()}
+    return {name: gradient.to(wide(gradient), copy=True) for name, gradient in found.items()}
 
 
 def weights_of(axes: AxisMap, axis: Axis) -> tuple[str, ...]:

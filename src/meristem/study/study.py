@@ -93,7 +93,7 @@ class Study(Generic[Size]):
         title: one line.
         question: what is asked, one to three sentences.
         paper: authors, title, arXiv id of what is reproduced; empty if there is none.
-        scales: `smoke` (seconds), `cpu` (at most 45 minutes on two cores), `full` (the paper's own setting).
+        scales: `smoke` (seconds), `cpu` (about 45 minutes on two cores), `full` (the paper's own setting).
         arms: what is compared at a scale.
         claims: what is tested at a scale. Default: nothing.
         measures: the columns of the table, in this order.

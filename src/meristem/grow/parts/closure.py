@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meristem.axes.map import Axis
 from meristem.edit import Trial
 from meristem.errors import ConfigError, SignalError
 from meristem.signals import View
+from meristem.signals.twice import twice_differentiable
 
 
 def gradients(view: View, parameters: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
@@ -30,7 +30,7 @@ def gradients(view: View, parameters: Sequence[Tensor], *, create_graph: bool = 
         SignalError: the closure did not give one finite number with a graph.
     """
     live = [p for p in parameters if p.requires_grad]
-    kernels = _twice_differentiable() if create_graph else nullcontext()
+    kernels = twice_differentiable() if create_graph else nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), kernels:
         loss = _loss(view)
         try:
@@ -119,10 +119,3 @@ def _loss(view: View) -> Tensor:
     if not bool(loss.detach().isfinite().all()):
         raise SignalError(f"the closure returned a loss of {float(loss.detach())}; newborns cannot be judged by it")
     return loss.reshape(())
-
-
-@contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Kernels whose backward pass has a backward pass."""
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-        yield

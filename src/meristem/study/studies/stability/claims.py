@@ -159,19 +159,29 @@ def _controls(bench: Bench) -> Iterator[Claim]:
     )
 
 
+def _parity(arm: str) -> Iterator[Test]:
+    """Medians over newborns of at least this age, over all looks and at the worst of them."""
+    for ratio in ("R_act", "R_grad"):
+        for when in ("settled", "least"):
+            yield Above(f"{ratio} {when}", arm, 0.9)
+
+
 def _answer(bench: Bench) -> Iterator[Claim]:
     """What meristem's own way shall do."""
     if not bench.controls:
         return
     ours = early(bench, bench.focus)
-    divided = further(bench, "Insert, dividing")
+    fewer = further(bench, "Early division, matched unit-epochs")
+    dividing = (*(early(bench, share) for share in bench.shares), further(bench, "Insert, dividing"))
     yield Claim(
         f"{bench.group}: newborns that divide are as active as incumbents and get as much gradient, from {SETTLED} "
         "steps after their birth on.",
-        [Above(f"{ratio} {when}", arm, 0.9) for arm in (ours, divided) for ratio in ("R_act", "R_grad")
-         for when in ("settled", "least")],
+        [test for arm in dividing for test in _parity(arm)],
         "meristem",
-    )  # fmt: skip
+    )
+    yield Claim(
+        f"{bench.group}: so it is where they have fewer epochs, at equal unit-epochs.", list(_parity(fewer)), "meristem"
+    )
     for share in bench.shares:
         yield Claim(
             f"{bench.group}: early division to {share} % has the accuracy of pruning over the cycles and ends with "
@@ -183,7 +193,6 @@ def _answer(bench: Bench) -> Iterator[Claim]:
             ],
             "meristem",
         )
-    fewer = further(bench, "Early division, matched unit-epochs")
     yield Claim(
         f"{bench.group}: so it is at equal unit-epochs.",
         [

@@ -16,9 +16,6 @@ from meristem.diagnose.record import MEASURES, AxisRecord, Cohort, Record
 from meristem.signals import activation_frequency, gradient_size
 from meristem.study.studies.stability.nets import hidden, linear, reader
 
-COHORTS = 8
-"""So many youngest cohorts are told apart; older newborns count as incumbents."""
-
 
 @dataclass(frozen=True)
 class Units:
@@ -98,7 +95,7 @@ def _heard(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _axis(step: int, table: Tensor, units: Units) -> AxisRecord:
-    births = sorted(set(units.born[units.active & (units.born >= 0)].tolist()))[-COHORTS:]
+    births = sorted(set(units.born[units.active & (units.born >= 0)].tolist()))
     oldest = births[0] if births else step + 1
     incumbents = units.active & (units.born < oldest)
     return AxisRecord(
