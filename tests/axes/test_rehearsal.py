@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import meristem
 from meristem.axes import rehearsal
 from meristem.axes.rehearsal import Outcome
 from meristem.axes.trace import trace
@@ -61,3 +62,24 @@ def test_modules_that_compare_attributes_are_bound_together(monkeypatch: pytest.
 def layers_between(layers: nn.Module) -> nn.Module:
     """With a width that is neither put in nor given out."""
     return nn.Sequential(nn.Linear(12, 12), layers, nn.Linear(12, 5))
+
+
+def test_rehearsals_on_real_tensors_stay_small() -> None:
+    class Attends(nn.Module):
+        """Heads times head size, both editable, and a branch that values decide."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.value, self.leave = nn.Linear(5, 24), nn.Linear(24, 24), nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            numbers.append(self.value.weight.numel())
+            values = self.value(self.enter(x)).unflatten(-1, (3, -1))
+            if torch.rand([]) < 2:
+                values = values.softmax(1)
+            return self.leave(values.flatten(1))
+
+    numbers: list[int] = []
+    axes = meristem.trace(Attends(), torch.randn(2, 5))
+    assert sum(axis.frozen is None for axis in axes) >= 2
+    assert max(numbers) < 100 * 24 * 24

@@ -59,6 +59,33 @@ def test_the_model_is_left_as_it_was() -> None:
     assert model.conv.weight.grad is not None
 
 
+def test_hooks_that_the_first_run_registers_are_taken_back() -> None:
+    class Lazy(nn.Module):
+        """Collects what its layers return by hooks, which it registers when it is first run."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.hooked = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            collected: list[Tensor] = []
+            self.collected = collected
+            if not self.hooked:
+                for layer in (self.a, self.b):
+                    layer.register_forward_hook(lambda _module, _args, result: self.collected.append(result))
+                self.hooked = True
+            self.b(self.a(x).relu())
+            hidden, result = collected
+            return hidden.sum() + result
+
+    model, x = Lazy(), torch.randn(2, 4)
+    meristem.trace(model, x)
+    assert not model.hooked
+    assert not model.a._forward_hooks
+    assert model(x).shape == (2, 3)  # it would have collected each result twice
+
+
 def test_a_cache_of_computed_tensors_is_set_back_by_an_edit() -> None:
     class Caching(nn.Module):
         def __init__(self) -> None:

@@ -17,7 +17,7 @@ from meristem.grow import GradMax, Growth
 from meristem.signals import View, unit_norms
 from tests.grow.sites import MANY_PRODUCERS, SITES, commit, make, objective, planned
 
-ACTIVATIONS = {"tanh": nn.Tanh(), "relu": nn.ReLU(), "gelu": nn.GELU()}
+ACTIVATIONS = {"tanh": nn.Tanh(), "relu": nn.ReLU(), "leaky relu": nn.LeakyReLU(0.1), "gelu": nn.GELU()}
 
 
 def slices(axes: AxisMap, axis: int, born: int, role: Role, gradients: bool) -> Tensor:

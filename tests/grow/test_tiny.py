@@ -263,6 +263,33 @@ def test_growth_with_the_best_move_decreases_the_loss(site: str) -> None:
     assert decrease == pytest.approx(SMALL * move.decrease + sum(plan.gains), rel=1e-2)
 
 
+def slopes(residual: bool, activation: nn.Module, passes: int, steps: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Slopes and singular values from so many steps in so many passes, the first ones all over the same samples."""
+    model, x, labels, axis = make(SITES["linear"], activation, samples)
+    axes = meristem.trace(model, x)
+    asked = Directions(axis, 3, whitened=True, residual=residual)
+    recorder = Recorder(axes, [asked], steps=steps)
+    for step in range(steps):
+        if step == steps - 1:
+            recorder.closing()
+        for some, theirs in zip(x.chunk(passes), labels.chunk(passes), strict=True):
+            (nn.functional.cross_entropy(model(some), theirs) / passes).backward()
+    found = View(axes, signals=recorder.finish()).recorded(asked)
+    return found.slopes, found.values
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.ReLU()])
+def test_slopes_of_equal_steps_are_those_of_one(residual: bool, activation: nn.Module) -> None:
+    torch.testing.assert_close(slopes(residual, activation, 1, 3, 24), slopes(residual, activation, 1, 1, 24))
+
+
+def test_slopes_behind_a_smooth_function_are_those_of_all_passes() -> None:
+    found, values = slopes(False, nn.GELU(), 4, 2, 24)
+    torch.testing.assert_close(found, -values, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found, slopes(False, nn.GELU(), 1, 1, 24)[0], rtol=1e-4, atol=0)
+
+
 def test_two_readers_have_no_best_move() -> None:
     model, x, _, axis = make(SITES["two readers"], nn.Tanh())
     axes = meristem.trace(model, x)

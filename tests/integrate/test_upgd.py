@@ -59,6 +59,14 @@ def test_no_useful_weight_at_all_does_not_turn_the_order_around():
     assert (1 - b.item()) / 0.02 == pytest.approx(0.5)
 
 
+def test_the_smallest_useful_weight_divides_without_overflow():
+    """1 / 1e-39 is infinite in float32, and infinity times 0 no number."""
+    parameter = nn.Parameter(torch.tensor([1.0, 1.0, 0.0]))
+    parameter.grad = torch.tensor([-1e-39, 0.0, 1.0])
+    UPGD([parameter], lr=0.1, sigma=0.0).step()
+    torch.testing.assert_close(parameter.detach(), torch.tensor([1.0, 1.0, -0.05]))
+
+
 def test_factors_stay_in_their_range():
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(50, 40, dtype=torch.float64))

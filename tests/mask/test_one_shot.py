@@ -336,3 +336,29 @@ def test_two_of_four():
     assert two_of_four(torch.tensor([[0.0, 1, 2, 0, 3, 0, 0, 0]]))
     assert not two_of_four(torch.tensor([[0.0, 1, 2, 3]]))
     assert not two_of_four(torch.tensor([[0.0, 1, 2]]))
+
+
+def test_a_pattern_of_a_block_chooses_its_weights_alone():
+    block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU())
+    model, x = nn.Sequential(block, nn.Sequential(nn.Linear(8, 4))).eval(), torch.randn(32, 8)
+    masks = one_shot(model, SparseGPT(density=0.5, m=None), lambda: model(x), stages=["0.*", "1.*"])
+    assert list(masks) == ["0.1.weight", "1.0.weight"]
+    assert list(weights_of(model, ["*.bias"])) == ["0.0.bias", "0.1.bias", "1.0.bias"]
+    assert list(weights_of(model, ["0.0.weight", "1.*"])) == ["0.0.weight", "1.0.weight"]
+    assert list(weights_of(model.requires_grad_(False), "*")) == ["0.1.weight", "1.0.weight"]
+
+
+def test_an_example_for_export_may_be_a_dict_of_keyword_arguments():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.called = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, *, x, scale):
+            return self.called(nn.functional.linear(x, self.read.weight) * scale)
+
+    model, example = Named(), {"x": torch.randn(3, 8), "scale": torch.tensor(2.0)}
+    masks = {n: torch.eye(8) > 0 for n in ("read.weight", "called.weight")}
+    exported = to_torch_sparse(model, masks, example=example, csr_below=0.5)
+    assert [layout.layout for layout in exported.layouts] == ["dense", "csr"]
+    assert exported.model(**example).shape == (3, 8)

@@ -190,7 +190,8 @@ def test_which_weights_are_masked():
 
     net = Net()
     assert list(weights_of(net)) == ["linear.weight"]
-    assert list(weights_of(net, "*.weight")) == ["table.weight", "norm.weight", "linear.weight", "frozen.weight"]
+    assert list(weights_of(net, "*.weight")) == ["linear.weight", "frozen.weight"]
+    assert list(weights_of(net, ["table.*", "*.bias"])) == ["table.weight", "norm.bias", "linear.bias", "frozen.bias"]
     assert list(weights_of(net, lambda name, p: p.dim() == 3)) == ["position"]
     with pytest.raises(ConfigError, match="matches none"):
         weights_of(net, ["nothing.*"])

@@ -34,7 +34,7 @@ def controller(model: nn.Module, **settings) -> meristem.Plasticity:
     ("wrong", "message"),
     [
         ({"grow": ZeroFanOut}, "grow= expects a growth method such as .*; got the class ZeroFanOut: call it"),
-        ({"grow": Magnitude()}, "grow= expects a growth method .* of type Magnitude"),
+        ({"grow": Magnitude()}, "grow= expects a growth method .* of type meristem.prune.magnitude.Magnitude"),
         ({"prune": Magnitude}, "prune= expects a criterion .* the class Magnitude: call it"),
         ({"grow": "random"}, "got 'random' of type str"),
         ({"schedule": 100}, "schedule= expects a schedule such as"),

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from meristem.study.studies.grid import STUDY, Contender, Submission
 from meristem.study.studies.grid.arms import arms
 from meristem.study.studies.grid.cells import Cells
 from meristem.study.studies.grid.claims import claims
-from meristem.study.studies.grid.contender import LISTEN, Still
+from meristem.study.studies.grid.contender import LISTEN, Level, Still
 from meristem.study.studies.grid.entries import final_net
 from meristem.study.studies.grid.experiment import Contest, Fixed
 from meristem.study.studies.grid.insertion import BlindGradMax, UnreadGradMax
@@ -40,6 +41,7 @@ from meristem.study.studies.grid.rounds import rounds
 from meristem.study.studies.grid.running import Running
 from meristem.study.studies.grid.schedules import own
 from meristem.study.studies.grid.settings import SCALES
+from meristem.study.studies.grid.sprout import Sprouting
 from meristem.study.studies.grid.submission import Submitted, found_in
 from meristem.study.studies.grid.twin import Probe, Watch
 from meristem.study.studies.grid.weights import Weights
@@ -102,7 +104,7 @@ def test_vgg_11_is_configuration_a():
     assert sum(p.numel() for p in net.parameters()) == 9_225_610  # 9,220,480 of torchvision's vgg11().features
 
 
-@pytest.mark.parametrize("level", ["neuron", "layer", "cell", "weight"])
+@pytest.mark.parametrize("level", get_args(Level))
 def test_contests_begin_and_end_at_either_end(level):
     def size(net):
         return sum(p.numel() for p in net.parameters())
@@ -123,6 +125,7 @@ def test_contests_begin_and_end_at_either_end(level):
         ("layer", "growing", "VGG-11"),
         ("cell", "shrinking", "VGG-11"),
         ("cell", "constant", "VGG-11 with four branches more"),
+        ("normalized cell", "growing", "VGG-11 with four normalized branches more"),
         ("weight", "growing", "VGG-11"),
         ("weight", "constant", "VGG-11 with a quarter of the weights"),
     ],
@@ -295,7 +298,7 @@ LOSSES = [2.0] * 10 + [1.0] * 10 + [0.98] * 10 + [0.9] * 10 + [0.88] * 10 + [0.8
     ],
 )
 def test_layers_come_when_their_methods_say(pace, prune, expected):
-    parts = rounds(SimpleNamespace(steps=100), "own", 4, pace, prune)
+    parts = rounds(SimpleNamespace(steps=100, course="constant"), "own", 4, pace, prune)
     states = [part.schedule.initial() for part in parts]
     found = {}
     for step, loss in enumerate(LOSSES, start=1):
@@ -482,7 +485,15 @@ def test_the_grid_is_whole():
                 assert f"neuron, {course}: {prune} + {grow}, BN, safe" in names
                 assert (f"neuron, {course}: {prune} + {grow}, no BN" in names) == (prune == "L1")
                 assert f"neuron, {course}: {prune} + {grow}, BN, safe, own schedule" in names
-    for level in ("neuron", "layer", "cell", "weight"):
+        for grow in get_args(Sprouting):
+            forms = ("BN",) if grow == "Firefly" else ("BN", "BN, safe")
+            pairs = [("layer", "L1"), ("layer", "polarization"), ("cell", "L1"), ("normalized cell", "polarization")]
+            for level, prune in pairs:
+                found = {f"{level}, {course}: {prune} + {grow}, {form}" for form in forms}
+                assert found | {f"{name}, own schedule" for name in found} <= names
+        for grow in ("copy", "random"):
+            assert f"normalized cell, {course}: polarization + {grow}, BN, own schedule" in names
+    for level in get_args(Level):
         for course in ("growing", "shrinking", "constant"):
             found = {name for name in names if name.startswith(f"{level}, {course}: ")}
             assert found
@@ -501,7 +512,9 @@ SUBMISSIONS = {
     "exactly one of grow and/or prune, mask, start; got grow or prune and mask": (
         "SUBMISSION = Submission(name='a', grow=Random(), mask=RigL(end=9))"
     ),
-    "should be one of neuron, layer, cell, weight": "SUBMISSION = Submission(name='a', level='unit', grow=Random())",
+    "should be one of neuron, layer, cell, normalized cell, weight": (
+        "SUBMISSION = Submission(name='a', level='unit', grow=Random())"
+    ),
     "should be one of growing, shrinking, constant": "SUBMISSION = Submission(name='a', course='up', grow=Random())",
     "should be a meristem.grow.Method": "SUBMISSION = Submission(name='a', grow=Random)",
     "for the level 'layer' give start": "SUBMISSION = Submission(name='a', level='layer', grow=Random())",

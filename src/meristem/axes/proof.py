@@ -91,11 +91,14 @@ class Proof:
         return rehearse(self.model, self.examples, self.solution, bindings, new_sizes, self._known, brief=brief)
 
     def _distinct(self, candidates: Iterable[int]) -> dict[int, int]:
-        """New sizes, all different and far from the old ones, so that a number tells its axis."""
+        """New sizes, all different and far from the old ones, so that a number tells its axis; less far where a
+        rehearsal computes on real tensors, which products of new sizes would make very large."""
+        real = any(recording.real for recording in self.solution.recordings)
+        least, apart = (17, 0) if real else (97, 6)
         chosen: dict[int, int] = {}
         taken = set(self.space.sizes)
         for step, axis in enumerate(candidates):
-            size = self.space.sizes[axis] + 97 + 6 * step
+            size = self.space.sizes[axis] + least + apart * step
             while size in taken:
                 size += 1
             taken.add(size)

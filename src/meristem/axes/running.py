@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,11 +58,11 @@ def untouched(model: nn.Module) -> Iterator[list[Saved]]:
             for name, content in state.contents.items():
                 container = state.attributes[name]
                 container.clear()
-                container.extend(content) if isinstance(container, list) else container.update(content)
+                container.extend(content) if isinstance(container, (list, deque)) else container.update(content)
 
 
 def _contents(module: nn.Module) -> dict[str, Any]:
-    return {name: value.copy() for name, value in module.__dict__.items() if type(value) in (list, dict, set)}
+    return {name: value.copy() for name, value in module.__dict__.items() if type(value) in _CONTAINERS}
 
 
 def caches(saved: Iterable[Saved]) -> list[Cache]:
@@ -82,6 +83,9 @@ def holds_tensor(value: Any) -> bool:
     """Whether there is a tensor in nested containers."""
     return next(tensors_in(value), None) is not None
 
+
+_CONTAINERS = (list, dict, set, OrderedDict, defaultdict, deque)
+"""Hooks are in an `OrderedDict`: what a model registers in its first run, it would register again in the next."""
 
 _OWN_CONTENT = {"_parameters", "_buffers", "_modules"}
 

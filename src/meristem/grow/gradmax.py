@@ -16,7 +16,7 @@ from meristem.grow.method import Growth, Method
 from meristem.signals import Directions, Found, Statistic, View, entries, obstacle, unit_norms
 
 WAKE = 1e-6
-"""The bias of newborns whose activation function has derivative 0 at exactly 0, as `torch.relu` has."""
+"""The bias of newborns whose activation function is steeper just above 0 than at exactly 0, as `torch.relu` is."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class GradMax(Method):
     Attributes:
         scale: c as a share of the incumbents' mean fan-out norm (default 0.5, as in the authors' code).
 
-    Preserved: the function; where the activation function has derivative 0 at 0 but not just above (`torch.relu`), a
-    newborn gets the bias 1e-6, without which it would never get a gradient, and the function moves by 1e-6 of its
-    fan-out. Numbers that the model learns, such as a scale in front of the activation function, are taken as they are
-    when newborns are made; where they make it other than 0 at 0 the plan says so. Predicted gain of a newborn: its
-    squared gradient norm `c^2 s_i^2`, the decrease of the loss per unit of learning rate. Given are at most as many
-    newborns as M has rank.
+    Preserved: the function; where the activation function has a smaller derivative at 0 than just above (`torch.relu`,
+    leaky ones), a newborn gets the bias 1e-6 if its layer has biases, without which it would get less gradient or none,
+    and the function moves by 1e-6 of its fan-out. Numbers that the model learns, such as a scale in front of the
+    activation function, are taken as they are when newborns are made; where they make it other than 0 at 0 the plan
+    says so. Predicted gain of a newborn: its squared gradient norm `c^2 s_i^2` with the derivative just above 0, the
+    decrease of the loss per unit of learning rate. Given are at most as many newborns as M has rank.
     Fails: behind BatchNorm (a zero pre-activation has variance 0), where the activation function is not 0 at 0, and
     where one batch does not show the gradient's direction.
 
@@ -82,7 +82,7 @@ class GradMax(Method):
         size = self.scale * _mean_fan_out(view, axis)
         values = entries(found.fan_out, -size * found.outgoing[:given])
         values |= entries(found.fan_in, torch.zeros_like(found.incoming[:given]))
-        asleep = {p.producer.bias for p in view.axes.paths[axis.index] if _at(p.activation, 0.0)[1] == 0}
+        asleep = {p.producer.bias for p in view.axes.paths[axis.index] if p.producer.bias and _asleep(p.activation)}
         for place in [place for place in values if place[0] in asleep]:
             values[place] = torch.full_like(values[place], WAKE)
         reasons = [f"a bias of {WAKE:g} wakes the activation function"] if asleep else []
@@ -105,6 +105,12 @@ class GradMax(Method):
 def _mean_fan_out(view: View, axis: Axis) -> float:
     """The incumbents' mean fan-out norm; 1 if all of it is zero."""
     return float(unit_norms(view, axis, Role.READS).mean()) or 1.0
+
+
+def _asleep(function: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the gradient at 0 is less than it could be just above."""
+    slope, above = (abs(_at(function, point)[1]) for point in (0.0, WAKE))
+    return slope == 0 or slope < 0.99 * above  # smooth ones differ a little, too
 
 
 def _at(function: Callable[[Tensor], Tensor], point: float) -> tuple[float, float]:

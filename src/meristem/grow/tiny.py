@@ -58,11 +58,13 @@ class TINY(Method):
         best_move: whether the weights that read the axis make their own best move, `dW = -E[grad h^T] E[h h^T]^-1` at
             the same amplitude, but no farther than `steepness` times their own spectral norm, and newborns supply what
             that cannot: then M is computed with the gradients that it leaves. Default: incumbents stay, and newborns
-            get all of the gradient. Only where one weight reads.
+            get all of the gradient. Only where one weight reads. Of several passes (gradient accumulation, `listen`
+            above 1) each is freed from its own best move: one of few samples leaves newborns next to nothing.
 
     Preserved: nothing; the loss decreases, to first order by the predicted gain. Predicted gain of a newborn: minus the
-    derivative of the loss in what it contributes, at 0 and through the true activation function on the last recorded
-    batch, times what it contributes: the amplitude, or less where it would be too steep.
+    derivative of the loss in what it contributes, at 0 and through the true activation function, times what it
+    contributes: the amplitude, or less where it would be too steep. The derivative is that of everything recorded;
+    only what a kink at 0 (ReLU) does to it is estimated from the last pass.
     Fails: with readers of several positions (kernels above 1) the least-squares solution treats positions as
     independent; the gain stays right to first order. Where the activation function is not 0 at 0 (sigmoid, softplus),
     or flat there (squared ReLU), newborns are not proportional to their weights: refused, and where a number that the

@@ -74,10 +74,10 @@ class UPGD(Optimizer):
             [utility.max().to(device, torch.float32) for utility in utilities if utility.numel()]
         ).max()
         for (group, p, gradient), utility in zip(moved, utilities, strict=True):
-            share = torch.where(largest > 0, 1 / largest, 0).to(utility)
+            share = torch.where(largest.to(utility) > 0, utility / largest.to(utility), 0)
             step = gradient + group["sigma"] * torch.randn_like(p)
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.sub_(step * torch.sigmoid(-utility * share), alpha=group["lr"])
+            p.sub_(step * torch.sigmoid(-share), alpha=group["lr"])
         return loss
 
     def _utility(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def to_torch_sparse(
     Args:
         model: stays as it is.
         masks: by parameter name a bool tensor of the parameter's shape: which weights are there.
-        example: inputs of the model, a tuple or one tensor, to find out what computes with which weight; or None.
+        example: inputs of the model, as for `meristem.trace`, to find out what computes with which weight; or None.
         csr_below: the density below which CSR is used (default 0.1). Measure on your device: on CPUs it pays below
             about that, on GPUs later.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,14 +17,15 @@ def readers(model: nn.Module, names: Iterable[str], example: Any) -> dict[str, s
     Args:
         model: the model; it runs once, without gradients.
         names: of parameters.
-        example: one tensor, or a tuple of inputs.
+        example: a tensor, a tuple of positional or a dict of keyword arguments.
     """
     watch = _Watch(model, names)
-    args = example if isinstance(example, tuple) else (example,)
+    kwargs = example if isinstance(example, Mapping) else {}
+    args = () if isinstance(example, Mapping) else example if isinstance(example, (tuple, list)) else (example,)
     handles = [h for m in model.modules() for h in watch.follow(m)]
     try:
         with torch.no_grad(), watch:
-            model(*args)
+            model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -19,22 +19,26 @@ Chosen: TypeAlias = "str | Sequence[str] | Callable[[str, nn.Parameter], bool] |
 def weights_of(model: nn.Module, chosen: Chosen = None) -> dict[str, nn.Parameter]:
     """The parameters to mask, by their first names, in the model's order.
 
-    By default every parameter of floating point that requires a gradient, of which at least two dimensions and the
-    first one are longer than 1, unless an `nn.Embedding` holds it: matrices and kernels, no biases, norms, tables or
-    position embeddings.
+    By default every weight that requires a gradient. A weight is a parameter of floating point of which at least two
+    dimensions and the first one are longer than 1, unless an `nn.Embedding` holds it: matrices and kernels, no biases,
+    norms, tables or position embeddings. A pattern chooses the weights that it matches; one that matches no weight,
+    such as `"*.bias"`, chooses what it matches.
 
     Raises:
         ConfigError: nothing matches, or what matches is no floating-point tensor.
         WrappedModelError: a parameter is split over devices or wraps other tensors.
     """
     named = dict(model.named_parameters())
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    weights = {name for name, p in named.items() if _is_weight(p) and id(p) not in tables}
     if chosen is None:
-        tables = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-        found = {name: p for name, p in named.items() if _is_weight(p) and id(p) not in tables}
+        found = {name: p for name, p in named.items() if name in weights and p.requires_grad}
     elif callable(chosen):
         found = {name: p for name, p in named.items() if chosen(name, p)}
     else:
-        found = {name: p for name, p in named.items() if matches(name, chosen)}
+        patterns = [chosen] if isinstance(chosen, str) else chosen
+        names = {name for pattern in patterns for name in _matched(named, weights, pattern)}
+        found = {name: p for name, p in named.items() if name in names}
     if not found:
         raise ConfigError(
             f"parameters={chosen!r} matches none of {len(named)} parameters ({', '.join(list(named)[:5])}, ...)"
@@ -53,6 +57,12 @@ def held_of(parameters: Mapping[str, nn.Parameter], optimizers: Iterable[Optimiz
     return {name: p for name, p in parameters.items() if id(p) in held}
 
 
+def _matched(named: Iterable[str], weights: set[str], pattern: str) -> list[str]:
+    """The weights that a pattern matches; if there are none, all that it matches."""
+    found = [name for name in named if matches(name, pattern)]
+    return [name for name in found if name in weights] or found
+
+
 def _is_weight(p: nn.Parameter) -> bool:
     long = sum(length > 1 for length in p.shape)
-    return p.requires_grad and p.is_floating_point() and long >= 2 and p.shape[0] > 1
+    return p.is_floating_point() and long >= 2 and p.shape[0] > 1

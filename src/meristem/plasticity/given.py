@@ -55,7 +55,9 @@ def _described(value: object, kinds: tuple[type, ...]) -> str:
     if isinstance(value, type):
         right = issubclass(value, kinds)
         return f"the class {value.__name__}{f': call it, {value.__name__}(...)' if right else ''}"
-    return f"{value!r} of type {type(value).__name__}"
+    kind = type(value)
+    home = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{value!r} of type {home}{kind.__name__}"
 
 
 def require_axes(schedule: Schedule, axes: AxisMap, chosen: Sequence[Axis]) -> None:

@@ -37,7 +37,8 @@ class Found:
         outgoing: fan-out of each newborn, shape (newborns, fan-out): orthonormal.
         values: singular values, descending, shape (newborns,); `outgoing @ M @ incoming^T` is their diagonal.
         slopes: the derivative of the loss in the amplitude of newborns with this fan-in and `-outgoing`, at 0, through
-            the true activation function, which must be 0 at 0; negative if newborns help. Shape (newborns,).
+            the true activation function, which must be 0 at 0; negative if newborns help. Of everything recorded;
+            but by what a kink at 0 changes it, is estimated from the last pass. Shape (newborns,).
         mean, variance: of the newborns' pre-activations, shape (newborns,), if whitened and a batch norm follows.
         fan_in, fan_out: how the vectors are composed.
     """
@@ -78,7 +79,8 @@ class Directions(Statistic):
         whitened: whether directions are measured by how far they move the activations: divided by the second moment S
             of what newborns read.
         ridge: what is added to S, as a share of its mean eigenvalue.
-        residual: whether M is that of what the best move of the reader leaves (see `without_best_move`).
+        residual: whether M is that of what the best move of the reader leaves (see `without_best_move`), in each pass
+            by itself.
     """
 
     count: int = 1
@@ -100,11 +102,13 @@ class Directions(Statistic):
 class _Accumulator(Accumulator):
     """Follows a basis of fan-out directions that the first batch gives; exact if it spans all of them."""
 
-    kept: ClassVar[tuple[str, ...]] = ("basis", "projected", "moment", "count", "samples")
+    kept: ClassVar[tuple[str, ...]] = ("basis", "projected", "whole", "moment", "count", "samples")
 
     asked: Directions
     basis: Tensor | None = None
     projected: Tensor | None = None
+    whole: Tensor | None = None
+    """As `projected`, before the best move of the reader is taken away; None where none is."""
     moment: Tensor | None = None
     count: int = 0
     samples: int = 0
@@ -121,9 +125,13 @@ class _Accumulator(Accumulator):
         left = without_best_move(batch, self.asked.ridge) if self.asked.residual else batch
         if self.basis is None:
             self.basis = self._first_basis(left)
-        self.projected = _sum(self.projected, _times(left, self.basis))
+        last = _times(left, self.basis)
+        self.projected = whole = _sum(self.projected, last)
+        if self.asked.residual:
+            last = _times(batch, self.basis)
+            self.whole = whole = _sum(self.whole, last)
         if closing:
-            self.found = self._solve(batch, self.basis, self.projected)
+            self.found = self._solve(batch, self.basis, self.projected, whole, last)
 
     def result(self) -> Found:
         assert self.found is not None, "no batch was marked as closing"
@@ -160,8 +168,12 @@ class _Accumulator(Accumulator):
         solved = torch.linalg.solve_triangular(factor, y.to(factor.dtype), upper=upper, left=False)
         return solved.mul_(self.samples**0.5)  # the factor is that of a sum over samples
 
-    def _solve(self, batch: Batch, basis: Tensor, y: Tensor) -> Found:
-        """The singular vectors within the basis; their signs and slopes from this batch."""
+    def _solve(self, batch: Batch, basis: Tensor, y: Tensor, whole: Tensor, last: Tensor) -> Found:
+        """The singular vectors of y within the basis; their signs and slopes.
+
+        With the activation function linearised slopes are known of everything, `whole`. What they differ from that by
+        is known of this batch, of which `last` is, and taken to be the same share of all samples.
+        """
         z = self._whitened(y, batch).double()
         squares, vectors = torch.linalg.eigh(z @ z.T)
         order = squares.argsort(descending=True)[: self.asked.count]
@@ -172,7 +184,9 @@ class _Accumulator(Accumulator):
         incoming = self._unwhitened(vectors.T[order] @ z / values[:, None]).double()
         small = torch.finfo(batch.dtype).eps ** (1 / 3)  # where an activation function is its derivative on either side
         here, there = batch.response(small * incoming, outgoing / small).double().unbind()
-        here = -here
+        linear, share = vectors.T[order] @ last.double(), self.samples / batch.samples
+        rest = ((share * linear - vectors.T[order] @ whole.double()) * incoming).sum(1)
+        here, there = rest - share * here, rest + share * there
         better = here <= there
         slopes, sign = torch.where(better, here, there), torch.where(better, 1.0, -1.0).to(incoming)[:, None]
         incoming, outgoing = incoming * sign, outgoing * sign

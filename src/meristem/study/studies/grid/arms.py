@@ -11,7 +11,7 @@ from meristem.study.studies.grid.entries import ENDS, FORMS, HALVES, NAIVE, SAFE
 from meristem.study.studies.grid.insertion import Growing
 from meristem.study.studies.grid.naming import COURSES, SCHEDULES, called, what, words
 from meristem.study.studies.grid.neurons import Neurons
-from meristem.study.studies.grid.part_arms import cells, layers
+from meristem.study.studies.grid.part_arms import cells, layers, normalized_cells
 from meristem.study.studies.grid.rewired import Wiring
 from meristem.study.studies.grid.schedules import Pruning
 from meristem.study.studies.grid.settings import Size
@@ -25,7 +25,7 @@ PUBLISHED: tuple[Growing, ...] = ("GradMax", "GradMax-Opt", "Firefly", "random")
 
 def arms(size: Size) -> Sequence[Arm]:
     """All of a scale; contest by contest."""
-    found = [*_neurons(size), *layers(size), *cells(), *_weights()]
+    found = [*_neurons(size), *layers(size), *cells(), *normalized_cells(size), *_weights()]
     contests = [contest(level, course) for level in get_args(Level) for course in COURSES]
     found.sort(key=lambda entry: contests.index(contest(entry.level, entry.course)))
     return [entry.arm(size) for entry in (*fixed_nets(), *found) if not size.only or entry.name in size.only]

@@ -15,7 +15,9 @@ from meristem.axes import AxisMap
 from meristem.plasticity import Plasticity
 from meristem.schedule import Schedule
 
-Level: TypeAlias = Literal["neuron", "layer", "cell", "weight"]
+Level: TypeAlias = Literal["neuron", "layer", "cell", "normalized cell", "weight"]
+"""What is edited; branches of normalized cells have batch normalizations of their own, those of cells share one."""
+
 Course: TypeAlias = Literal["growing", "shrinking", "constant"]
 Timing: TypeAlias = Literal["fixed", "own"]
 """Whose schedule a way follows: that of the protocol, or those that belong to its methods, each for its own edits."""
@@ -65,6 +67,11 @@ class Setting:
     def reached(self, first: float, last: float, edits: int) -> float:
         """How far a number has gone from its first to its last value after so many edits of the fixed schedule."""
         return first + (last - first) * edits / len(self.times)
+
+
+def norms(level: str) -> tuple[bool, ...]:
+    """With and without batch normalization; at the level that is about it only with it."""
+    return (True,) if level == "normalized cell" else (False, True)
 
 
 class Contender(ABC):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from meristem.study.studies.grid.cells import Cells
-from meristem.study.studies.grid.contender import Course, Level
+from meristem.study.studies.grid.contender import Course, Level, norms
 from meristem.study.studies.grid.experiment import Contest, Fixed
 from meristem.study.studies.grid.insertion import Insertion
 from meristem.study.studies.grid.layers import Layers
@@ -129,12 +129,14 @@ LARGE = Net("VGG-11", "neuron", "constant", True)
 HALF = Net("VGG-11 at half the width", "neuron", "growing", True)
 SHALLOW = Net("VGG-11 with four layers less", "layer", "growing", True)
 DOUBLED = Net("VGG-11 with four branches more", "cell", "shrinking", True)
+NORMALIZED = Net("VGG-11 with four normalized branches more", "normalized cell", "shrinking", True)
 QUARTER = Net("VGG-11 with a quarter of the weights", "weight", "constant", True)
 
 ENDS: dict[Level, tuple[Net, Net]] = {
     "neuron": (HALF, LARGE),
     "layer": (SHALLOW, LARGE),
     "cell": (LARGE, DOUBLED),
+    "normalized cell": (LARGE, NORMALIZED),
     "weight": (QUARTER, LARGE),
 }
 """The small and the large net of every level."""
@@ -149,4 +151,4 @@ def final_net(level: Level, course: Course) -> Net:
 def fixed_nets() -> Iterator[Entry]:
     """Of all levels, with and without batch normalization."""
     nets = dict.fromkeys(net for pair in ENDS.values() for net in pair)
-    return (net.entry(norm) for net in nets for norm in (False, True))
+    return (net.entry(norm) for net in nets for norm in norms(net.level))

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,7 +16,7 @@ from meristem.errors import ConfigError
 from meristem.mask import weights_of
 from meristem.study.studies.bottleneck.nets import on, prepared
 from meristem.study.studies.grid.cells import Cells
-from meristem.study.studies.grid.contender import Contender, Course, Level, Setting, Still
+from meristem.study.studies.grid.contender import Contender, Course, Level, Setting, Still, norms
 from meristem.study.studies.grid.layers import Layers
 from meristem.study.studies.grid.net import first_net, halved, last_net
 from meristem.study.studies.grid.neurons import Neurons
@@ -77,6 +77,12 @@ class Contest(Experiment):
     looks: int = Field(default=5, ge=1)
     device: str = "cpu"
     protocol: str = PROTOCOL
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Contest:
+        if self.norm not in norms(self.level):
+            raise ValueError(f"the level {self.level!r} is about batch normalizations: norm should be True")
+        return self
 
     def run(self, data: DataSet, place: RunFolder, progress: Progress) -> Run:
         """Trains. Raises `ConfigError` if a batch is larger than the data, `EditError` if the way does not fit."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from meristem import depth
 from meristem.depth import Spot
@@ -26,10 +25,17 @@ from meristem.train.experiment import Strict
 
 Layer: TypeAlias = Literal["random", "identity", "residual"] | Sprouting
 
-PACES: dict[Layer, Pace] = {"random": "periodic", "identity": "at once"}
+PACES: dict[Layer, Pace] = {
+    "random": "periodic",
+    "identity": "at once",
+    "residual": "convergent",
+    "GradMax": "GradMax",
+    "GradMax-Opt": "GradMax-Opt",
+    "Firefly": "Firefly",
+}
 """Which schedule belongs to what is inserted: AutoGrow's authors found that random layers and fast growth go together;
-its other driver (for all others here) is for branches that preserve the function; identity layers deepen a net that
-has learned."""
+its other driver is for branches that preserve the function; identity layers deepen a net that has learned; growth
+methods for units have their own."""
 
 
 class Layers(Strict):
@@ -86,42 +92,29 @@ class _InLayers(Parts):
     def __init__(self, setting: Setting, way: Layers) -> None:
         there = dict(setting.model.named_children())
         present = {number: f"layer{number}" for number in REPEATED if f"layer{number}" in there}
-        pace: Pace | None = None if way.grow is None else PACES.get(way.grow, "convergent")
+        pace: Pace | None = None if way.grow is None else PACES[way.grow]
         when = rounds(setting, way.schedule, len(REPEATED), pace, way.prune is not None)
-        super().__init__(setting, present, when, sprout_of(way.grow, setting, way.insertion))
+        polarized = Polarized(setting.model, way.strength) if way.prune == "polarization" else None
+        super().__init__(setting, present, when, sprout_of(way.grow, setting, way.insertion), polarized)
         self._way = way
-        self._polarized = Polarized(setting.model, way.strength) if way.prune == "polarization" else None
-
-    def penalty(self, model: nn.Module) -> Tensor:
-        return super().penalty(model) if self._polarized is None else self._polarized.penalty(model)
-
-    def stepped(self, model: nn.Module) -> None:
-        if self._polarized is not None:
-            self._polarized.clamp(model)
-
-    def _worth(self, path: str) -> float:
-        if self._polarized is None:
-            return super()._worth(path)
-        scales = [m.weight.detach() for m in self._module(path).modules() if isinstance(m, nn.BatchNorm2d)]
-        return float(torch.cat(scales).mean())
 
     def _removal(self, path: str) -> DepthChange:
         return depth.Remove(self._places(), path)
 
     def _insert(self, number: int) -> str:
         after = self._behind(number)
-        before = [name for name, _ in self._axes.model.named_children()]
-        convolutions = [m for m in self._module(_layer_before(before, after)).modules() if isinstance(m, nn.Conv2d)]
+        names, before = [name for name, _ in self._axes.model.named_children()], {*self._axes.model.children()}
+        convolutions = [m for m in self._module(_layer_before(names, after)).modules() if isinstance(m, nn.Conv2d)]
         self._commit(depth.Insert(self._places(), f"after {after}", self._what(convolutions[-1].out_channels)))
-        return next(name for name, _ in self._axes.model.named_children() if name not in before)
+        return next(name for name, child in self._axes.model.named_children() if child not in before)
 
     def _behind(self, number: int) -> str:
         """The child of the net behind which a convolution of this number belongs."""
-        if number == 8 and 7 in self._present:
-            return self._present[7]
+        if number == 8 and (path := self._last(7)):
+            return path
         if number >= 7 and hasattr(self._axes.model, "pool6"):
             return "pool6"
-        return "layer3" if number == 4 else self._present.get(6, "layer5") if number >= 7 else "layer5"
+        return "layer3" if number == 4 else (self._last(6) or "layer5") if number >= 7 else "layer5"
 
     def _what(self, width: int) -> depth.Inserted:
         norm = self._setting.norm

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
-from meristem.edit.joints import Beside
+from meristem.edit.joints import Beside, Stretch
 from meristem.study.studies.grid.contender import Course, Level
 
 WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
@@ -28,6 +28,7 @@ def vgg11(
     norm: bool,
     without: Collection[int] = (),
     doubled: Collection[int] = (),
+    own: bool = False,
 ) -> nn.Sequential:
     """Eight convolutions of 3 x 3 pixels with bias, with BatchNorm or without, ReLU, max pooling; one linear layer.
 
@@ -42,12 +43,13 @@ def vgg11(
         norm: whether each is followed by a batch normalization.
         without: the numbers of convolutions that are left out.
         doubled: the numbers of convolutions that consist of two parallel ones, whose results are added.
+        own: whether parallel ones have batch normalizations of their own, before the sum.
     """
     layers = OrderedDict[str, nn.Module]()
     channels, height, width = shape
     for number, outputs in enumerate(widths, start=1):
         if number not in without:
-            layers[f"layer{number}"] = _layer(channels, outputs, norm, 2 if number in doubled else 1)
+            layers[f"layer{number}"] = _layer(channels, outputs, norm, 2 if number in doubled else 1, own)
             channels = outputs
         if number in POOLED and min(height, width) > 1:
             layers[f"pool{number}"] = nn.MaxPool2d(2)
@@ -57,15 +59,25 @@ def vgg11(
     return nn.Sequential(layers)
 
 
-def _layer(channels: int, width: int, norm: bool, branches: int) -> nn.Sequential:
+def _layer(channels: int, width: int, norm: bool, branches: int, own: bool) -> nn.Sequential:
     convolutions = [nn.Conv2d(channels, width, 3, padding=1) for _ in range(branches)]
     for convolution in convolutions:
         initialize(convolution, branches)
+    if own and branches > 1:
+        beside = Beside(_normalized(convolution, branches) for convolution in convolutions)
+        return nn.Sequential(OrderedDict[str, nn.Module](conv=beside, relu=nn.ReLU()))
     found = OrderedDict[str, nn.Module](conv=convolutions[0] if branches == 1 else Beside(convolutions))
     if norm:
         found["norm"] = nn.BatchNorm2d(width)
     found["relu"] = nn.ReLU()
     return nn.Sequential(found)
+
+
+def _normalized(convolution: nn.Conv2d, branches: int) -> Stretch:
+    """A convolution and its normalization, of which the results of so many are added."""
+    norm = nn.BatchNorm2d(convolution.out_channels)
+    nn.init.constant_(norm.weight, branches**-0.5)
+    return Stretch(OrderedDict[str, nn.Module](conv=convolution, norm=norm))
 
 
 def initialize(layer: nn.Module, branches: int = 1) -> None:
@@ -98,7 +110,8 @@ def _net(
         return vgg11(shape, classes, halved(widths), norm)
     if level == "layer" and small:
         return vgg11(shape, classes, widths, norm, without=REPEATED)
-    return vgg11(shape, classes, widths, norm, doubled=() if level != "cell" or small else REPEATED)
+    doubled = REPEATED if level in ("cell", "normalized cell") and not small else ()
+    return vgg11(shape, classes, widths, norm, doubled=doubled, own=level == "normalized cell")
 
 
 def halved(widths: Sequence[int]) -> tuple[int, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import Any, get_args
 
-from meristem.study.studies.grid.cells import Cells
+from meristem.study.studies.grid.cells import Cell, Cells
 from meristem.study.studies.grid.contender import Course, Timing
 from meristem.study.studies.grid.entries import FORMS, NAIVE, SAFE, Entry, form_of
 from meristem.study.studies.grid.layers import Layer, Layers
@@ -17,6 +17,9 @@ from meristem.study.studies.grid.sprout import Sprouting
 WHOLE_LAYERS: tuple[Layer, ...] = ("random", "identity", "residual")
 """Layers that are born as they are; the others get their units from a growth method."""
 
+WHOLE_BRANCHES: tuple[Cell, ...] = ("copy", "random")
+"""The same of branches."""
+
 
 def layers(size: Size) -> Iterator[Entry]:
     """Layers that come and go."""
@@ -26,11 +29,11 @@ def layers(size: Size) -> Iterator[Entry]:
                 for grow in (None, *WHOLE_LAYERS):
                     if (grow is not None, prune is not None) == _needed(course):
                         yield from _forms(size, course, grow, prune, schedule)
-    for course, prune, grow, form in _sprouts(("L1", "polarization")):
-        norm, insertion = FORMS[form]
-        way = Layers(grow=grow, prune=prune, insertion=insertion, strength=size.strength)
-        shown = called(what(grow, prune), form, "fixed"), words("layers", grow, prune, "fixed")
-        yield Entry("layer", course, norm, way, *shown, tested=True)
+        for course, prune, grow, form in _sprouts(("L1", "polarization")):
+            norm, insertion = FORMS[form]
+            way = Layers(grow=grow, prune=prune, insertion=insertion, schedule=schedule, strength=size.strength)
+            shown = called(what(grow, prune), form, schedule), words("layers", grow, prune, schedule)
+            yield Entry("layer", course, norm, way, *shown, schedule == "fixed", further=schedule == "own")
 
 
 def cells() -> Iterator[Entry]:
@@ -38,18 +41,32 @@ def cells() -> Iterator[Entry]:
     for schedule in get_args(Timing):
         for course in COURSES:
             born, dies = _needed(course)
-            for grow in ("copy", "random") if born else (None,):
+            for grow in WHOLE_BRANCHES if born else (None,):
                 way = Cells(grow=grow, prune="L1" if dies else None, schedule=schedule)
                 for norm in (False, True):
                     further = schedule == "own" and not norm
                     shown = called(what(grow, way.prune), form_of(norm), schedule)
                     said = words("branches", grow, way.prune, schedule)
                     yield Entry("cell", course, norm, way, shown, said, not further, further=further)
-    for course, prune, grow, form in _sprouts(("L1",)):
-        norm, insertion = FORMS[form]
-        way = Cells(grow=grow, prune="L1" if prune else None, insertion=insertion)
-        shown = called(what(grow, prune), form, "fixed"), words("branches", grow, prune, "fixed")
-        yield Entry("cell", course, norm, way, *shown, tested=True)
+        for course, prune, grow, form in _sprouts(("L1",)):
+            norm, insertion = FORMS[form]
+            way = Cells(grow=grow, prune=prune, insertion=insertion, schedule=schedule)
+            shown = called(what(grow, prune), form, schedule), words("branches", grow, prune, schedule)
+            yield Entry("cell", course, norm, way, *shown, schedule == "fixed", further=schedule == "own")
+
+
+def normalized_cells(size: Size) -> Iterator[Entry]:
+    """Branches with batch normalizations of their own that come and go under polarization, which judges by these."""
+    ways: list[tuple[Course, Cell | None, str]] = [("shrinking", None, NAIVE)]
+    ways.extend((course, grow, NAIVE) for course in COURSES for grow in WHOLE_BRANCHES)
+    ways.extend((course, grow, form) for course, prune, grow, form in _sprouts(("polarization",)) if prune)
+    for schedule in get_args(Timing):
+        for course, grow, form in ways:
+            settings: dict[str, Any] = {"insertion": FORMS[form][1], "schedule": schedule, "strength": size.strength}
+            way = Cells(grow=grow, prune="polarization", **settings)
+            shown = called(what(grow, "polarization"), form, schedule)
+            said = words("branches", grow, "polarization", schedule)
+            yield Entry("normalized cell", course, True, way, shown, said, further=schedule == "own")
 
 
 def _needed(course: Course) -> tuple[bool, bool]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +18,50 @@ from meristem.edit.deepen import DepthChange
 from meristem.schedule import Moment
 from meristem.study.studies.grid.contender import Change, Closure, Contender, Setting
 from meristem.study.studies.grid.net import REPEATED
+from meristem.study.studies.grid.neurons import Polarized
 from meristem.study.studies.grid.rounds import Rounds
 from meristem.study.studies.grid.sprout import Sprout, filled
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One that is there.
+
+    Attributes:
+        number: of the convolution in the net that it is, or stands beside.
+        module: it; where it is changes when others come and go.
+    """
+
+    number: int
+    module: nn.Module
+
+
 class Parts(Contender):
-    """Parts of a net, some of which are there. The weakest die; newborns come where one is missing.
+    """Parts of a net, some of which are there. The weakest die, of those where most are; newborns come where fewest
+    are. So a net ends as its contest does, even if two parts were at one place for a while.
 
     Args:
         setting: of the contest.
         present: where parts are now, by number.
         rounds: when they die and are born.
         sprout: makes the units of newborns, which are branches that `_insert` puts in empty; None: nothing does.
+        polarized: the polarization penalty, under which parts are judged by the scales of their batch normalizations;
+            None: they are judged by their weights.
     """
 
     def __init__(
-        self, setting: Setting, present: dict[int, str], rounds: Sequence[Rounds], sprout: Sprout | None = None
+        self,
+        setting: Setting,
+        present: Mapping[int, str],
+        rounds: Sequence[Rounds],
+        sprout: Sprout | None = None,
+        polarized: Polarized | None = None,
     ) -> None:
         self._setting, self._axes = setting, setting.axes
-        self._present, self._rounds = present, rounds
+        self._present = [Part(number, self._module(path)) for number, path in present.items()]
+        self._rounds, self._room = rounds, max(each.room for each in rounds)
         self._sprout, self.computes = sprout, sprout is not None
+        self._polarized = polarized
         self._states = [each.schedule.initial() for each in rounds]
 
     @property
@@ -48,9 +74,15 @@ class Parts(Contender):
     def after(self, step: int, loss: Tensor, closure: Closure) -> Change | None:
         asked = self._asked(step, loss)
         deaths = [self._die() for _ in range(min(asked["shorten"], len(self._present)))]
-        missing = [number for number in REPEATED if number not in self._present]
-        births = self._births(missing, asked["deepen"], step, closure)
-        return (dict.fromkeys(births, 1), dict.fromkeys(deaths, 1)) if births or deaths else None
+        births = self._births(asked["deepen"], step, closure)
+        return (dict(Counter(births)), dict(Counter(deaths))) if births or deaths else None
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        return super().penalty(model) if self._polarized is None else self._polarized.penalty(model)
+
+    def stepped(self, model: nn.Module) -> None:
+        if self._polarized is not None:
+            self._polarized.clamp(model)
 
     def _asked(self, step: int, loss: Tensor) -> dict[str, int]:
         found, moment = {"shorten": 0, "deepen": 0}, Moment(step, loss)
@@ -63,33 +95,50 @@ class Parts(Contender):
         return found
 
     def _die(self) -> str:
-        """The part that is worth least is removed, of equal ones the first; where it was."""
-        number = min(self._present, key=lambda number: self._worth(self._present[number]))
-        path = self._present.pop(number)
+        """The part that is worth least of those where most are is removed, of equal ones the first; where it was."""
+        there = self._there()
+        crowded = [part for part in self._present if there[part.number] == max(there.values())]
+        return self._removed(min(crowded, key=lambda part: self._worth(self._path(part))))
+
+    def _removed(self, part: Part) -> str:
+        path = self._path(part)
+        self._present.remove(part)
         self._commit(self._removal(path))
         return path
 
-    def _births(self, missing: list[int], count: int, step: int, closure: Closure) -> list[str]:
-        """Where newborns are: the first that are missing, or what promises most if the method says where."""
+    def _births(self, count: int, step: int, closure: Closure) -> list[str]:
+        """Where newborns are: the first place with fewest, or what promises most of these if the method says where."""
         sprout, found = self._sprout, list[str]()
-        for _ in range(min(count, len(missing))):
-            tried = missing if sprout is not None and sprout.chooses else missing[:1]
-            for number in tried:
-                self._present[number] = self._insert(number)
+        for _ in range(min(count, self._room - len(self._present))):
+            free = self._free()
+            tried = [self._born(n) for n in (free if sprout is not None and sprout.chooses else free[:1])]
             best = tried[0] if sprout is None else self._filled(sprout, tried, step, closure)
-            for number in tried:
-                if number != best:
-                    self._commit(self._removal(self._present.pop(number)))
-            missing = [number for number in missing if number != best]
-            found.append(self._present[best])
+            for part in tried:
+                if part is not best:
+                    self._removed(part)
+            found.append(self._path(best))
         return found
 
-    def _filled(self, sprout: Sprout, tried: Sequence[int], step: int, closure: Closure) -> int:
-        """The number of the empty branch that the largest gain is predicted for; it has its units."""
+    def _free(self) -> list[int]:
+        """The numbers of which there are fewest parts."""
+        there = self._there()
+        fewest = min(there[number] for number in REPEATED)
+        return [number for number in REPEATED if there[number] == fewest]
+
+    def _there(self) -> Counter[int]:
+        return Counter(part.number for part in self._present)
+
+    def _born(self, number: int) -> Part:
+        part = Part(number, self._module(self._insert(number)))
+        self._present.append(part)
+        return part
+
+    def _filled(self, sprout: Sprout, tried: Sequence[Part], step: int, closure: Closure) -> Part:
+        """The empty branch that the largest gain is predicted for; it has its units."""
         seed = 1_000_003 * self._setting.seed + step
-        paths = {number: self._present[number] for number in tried}
-        plans = {n: sprout.plan(self._axes, path, self._units(path), closure, seed) for n, path in paths.items()}
-        best = max(tried, key=lambda number: sum(plans[number].gains))
+        paths = {part: self._path(part) for part in tried}
+        plans = {p: sprout.plan(self._axes, path, self._units(path), closure, seed) for p, path in paths.items()}
+        best = max(tried, key=lambda part: sum(plans[part].gains))
         self._axes = filled(self._axes, self._setting.optimizer, plans[best], self._setting.seed)
         return best
 
@@ -107,8 +156,20 @@ class Parts(Contender):
     def _module(self, path: str) -> nn.Module:
         return self._axes.model.get_submodule(path)
 
+    def _path(self, part: Part) -> str:
+        """Where it is now."""
+        return next(path for path, module in self._axes.model.named_modules() if module is part.module)
+
+    def _last(self, number: int) -> str | None:
+        """Where the last part of a number is, if there is one."""
+        paths = [self._path(part) for part in self._present if part.number == number]
+        return paths[-1] if paths else None
+
     def _worth(self, path: str) -> float:
-        """Mean absolute weight."""
+        """Mean absolute weight, or under the polarization penalty mean scale."""
+        if self._polarized is not None:
+            norms = [m for m in self._module(path).modules() if isinstance(m, nn.BatchNorm2d)]
+            return float(torch.cat([norm.weight.detach() for norm in norms]).mean())
         found = [p.detach().abs().flatten() for p in self._module(path).parameters() if p.dim() > 1]
         return float(torch.cat(found).mean())
 

@@ -115,17 +115,28 @@ def _births(setting: Setting, grow: Growing | None, dead: Mapping[str, int], rem
     ends = {n: (first, last, dead[n]) for n, (first, last) in setting.sizes.items()}
     if grow is None:
         return _Births((), {n: (first,) for n, (first, _, _) in ends.items()})
+    times = birth_times(setting.steps, grow, removal)
     if grow == "Firefly":
-        shares = (1 / 3, 2 / 3)
         planned = {n: (a, _middle(a, b, d), b + d) for n, (a, b, d) in ends.items()}
     else:
-        count = max(2, min(12, setting.steps // 50))
-        shares = tuple(EARLY + (LATE - EARLY) * k / (count - 1) for k in range(count))
-        stages = [k / count for k in range(count + 1)]
+        stages = [k / len(times) for k in range(len(times) + 1)]
         planned = {n: tuple(round(a + (b + d - a) * done) for done in stages) for n, (a, b, d) in ends.items()}
-    times = (round(share * setting.steps) for share in shares)
+    return _Births(times, planned)
+
+
+def birth_times(steps: int, grow: str, removal: int = 0) -> tuple[int, ...]:
+    """The steps after which a method's newborns come: two rounds for Firefly, else the times of GradMax's code.
+
+    Args:
+        steps: of the training.
+        grow: the method.
+        removal: a step after which units die, 0: there is none; newborns that would come then, or less than `LISTEN`
+            steps later, come `LISTEN` steps after it.
+    """
+    count = max(2, min(12, steps // 50))
+    shares = (1 / 3, 2 / 3) if grow == "Firefly" else [EARLY + (LATE - EARLY) * k / (count - 1) for k in range(count)]
     late = range(removal, removal + LISTEN) if removal else ()
-    return _Births(tuple(removal + LISTEN if time in late else time for time in times), planned)
+    return tuple(removal + LISTEN if time in late else time for time in (round(share * steps) for share in shares))
 
 
 def _middle(first: int, last: int, dead: int) -> int:

@@ -25,6 +25,7 @@ SHOWN = (
     "cell, growing: copy, BN",
     "cell, constant: L1 + Firefly, BN",
     "cell, shrinking: L1, BN",
+    "normalized cell, constant: polarization + copy, BN",
     "weight, constant: L1 + gradient, BN",
     "weight, constant: RigL, BN",
 )

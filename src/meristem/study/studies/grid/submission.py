@@ -21,7 +21,7 @@ from meristem.integrate import Integrator
 from meristem.plasticity import Plasticity
 from meristem.prune import Criterion
 from meristem.schedule import Schedule
-from meristem.study.studies.grid.contender import LISTEN, Contender, Controlled, Course, Level, Setting
+from meristem.study.studies.grid.contender import LISTEN, Contender, Controlled, Course, Level, Setting, norms
 from meristem.study.studies.grid.schedules import fixed
 from meristem.study.studies.grid.weights import Masked
 from meristem.train.experiment import Strict
@@ -42,9 +42,9 @@ class Submission:
     Attributes:
         name: short; under it the method stands on the leaderboard.
         description: one sentence.
-        level: "neuron", "layer", "cell" or "weight".
+        level: "neuron", "layer", "cell", "normalized cell" or "weight".
         course: "growing", "shrinking" or "constant".
-        norm: whether the net has batch normalizations.
+        norm: whether the net has batch normalizations; normalized cells have.
         grow: a growth method.
         prune: a criterion.
         schedule: when, and how much; or a function that gives it for a setting. None: the protocol's fixed schedule.
@@ -73,11 +73,10 @@ class Submission:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and self.name.strip()):
             raise ConfigError(f"Submission(name=...) should be a short text, got {self.name!r}")
-        for field, known in (("level", get_args(Level)), ("course", get_args(Course))):
-            if getattr(self, field) not in known:
-                raise ConfigError(
-                    f"Submission({field}=...) should be one of {', '.join(known)}; got {getattr(self, field)!r}"
-                )
+        for field, known in (("level", get_args(Level)), ("course", get_args(Course)), ("norm", norms(self.level))):
+            given, names = getattr(self, field), ", ".join(map(str, known))
+            if given not in known:
+                raise ConfigError(f"Submission({field}=...) should be one of {names}; got {given!r}")
         for field, kind in _KINDS.items():
             value = getattr(self, field)
             if value is not None and not isinstance(value, kind):

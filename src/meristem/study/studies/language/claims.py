@@ -22,6 +22,9 @@ from meristem.study.studies.language.arms import (
 )
 from meristem.study.studies.language.equal import LowerAtEqual
 
+PAPERS = (STACKED, SILENT, CLONED, LEARNED)
+"""Arms that grow as papers do."""
+
 MATTERS = 0.02
 """The smallest difference in operations that matters, as a share of the budget."""
 
@@ -59,6 +62,13 @@ def claims(size: Size) -> Sequence[Claim]:
         Claim("HyperCloning alone does.", [sooner(CLONED, SCRATCH)], "Samragh et al. 2024, arXiv 2409.12903"),
         Claim("bert2BERT's AKI alone does.", [sooner(AKI, SCRATCH)], "Chen et al. 2022, arXiv 2110.07143"),
         Claim("LiGO does.", [sooner(LEARNED, SCRATCH)], "Wang et al. 2023, arXiv 2303.00980"),
+        Claim(
+            "Each method of the papers saves seconds.", [Greater("seconds to target", SCRATCH, arm) for arm in PAPERS]
+        ),
+        Claim(
+            "At equal seconds the loss of each is lower.",
+            [LowerAtEqual("seconds", arm, SCRATCH, LESS) for arm in PAPERS],
+        ),
         Claim(
             "HyperCloning and silent copies leave the loss as it is at birth.",
             [Below("change at birth", arm, NOTHING) for arm in (SILENT, CLONED, OURS)],
