@@ -138,9 +138,8 @@ def tried(level, way, number):
     """The predicted gain of a branch at one place, of several that are tried, and how fast the loss falls as the real
     branch opens from nothing."""
     contender, setting, closure = beginning(level, way)
-    for each in NUMBERS:
-        contender._present[each] = contender._insert(each)
-    path, step = contender._present[number], setting.times[0]
+    parts = {each: contender._born(each) for each in NUMBERS}
+    path, step = contender._path(parts[number]), setting.times[0]
     plan = contender._sprout.plan(contender.axes, path, contender._units(path), closure, step)
     filled(contender.axes, setting.optimizer, plan, seed=0)
     *_, last = setting.model.get_submodule(path).children()
@@ -163,9 +162,9 @@ def test_firefly_takes_the_place_where_the_loss_falls_most(level, way):
 
     contender, setting, closure = beginning(level, way)
     (birth,) = contender.after(setting.times[0], closure().detach(), closure)[0]
-    (number,) = contender._present
-    assert contender._present == {number: birth}
-    assert number == max(slopes, key=slopes.__getitem__)
+    (part,) = contender._present
+    assert contender._path(part) == birth
+    assert part.number == max(slopes, key=slopes.__getitem__)
 
 
 @pytest.mark.parametrize(
