@@ -63,7 +63,7 @@ class Entry:
         description: one sentence.
         tested: whether claims are tested with it, so that it gets more seeds.
         fixed: whether it belongs to no contest.
-        further: whether it is an own schedule in a form that no claim is about, so that it gets fewer.
+        further: whether no claim is about it, so that it gets fewer.
     """
 
     level: Level

@@ -66,7 +66,7 @@ def normalized_cells(size: Size) -> Iterator[Entry]:
             way = Cells(grow=grow, prune="polarization", **settings)
             shown = called(what(grow, "polarization"), form, schedule)
             said = words("branches", grow, "polarization", schedule)
-            yield Entry("normalized cell", course, True, way, shown, said, further=schedule == "own")
+            yield Entry("normalized cell", course, True, way, shown, said, further=True)
 
 
 def _needed(course: Course) -> tuple[bool, bool]:

@@ -38,7 +38,7 @@ class Size(Scale):
 
     Attributes:
         core_seeds: runs of the arms by which claims are tested, of fixed nets, and of submissions.
-        further_seeds: runs of own schedules in forms that no claim is about.
+        further_seeds: runs of own schedules in forms that no claim is about, and of normalized cells.
         protocol: its version.
         data: the data set.
         images: training and test images, the first ones; None: all.
