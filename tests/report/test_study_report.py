@@ -1,6 +1,7 @@
 """The report of a study: right numbers, self-contained, and drawn without an error by a real browser."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -86,6 +87,12 @@ def test_compute_figure_shows_every_arm_with_its_band():
     timed = [trace for trace in drawn(against_seconds(SUMMARY.arms, SUMMARY.course)) if "name" in trace]
     assert [list(line["x"]) for line in timed] == [list(arm.courses["accuracy"].seconds) for arm in SUMMARY.arms]
     assert [list(line["y"]) for line in timed] == [list(line["y"]) for line in lines]
+
+
+def test_two_seeds_have_no_band():
+    few = [replace(arm, seeds=arm.seeds[:2]) for arm in SUMMARY.arms]
+    traces = drawn(against_compute(few, SUMMARY.course))
+    assert [trace["name"] for trace in traces] == list(ARMS)
 
 
 def test_width_figure_shows_births_and_deaths_where_they_happened():

@@ -14,12 +14,16 @@ from meristem.study.structure import Structure
 from meristem.study.study import Measure
 from meristem.study.summary import ArmSummary
 
+BAND = 3
+"""So many seeds have a band: with two the interval is a dozen times as wide as the runs are apart, and hides all."""
+
 DASHES = ("solid", "dash", "dot")
 """Of lines whose colours repeat."""
 
 
 def against_compute(arms: Sequence[ArmSummary], measure: Measure) -> go.Figure:
-    """A value against training FLOPs: mean over the seeds and 95 % confidence band of every arm that has it.
+    """A value against training FLOPs: mean over the seeds of every arm that has it, and with three or more the 95 %
+    confidence band.
 
     Of more arms than there are colours the others are hidden until the reader asks for them.
     """
@@ -40,7 +44,7 @@ def _against(
     for index, arm in enumerate(shown):
         course, visible = arm.courses[measure.name], True if index < len(COLOURS) else "legendonly"
         x = spent(course)
-        if not any(math.isnan(low) for low in course.low):
+        if len(arm.seeds) >= BAND and not any(math.isnan(low) for low in course.low):
             edge = [factor * y for y in (*course.high, *course.low[::-1])]
             edge = [min(max(y, 0), 100) for y in edge] if measure.percent else edge
             band = {"x": x + x[::-1], "y": edge, "fill": "toself", "fillcolor": colour(index, 0.2)}

@@ -72,7 +72,11 @@ def _compute(summary: Summary) -> list[Plot]:
     for group, arms in summary.groups.items():
         title = summary.course.title or summary.course.name
         several = max(len(arm.seeds) for arm in arms) > 1
-        caption = "Mean over the seeds; the band is the 95 % confidence interval." if several else "One seed."
+        caption = (
+            "Mean over the seeds; the band, where there are three or more, is the 95 % confidence interval."
+            if several
+            else "One seed."
+        )
         figures = {"training compute": against_compute(arms, summary.course)}
         if timed := [arm for arm in arms if arm.name in summary.timed]:
             figures["seconds"] = against_seconds(timed, summary.course)
