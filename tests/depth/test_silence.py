@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -118,9 +118,9 @@ def test_a_block_is_not_silenced_by_what_comes_before_it() -> None:
 
 
 @pytest.mark.parametrize("blocks", [[0, 1], range(2)])
-def test_the_same_order_in_another_sequence_is_refused(blocks: list[int]) -> None:
+def test_the_same_order_in_another_sequence_is_refused(blocks: Sequence[int]) -> None:
     model, _, places = opened(SILENT["stream first"][0])
     with pytest.raises(EditError, match="order already"):
-        depth.Arrange(places, "1.0", blocks)  # type: ignore[arg-type]
+        depth.Arrange(places, "1.0", blocks)
     assert model is places.model
-    assert depth.Arrange(places, "1.0", [1, 0]).blocks == (1, 0)  # type: ignore[arg-type]
+    assert depth.Arrange(places, "1.0", [1, 0]).blocks == (1, 0)

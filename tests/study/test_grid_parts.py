@@ -21,16 +21,8 @@ from meristem.study.studies.grid.net import REPEATED, first_net, last_net, vgg11
 from meristem.study.studies.grid.rounds import rounds
 from meristem.train.data import load
 from meristem.train.experiment import carry_out
+from tests.study.test_grid import TINY
 
-TINY = Contest(
-    images=(64, 20),
-    widths=(8, 8, 8, 8, 8, 8, 8, 8),
-    steps=20,
-    batch_size=16,
-    tries=1,
-    looks=1,
-    learning_rate=0.02,
-)
 COURSES = ("growing", "shrinking", "constant")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from meristem.cli.given import (
 from meristem.cli.own import said
 from meristem.cli.target import load_model
 from meristem.cli.weights import restored
+from meristem.edit.duplicate import copied
 from meristem.edit.preview import drift_of
 from meristem.errors import ConfigError, MeristemError
 from meristem.recipes import Shrunk, shrink
@@ -100,9 +100,9 @@ def run_prune(
 
 
 def _again(model: nn.Module, given: Given) -> nn.Module:
-    """The model as it was built: a copy; what cannot be copied, as by `nn.utils.weight_norm`, is built once more."""
+    """The model as it was built: a copy; what cannot be copied is built once more."""
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except Exception as error:  # whatever a module of the user's own raises
         found = moved(given.device, load_model(given.model, given.kwargs))
         if found is model:

@@ -38,7 +38,7 @@ class Arrange(Change):
 
     places: Places = field(repr=False)
     at: str
-    blocks: tuple[int, ...]
+    blocks: Sequence[int]
     copies: CopyStart = PLAIN
 
     def __post_init__(self) -> None:

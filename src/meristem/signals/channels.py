@@ -12,6 +12,11 @@ from meristem.axes.expression import Leaf, units_along
 from meristem.axes.map import Axis, AxisMap, Role
 
 
+def dim_of(axes: AxisMap, weight: str, axis: Axis, role: Role) -> int:
+    """The dimension of a weight that has this role for an axis."""
+    return next(dim for dim, found in enumerate(axes.layouts[weight].roles) if role in found.get(axis.index, ()))
+
+
 @dataclass(frozen=True, eq=False)
 class Channels:
     """Where an axis lies in what a weight reads or gives.
@@ -28,11 +33,10 @@ class Channels:
     @classmethod
     def along(cls, axes: AxisMap, weight: str, axis: Axis, role: Role) -> Channels:
         """Along the dimension of a weight that has this role for the axis."""
-        layout = axes.layouts[weight]
-        dim = next(dim for dim, found in enumerate(layout.roles) if role in found.get(axis.index, ()))
-        if isinstance(layout.dims[dim], Leaf):
+        expression = axes.layouts[weight].dims[dim_of(axes, weight, axis, role)]
+        if isinstance(expression, Leaf):
             return cls(axis.size, None)
-        units = units_along(layout.dims[dim], axis.index, axes.sizes)
+        units = units_along(expression, axis.index, axes.sizes)
         return cls(axis.size, torch.where(units < 0, axis.size, units))
 
     @cached_property

@@ -13,6 +13,7 @@ from meristem.axes.map import Axis, AxisMap, Role
 from meristem.axes.path import End, Path
 from meristem.errors import SignalError
 from meristem.signals.batch import Arrival, Batch, Block
+from meristem.signals.channels import dim_of
 from meristem.signals.contraction import Contraction, flattened, rows
 
 
@@ -77,8 +78,7 @@ class Composer:
         return (units_along(dim, self._axis.index, self._axes.sizes) >= 0).nonzero().flatten()
 
     def _dim(self, weight: str, role: Role) -> int:
-        roles = self._axes.layouts[weight].roles
-        return next(dim for dim, found in enumerate(roles) if role in found.get(self._axis.index, ()))
+        return dim_of(self._axes, weight, self._axis, role)
 
 
 def _arrival(path: Path, heard: Mapping[End, Heard], deltas: Mapping[End, Tensor], columns: Tensor) -> Arrival:
