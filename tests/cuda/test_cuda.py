@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import meristem
+from meristem.mask import Wanda, one_shot, to_torch_sparse
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -125,3 +126,18 @@ def test_memory_of_an_edit_is_that_of_the_edited_tensors() -> None:
     meristem.Edit(axes).prune("2", range(2048)).commit()  # touches the second layer (128 MiB) and the small last one
     extra = torch.cuda.max_memory_allocated() - before
     assert extra <= 1.1 * (8192 * 2048 + 2048 * 10) * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_two_of_four_is_exported_for_the_kernels_of_the_device(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 128)).cuda()
+    masks = one_shot(model, Wanda(density=0.5, m=4), lambda: model(torch.randn(64, 256, device="cuda")))
+    model, x = model.to(dtype), torch.randn(64, 256, device="cuda", dtype=dtype)
+    exported = to_torch_sparse(model, masks)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+        torch.testing.assert_close(exported.model(x), model(x), rtol=1e-2, atol=1e-2)
+    supported = torch.cuda.get_device_capability() >= (8, 0) and dtype.itemsize == 2
+    assert {layout.layout for layout in exported.layouts} == ({"2:4"} if supported else {"dense"})

@@ -1,15 +1,31 @@
 """One-shot pruning and export against the plain formulas."""
 
 import copy
+import re
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.prune import l1_unstructured
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 
 from meristem.errors import ConfigError, SignalError
-from meristem.mask import Fixed, Magnitude, Sparse, SparseGPT, Static, Wanda, one_shot, to_torch_sparse, weights_of
-from meristem.mask.export import two_of_four
+from meristem.mask import (
+    Fixed,
+    Magnitude,
+    Sparse,
+    SparseGPT,
+    Static,
+    Wanda,
+    export,
+    one_shot,
+    to_torch_sparse,
+    weights_of,
+)
+from meristem.mask.export import semi_structured, two_of_four
 from meristem.mask.inputs import Hearing, energy
 from meristem.mask.readers import readers
 from meristem.mask.rows import best
@@ -336,6 +352,53 @@ def test_two_of_four():
     assert two_of_four(torch.tensor([[0.0, 1, 2, 0, 3, 0, 0, 0]]))
     assert not two_of_four(torch.tensor([[0.0, 1, 2, 3]]))
     assert not two_of_four(torch.tensor([[0.0, 1, 2]]))
+
+
+class Packed(torch.Tensor):
+    """A matrix as PyTorch packs it for one of its kernels for 2:4, by its own conversion on a processor."""
+
+    def to_dense(self):
+        plain = self.as_subclass(torch.Tensor)
+        return sparse_semi_structured_to_dense_cutlass(*sparse_semi_structured_from_dense_cutlass(plain))
+
+
+def half_of(weight):
+    """Of every four neighbours the two last."""
+    weight = weight.clone().unflatten(1, (-1, 4))
+    weight[..., :2] = 0
+    return weight.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "layout", "reason"),
+    [
+        (torch.float16, 64, "2:4", ""),
+        (torch.bfloat16, 64, "2:4", ""),
+        (torch.float32, 64, "dense", "changes entries of torch.float32"),
+        (torch.float64, 64, "dense", "has no kernel for torch.float64"),
+        (torch.float16, 60, "dense", r"has no kernel for torch.float16 of shape \(60, 64\) \(Number of rows"),
+    ],
+)
+def test_two_of_four_is_exported_where_the_kernel_gives_it_back(monkeypatch, dtype, rows, layout, reason):
+    """The packing for float32 holds one of two, so that it would lose weights without an error."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(export, "semi_structured_obstacle", lambda device: None)
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", lambda weight: weight.as_subclass(Packed))
+    model, x = nn.Sequential(nn.Linear(64, rows)).to(dtype), torch.randn(2, 64).to(dtype)
+    with torch.no_grad():
+        model[0].weight.copy_(half_of(model[0].weight))
+    exported = to_torch_sparse(model, {"0.weight": model[0].weight != 0})
+    (found,) = exported.layouts
+    assert found.layout == layout
+    assert re.search(reason, found.reason)
+    assert isinstance(exported.model[0].weight, Packed) == (layout == "2:4")
+    torch.testing.assert_close(exported.model(x).as_subclass(torch.Tensor), model(x), rtol=0, atol=0)
+
+
+def test_two_of_four_needs_its_pattern_and_a_gpu(monkeypatch):
+    assert semi_structured(torch.zeros(64, 64)) == "2:4 needs a GPU, not cpu"
+    monkeypatch.setattr(export, "semi_structured_obstacle", lambda device: None)
+    assert semi_structured(torch.ones(64, 64)) == "it is not 2:4"
 
 
 def test_a_pattern_of_a_block_chooses_its_weights_alone():

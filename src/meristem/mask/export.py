@@ -15,14 +15,6 @@ from meristem.edit.duplicate import copied
 from meristem.mask.masks import Masks
 from meristem.mask.readers import readers
 
-SMALLEST: Mapping[torch.dtype, tuple[int, int]] = {
-    torch.int8: (16, 128),
-    torch.float16: (32, 64),
-    torch.bfloat16: (32, 64),
-    torch.float32: (32, 32),
-}
-"""Rows and columns of which a semi-structured matrix must have a multiple, by type."""
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -54,9 +46,10 @@ def to_torch_sparse(
 ) -> Exported:
     """A copy of a model in eval mode whose sparse weights are stored sparse where that pays. It is for inference.
 
-    The weight of an `nn.Linear` becomes semi-structured (`torch.sparse.to_sparse_semi_structured`) where it is 2:4 and
-    on a GPU of compute capability 8.0 or more, and CSR where its density is below `csr_below` and the device multiplies
-    such matrices of its type. Everything else is dense: PyTorch has no sparse convolutions. Weights that are used by
+    The weight of an `nn.Linear` becomes semi-structured (`torch.sparse.to_sparse_semi_structured`) where it is 2:4, on
+    a GPU of compute capability 8.0 or more, and comes back from PyTorch's kernel for its type and shape entry for
+    entry, which is tried; and CSR where its density is below `csr_below` and the device multiplies such matrices of its
+    type. Everything else is dense: PyTorch has no sparse convolutions. Weights that are used by
     several modules stay dense, and so do those in `nn.MultiheadAttention` and `nn.TransformerEncoderLayer`, which in
     inference hand them to one fused kernel. With an example so does every weight that anything but the forward of its
     own layer computes with, `F.linear(x, self.layer.weight)` for instance; without one such code raises PyTorch's error
@@ -87,32 +80,31 @@ def to_torch_sparse(
             density = int((weight != 0).sum()) / weight.numel()
             shared = len(names[id(parameter)]) > 1
             elsewhere = "several modules use it" if shared else (_reader(exported, name) or strangers.get(name))
-            layout, reason = _layout(owner, name, weight, density, elsewhere, csr_below)
+            layout, sparse, reason = _laid_out(owner, name, weight, density, elsewhere, csr_below)
             found.append(Layout(name, layout, density, reason))
             if layout == "dense":
                 parameter.copy_(weight)
             else:
-                sparse = torch.sparse.to_sparse_semi_structured(weight) if layout == "2:4" else _csr(weight)
                 owner.register_parameter("weight", nn.Parameter(sparse, requires_grad=False))
                 owner.__class__ = SparseLinear
     return Exported(exported, tuple(found))
 
 
-def _layout(
+def _laid_out(
     owner: nn.Module, name: str, weight: Tensor, density: float, elsewhere: str | None, csr_below: float
-) -> tuple[str, str]:
-    """The layout for one weight, and why it is not a sparser one."""
+) -> tuple[str, Tensor, str]:
+    """The layout for one weight, the weight in it, and why it is not a sparser one."""
     if type(owner).forward is not nn.Linear.forward or name.rpartition(".")[2] != "weight":
-        return "dense", f"{name} of {type(owner).__name__} has no sparse kernel in PyTorch"
+        return "dense", weight, f"{name} of {type(owner).__name__} has no sparse kernel in PyTorch"
     if elsewhere is not None:
-        return "dense", elsewhere
-    reason = semi_structured_obstacle(weight)
-    if reason is None:
-        return "2:4", ""
-    if density < csr_below:
-        unknown = csr_obstacle(weight.dtype, weight.device)
-        return ("csr", reason) if unknown is None else ("dense", f"{reason}; {unknown}")
-    return "dense", f"{reason}; density {density:.3g} is not below csr_below={csr_below:g}"
+        return "dense", weight, elsewhere
+    found = semi_structured(weight)
+    if isinstance(found, Tensor):
+        return "2:4", found, ""
+    if density >= csr_below:
+        return "dense", weight, f"{found}; density {density:.3g} is not below csr_below={csr_below:g}"
+    unknown = csr_obstacle(weight.dtype, weight.device)
+    return ("csr", _csr(weight), found) if unknown is None else ("dense", weight, f"{found}; {unknown}")
 
 
 def _reader(model: nn.Module, name: str) -> str | None:
@@ -157,17 +149,43 @@ def _csr(weight: Tensor) -> Tensor:
         return weight.to_sparse_csr()
 
 
-def semi_structured_obstacle(weight: Tensor) -> str | None:
-    """Why a matrix cannot be stored as 2:4 on its device, or None."""
-    if weight.device.type != "cuda":
-        return f"2:4 needs a GPU, not {weight.device.type}"
-    capability = torch.cuda.get_device_capability(weight.device)
+def semi_structured(weight: Tensor) -> Tensor | str:
+    """A matrix as 2:4, or why it cannot be stored so on its device.
+
+    Which types and shapes PyTorch's kernels take, and whether they compute with all of a type's bits, differs between
+    them and between releases: it is tried, and the matrix that the kernel multiplies must be the one that was given.
+    """
+    reason = semi_structured_obstacle(weight.device)
+    if reason is not None:
+        return reason
+    if not two_of_four(weight):
+        return "it is not 2:4"
+    kind = f"{weight.dtype} of shape {tuple(weight.shape)}"
+    try:
+        sparse = _semi_structured(weight)
+        again = sparse.to_dense()
+    except (RuntimeError, NotImplementedError) as error:
+        return f"2:4 has no kernel for {kind} ({str(error).splitlines()[0][:80]})"
+    if not torch.equal(again, weight):
+        return f"the kernel for 2:4 changes entries of {kind}"
+    return sparse
+
+
+def semi_structured_obstacle(device: torch.device) -> str | None:
+    """Why no matrix can be stored as 2:4 on a device, or None."""
+    if device.type != "cuda":
+        return f"2:4 needs a GPU, not {device.type}"
+    capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         return f"2:4 needs compute capability 8.0, this GPU has {capability[0]}.{capability[1]}"
-    smallest = SMALLEST.get(weight.dtype)
-    if smallest is None or any(n % least for n, least in zip(weight.shape, smallest, strict=True)):
-        return f"2:4 has no kernel for {weight.dtype} of shape {tuple(weight.shape)}"
-    return None if two_of_four(weight) else "it is not 2:4"
+    return None
+
+
+def _semi_structured(weight: Tensor) -> Tensor:
+    """A matrix as 2:4. PyTorch warns that its support is a prototype; that is known here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor")
+        return torch.sparse.to_sparse_semi_structured(weight.contiguous())
 
 
 def two_of_four(weight: Tensor) -> bool:
