@@ -26,8 +26,8 @@ def named(bench: Bench, what: str) -> str:
 
 def _bench(size: Size, bench: Bench) -> Iterator[Arm]:
     yield from _main(size, bench)
-    if bench.every_arm:
-        yield from _remedies(size, bench)
+    yield from _remedies(size, bench)
+    if bench.controls:
         yield from _controls(size, bench)
 
 

@@ -17,6 +17,13 @@ FEW = 0.01
 
 OURS = "not in the papers"
 
+REMEDIES = {
+    "S&P": "arXiv 1910.08475",
+    "ReDo": "arXiv 2302.12902",
+    "UPGD": "arXiv 2404.00781",
+    "Smooth-Leaky": "arXiv 2509.22562",
+}
+
 LOSS, ONLINE, LATE = "loss of plasticity", "online accuracy", "late accuracy"
 
 
@@ -24,7 +31,7 @@ def claims(size: Size) -> Sequence[Claim]:
     """All of a scale."""
     found: list[Claim] = []
     for bench in size.benches:
-        found += [*_everywhere(bench), *(_in_depth(bench) if bench.every_arm else ())]
+        found += [*_everywhere(bench), *(_in_depth(bench) if bench.controls else ())]
     return found
 
 
@@ -55,6 +62,8 @@ def _everywhere(bench: Bench) -> Iterator[Claim]:
     yield claim("Continual Backprop loses less of it.", "arXiv 2306.13812", more(LOSS, "BP", "CBP"))
     yield claim("L2-init loses less of it.", "arXiv 2308.11958", more(LOSS, "BP", "L2-init"))
     yield claim("CReLU loses less of it.", "arXiv 2303.07507", more(LOSS, "BP", "CReLU"))
+    for remedy, source in REMEDIES.items():
+        yield claim(f"{remedy} loses less plasticity than backpropagation.", source, more(LOSS, "BP", remedy))
     yield claim(
         "Leaky-ReLU alone removes most of the loss.",
         "arXiv 2509.22562, table 2",
@@ -84,10 +93,6 @@ def _everywhere(bench: Bench) -> Iterator[Claim]:
 def _in_depth(bench: Bench) -> Iterator[Claim]:
     about = _About(bench)
     claim, more = about.claim, about.more
-    sources = {"S&P": "arXiv 1910.08475", "ReDo": "arXiv 2302.12902", "UPGD": "arXiv 2404.00781"}
-    sources["Smooth-Leaky"] = "arXiv 2509.22562"
-    for remedy, source in sources.items():
-        yield claim(f"{remedy} loses less plasticity than backpropagation.", source, more(LOSS, "BP", remedy))
     yield claim("pruning keeps plasticity without the rewind, too.", OURS, more(LATE, "Prune, no rewind", "BP"))
     yield claim("growth gains from a rewind.", OURS, more(LATE, "Grow + rewind", "Grow"))
     yield claim(

@@ -17,7 +17,7 @@ class Bench:
         name: short, for the names of arms.
         data, stream, images, pool, shrink, net, widths, tasks, steps, batch_size, learning_rate: see
             `experiment.Lifelong`.
-        every_arm: whether all arms are run, or the main ones only.
+        controls: whether arms that only explain others are run, too.
         rate: of Continual Backprop, and of ours.
         period: optimizer steps between the replacements of ReDo.
         tau: its threshold.
@@ -32,7 +32,7 @@ class Bench:
     tasks: int
     steps: int
     learning_rate: float
-    every_arm: bool = False
+    controls: bool = False
     net: Net = "mlp"
     widths: tuple[int, ...] = (64, 64)
     batch_size: int = 16
@@ -67,7 +67,7 @@ def _full(
     tasks: int,
     steps: int,
     net: Net = "mlp",
-    every_arm: bool = False,
+    controls: bool = False,
     batch_size: int = 16,
 ) -> Bench:
     """The papers' lengths."""
@@ -82,7 +82,7 @@ def _full(
         tasks,
         steps,
         0.001,
-        every_arm,
+        controls,
         net,
         widths,
         batch_size,
@@ -114,9 +114,9 @@ SCALES = {
     "full": Size(
         seeds=5,
         benches=(
-            _full("RL-MNIST", "mnist", "random labels", 1200, 50, 30_000, every_arm=True),
-            _full("RL-CIFAR", "cifar10", "random labels", 1200, 50, 30_000, "conv", every_arm=True),
-            _full("Perm-MNIST", "mnist", "permuted pixels", 10_000, 500, 625, every_arm=True),
+            _full("RL-MNIST", "mnist", "random labels", 1200, 50, 30_000, controls=True),
+            _full("RL-CIFAR", "cifar10", "random labels", 1200, 50, 30_000, "conv", controls=True),
+            _full("Perm-MNIST", "mnist", "permuted pixels", 10_000, 500, 625, controls=True),
             _full("LP-CIFAR", "cifar10", "permuted labels", 2500, 400, 156, "conv"),
             _full("5+1", "cifar100", "5+1", 2500, 30, 780, "conv", batch_size=32),
             _full("Binary", "cifar100", "binary", 1000, 500, 120, "conv", batch_size=100),
