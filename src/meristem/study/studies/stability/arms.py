@@ -16,7 +16,8 @@ from meristem.study.study import Arm
 
 def arms(size: Size) -> Sequence[Arm]:
     """All arms of a scale, bench by bench."""
-    return [arm for bench in size.benches for arm in (*_protocol(size, bench), *_further(size, bench))]
+    parts = (_protocol, _real, _further)
+    return [arm for bench in size.benches for part in parts for arm in part(size, bench)]
 
 
 def dense(bench: Bench) -> str:
@@ -32,6 +33,16 @@ def grow(bench: Bench, share: int) -> str:
 def prune(bench: Bench, share: int) -> str:
     """The name of masked pruning."""
     return f"{bench.name} Prune {share} %"
+
+
+def insert(bench: Bench) -> str:
+    """The name of growth by real insertion of random units."""
+    return further(bench, "Insert at random")
+
+
+def remove(bench: Bench) -> str:
+    """The name of pruning by real removal."""
+    return further(bench, "Remove")
 
 
 def further(bench: Bench, what: str) -> str:
@@ -73,8 +84,16 @@ def _protocol(size: Size, bench: Bench) -> Iterator[Arm]:
         yield _arm(size, bench, prune(bench, share), end, Prune(share=share / 100), seeds, **again)
 
 
+def _real(size: Size, bench: Bench) -> Iterator[Arm]:
+    """The same protocol without masks: units are really removed and inserted."""
+    share = bench.focus / 100
+    words = "real insertion, fan-in and fan-out at random, of incumbents' norm"
+    yield _arm(size, bench, insert(bench), words, Insert(share=share, method="Random"))
+    yield _arm(size, bench, remove(bench), "as Prune, units are really removed", Remove(share=share))
+
+
 def _further(size: Size, bench: Bench) -> Iterator[Arm]:
-    """Controls, interventions, and real insertion and removal."""
+    """Controls, interventions, and other ways of insertion."""
     if not bench.controls:
         return
     share, seeds = bench.focus / 100, size.control_seeds
@@ -100,13 +119,11 @@ def _further(size: Size, bench: Bench) -> Iterator[Arm]:
         yield arm(f"Grow, {name}", f"as Grow, with {words}", _grow(bench), activation=activation)
         yield arm(f"Prune, {name}", f"as Prune, with {words}", _prune(bench), activation=activation)
     yield from _ours(size, bench)
-    yield arm("Remove", "as Prune, units are really removed", Remove(share=share))
     random: dict[str, Any] = {"share": share, "method": "Random"}
-    yield arm("Insert at random", "real insertion, fan-in and fan-out at random, of incumbents' norm", Insert(**random))
-    yield arm(
-        "Insert, two speeds", "the same, newborns learn 5 times as fast at first", Insert(**random, help="two speed")
-    )
-    yield arm("Insert, donor momentum", "the same, with a donor's momentum", Insert(**random, help="donor moments"))
+    faster = "as Insert at random, newborns learn 5 times as fast at first"
+    yield arm("Insert, two speeds", faster, Insert(**random, help="two speed"))
+    carried = "as Insert at random, with a donor's momentum"
+    yield arm("Insert, donor momentum", carried, Insert(**random, help="donor moments"))
     yield arm("Insert, unread", "real insertion, nothing reads newborns yet (ZeroFanOut)", Insert(share=share))
     yield arm("Insert copies", "real insertion of copies (Net2Wider)", Insert(share=share, method="Net2Wider"))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from meristem.study.claim import Claim, Test
 from meristem.study.comparisons import Above, Below, Equivalent, Greater
 from meristem.study.ranks import Correlated, Trend
-from meristem.study.studies.stability.arms import arms, dense, early, further, grow, lengths, prune
+from meristem.study.studies.stability.arms import arms, dense, early, further, grow, insert, lengths, prune, remove
 from meristem.study.studies.stability.metrics import SETTLED
 from meristem.study.studies.stability.settings import Bench, Size
 
@@ -23,7 +23,7 @@ OURS = "not in the paper"
 def claims(size: Size) -> Sequence[Claim]:
     """All of a scale."""
     mlp, *trunks = size.benches
-    found = [*_without_trunk(mlp)]
+    found = [*_without_trunk(mlp), *map(_removal, size.benches)]
     for bench in trunks:
         found += [*_starvation(mlp, bench), *_accuracy(bench), *_interventions(size, bench), *_controls(bench)]
         found += _answer(bench)
@@ -33,6 +33,14 @@ def claims(size: Size) -> Sequence[Claim]:
 def _without_trunk(mlp: Bench) -> Iterator[Claim]:
     same = [Equivalent("cycle accuracy", grow(mlp, c), prune(mlp, c), POINT) for c in mlp.shares]
     yield Claim("In an MLP growth and pruning end alike.", same, "Table: MLP")
+    really = Equivalent("cycle accuracy", insert(mlp), remove(mlp), POINT)
+    yield Claim("In an MLP real insertion and real removal end alike, too.", [really], OURS)
+
+
+def _removal(bench: Bench) -> Claim:
+    masked, real = prune(bench, bench.focus), remove(bench)
+    tests = [Equivalent("cycle accuracy", real, masked, POINT), Greater("flops", masked, real)]
+    return Claim(f"{bench.group}: real removal gives what masks give, and is cheaper.", tests, OURS)
 
 
 def _starvation(mlp: Bench, bench: Bench) -> Iterator[Claim]:
@@ -55,6 +63,11 @@ def _starvation(mlp: Bench, bench: Bench) -> Iterator[Claim]:
             if share in mlp.shares
         ],
         "minor in the MLP, clear with a trunk",
+    )
+    yield Claim(
+        f"{bench.group}: with real insertion the starvation is worse than in an MLP.",
+        [Greater("R_grad late", insert(mlp), insert(bench), PARITY, paired=False)],
+        OURS,
     )
 
 
@@ -147,11 +160,6 @@ def _controls(bench: Bench) -> Iterator[Claim]:
     yield ours(
         "pruning leads over the cycles with Leaky-ReLU, too.",
         Greater("TAA", further(bench, "Prune, leaky"), further(bench, "Grow, leaky"), POINT),
-    )
-    yield ours(
-        "real removal gives what masks give, and is cheaper.",
-        Equivalent("cycle accuracy", further(bench, "Remove"), pruned, POINT),
-        Greater("flops", pruned, further(bench, "Remove")),
     )
     yield ours(
         "really inserted newborns that nothing reads yet are starved even more.",

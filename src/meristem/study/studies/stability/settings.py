@@ -74,7 +74,7 @@ SCALES = {
     "cpu": Size(
         seeds=10,
         benches=(
-            Bench("MLP", "mlp", MLP, "mnist", (5000, 2000), 1, 4, 0.02, (20, 50), False),
+            Bench("MLP", "mlp", MLP, "mnist", (5000, 2000), 1, 4, 0.02, (20, 30, 40, 50), False),
             Bench("Conv", "conv", CONV, "cifar10", (3000, 2000), 2, 3, 0.02, (20, 50), True),
         ),
         decisive_seeds=20,
