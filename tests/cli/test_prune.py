@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import meristem
 from meristem.cli import app, exported
+from meristem.cli.given import criterion_of
+from meristem.prune import LAMP, GroupNorm, Magnitude, Normalized, Protect
 
 GUIDE = (Path(__file__).parents[2] / "docs/shrink.md").read_text(encoding="utf-8")
 MODULE = re.findall(r"^```py\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)[0]
@@ -107,7 +109,7 @@ def test_a_tolerance_of_the_loss(folder):
     assert "Shrunk" in plain(done.output)
     alone = run("prune", "weights.pt", *words)
     assert alone.exit_code == 1
-    assert "tolerance= looks at data" in plain(alone.output)
+    assert "--tolerance looks at data: add --loader module:name" in plain(alone.output)
 
 
 def test_examples_losses_and_ready_models_come_by_import_path(folder):
@@ -198,6 +200,7 @@ labels = [(torch.zeros(2, 20), torch.full((2,), 7))]
 fractions = [(torch.zeros(2, 20), torch.zeros(2))]
 narrow = [(torch.zeros(2, 10), torch.zeros(2, dtype=torch.long))]
 unnamed = [{"input": torch.zeros(2, 20)}]
+alone = [torch.zeros(2, 20)]
 def number(model, batch):
     return 3.0
 def vector(model, batch):
@@ -300,6 +303,18 @@ def test_a_criterion_takes_settings(folder):
 
 
 @pytest.mark.parametrize(
+    ("text", "criterion"),
+    [
+        ("Normalized: {criterion: Magnitude, by: norm}", Normalized(Magnitude(), by="norm")),
+        ("LAMP: {criterion: {Magnitude: {p: 1}}}", LAMP(Magnitude(p=1))),
+        ("protect: {criterion: {LAMP: {criterion: GroupNorm}}, axes: ['2']}", Protect(LAMP(GroupNorm()), axes=("2",))),
+    ],
+)
+def test_a_criterion_may_change_another(text, criterion):
+    assert criterion_of(text) == criterion
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--loader", "own_nets:boom"), "--loader own_nets:boom failed: ValueError: my data are missing"),
@@ -310,7 +325,9 @@ def test_a_criterion_takes_settings(folder):
          "the default loss on a batch of --loader own_nets:labels failed: IndexError: Target 7 is out of bounds"),
         (("--loader", "own_nets:fractions"), "own_nets:fractions failed: RuntimeError: expected"),
         (("--loader", "own_nets:narrow"), "own_nets:narrow failed: RuntimeError: mat1 and mat2 shapes"),
-        (("--loader", "own_nets:unnamed"), "put labels into the batches"),
+        (("--loader", "own_nets:unnamed"), "put labels into the batches, or give --loss module:name, a function f("),
+        (("--loader", "own_nets:alone"), "got Tensor; for others give --loss module:name, a function f(model, batch)"),
+        (("--criterion", "Taylor"), "--criterion Taylor looks at data: add --loader module:name"),
         (("--loader", "my_nets:loader", "--loss", "own_nets:number"), "--loss own_nets:number on a batch of"),
         (("--loader", "my_nets:loader", "--loss", "own_nets:vector"), "gave a tensor of shape (32,)"),
         (("--model", "own_nets:boom"), "own_nets:boom failed: ValueError: my data are missing"),
@@ -319,6 +336,11 @@ def test_a_criterion_takes_settings(folder):
         (("--criterion", "Magnitude: {p: 7}"), "--criterion 'Magnitude: {p: 7}': Magnitude(p=...)"),
         (("--criterion", "Magnitude: 3"), "--criterion 'Magnitude: 3' is no criterion"),
         (("--criterion", "Magnitude: {"), "cannot be read"),
+        (("--criterion", "Normalised"), "did you mean Normalized?"),
+        (("--criterion", "Normalized"), "Normalized changes another criterion: give that as its option `criterion`"),
+        (("--criterion", "LAMP: {criterion: Tailor}"), "no such criterion: 'Tailor'; expected one of"),
+        (("--criterion", "LAMP: {criterion: [Taylor]}"), "('Taylor',) is no criterion"),
+        (("--criterion", "Normalized: {criterion: Taylor}"), "Normalized looks at data: add --loader module:name"),
     ],
 )  # fmt: skip
 def test_errors_of_a_users_own_code_name_the_option(folder, words, message):
@@ -386,7 +408,7 @@ def test_tied_tensors_need_be_in_the_file_once(folder):
         (("weights.pt", *BASE), "expected exactly one of flops"),
         (("weights.pt", *BASE, "--flops", 0.5, "--epochs", 1), "add --loader"),
         (("weights.pt", *BASE, "--flops", 0.5, "--criterion", "Tailor"), "did you mean Taylor?"),
-        (("weights.pt", *BASE, "--flops", 0.5, "--criterion", "Taylor"), "give batches="),
+        (("weights.pt", *BASE, "--tolerance", 0.5, "--criterion", "Magnitude"), "--tolerance looks at data: add"),
         (("weights.pt", *BASE, "--flops", 0.5, "--loader", "my_nets:nothing"), "cannot be imported"),
         (("weights.pt", *BASE, "--flops", 0.5, "--loader", "torch:pi"), "should be a DataLoader"),
         (("weights.pt", *BASE, "--flops", 0.001), "at best"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from meristem import AxisMap, depth, trace
 from meristem.axes.flow import Flow
@@ -34,10 +36,17 @@ class Sum(nn.Module):
         return self.old(*given, **named) + self.new(*given, **named)
 
 
+def _worked(model: nn.Module, x: Tensor) -> int:
+    """What PyTorch counts: floating-point operations of matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops()
+
+
 @in_each_mode
 def brute_sums(found: Net) -> set[str]:
     """The modules beside which a copy can be put that returns zeros and learns: the parameters of one of its layers are
-    zero, and these get a gradient."""
+    zero, and these get a gradient. It is a layer: the net takes more operations."""
     expected = found.model()(found.x())
     return {path for path, _, _ in slots(found.model()) if any(_sums(found, path, expected))}
 
@@ -64,7 +73,8 @@ def _sums(found: Net, path: str, expected: Tensor) -> Iterator[bool]:
         silent = all(isinstance(back, Tensor) and not back.any() for back in returned)
         called = all(before[id(m)] == after[id(m)] for m in originals) and before[id(old)] == after[id(new)]
         learns = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
-        yield silent and called and learns and torch.allclose(result, expected, rtol=0, atol=1e-12)
+        more = _worked(model, found.x()) > _worked(found.model(), found.x())
+        yield more and silent and called and learns and torch.allclose(result, expected, rtol=0, atol=1e-12)
 
 
 @in_each_mode
@@ -121,7 +131,8 @@ def _row_sums(found: Net, path: str, row: tuple[str, ...], expected: Tensor) -> 
         calls = {id(m): before[id(m)] for m in model.modules() if id(m) in before}
         called = all(after[key] == number for key, number in calls.items())
         same = result.shape == expected.shape and torch.allclose(result, expected, rtol=0, atol=1e-12)
-        yield bool(returned) and silent and learns and called and same
+        more = _worked(model, found.x()) > _worked(found.model(), found.x())
+        yield bool(returned) and more and silent and learns and called and same
 
 
 @in_each_mode
@@ -183,45 +194,83 @@ def _longer(axes: AxisMap, old: str, shape: tuple[int, ...], model: nn.Module, n
 def brute_branches(found: Net) -> set[str]:
     """The modules that end a branch, of a sum or of a concatenation, without which the model runs; of several that
     return the same the outermost one."""
-    works = {path for path, _, _ in slots(found.model()) if _added(found, path) or _appended(found, path)}
+    later = {path: _added(found, path) for path, _, _ in slots(found.model())}
+    added = {path for path, after in later.items() if after is not None}
+    works = {path for path in added if not (later[path] or set()) & added}
+    works |= {path for path in later if _appended(found, path)}
     return {path for path in works if not any(path != outer and within(path, outer) for outer in works)}
 
 
-_KEEPS_ZERO = {"MulBackward0", "TransposeBackward0", "ViewBackward0", "UnsafeViewBackward0", "PermuteBackward0"}
+class Sums(TorchFunctionMode):
+    """Notes of every sum, by its node of the graph of derivatives, the nodes and the values of what it adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operands: dict[Any, list[tuple[Any, Tensor]]] = {}
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        operands = [(one.grad_fn, one.detach().clone()) for one in given if isinstance(one, Tensor)]
+        result = function(*given, **(named or {}))
+        if isinstance(result, Tensor) and result.grad_fn is not None and result.grad_fn.name() == "AddBackward0":
+            self.operands.setdefault(result.grad_fn, operands)
+        return result
 
 
-def _added(found: Net, path: str) -> bool:
-    """Whether what a module returns is added, scaled and turned at most, to what does not come from it but from the
-    input; and whether zeros like its input do the same in its place as zeros like its output."""
-    model = found.model()
-    module, seen = model.get_submodule(path), list[Any]()
-    handles = [module.register_forward_hook(lambda _m, _g, back: seen.append(back))]
-    result, given = _differentiable(model, found.x())
-    handles[0].remove()
+def _added(found: Net, path: str) -> set[str] | None:
+    """The modules that return what becomes of what a module returns, if zeros that it returns are zeros yet where they
+    are added to what does not come from it but from the input; and if zeros like its input do the same in its place as
+    zeros like its output. Otherwise None."""
+    model, seen, made = found.model(), list[Any](), dict[Any, set[str]]()
+    model.get_submodule(path).register_forward_hook(lambda _m, _g, back: _zeros(back))
+    model.get_submodule(path).register_forward_hook(lambda _m, _g, back: seen.append(back))
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _m, _g, back: made.setdefault(getattr(back, "grad_fn", None), set()).add(name)
+
+    for name, part in model.named_modules():
+        part.register_forward_hook(note(name))
+    with Sums() as sums:
+        result, given = _differentiable(model, found.x())
     if not seen or not all(isinstance(back, Tensor) and back.grad_fn is not None for back in seen):
-        return False
-    above, below = _graph(result.grad_fn)
-    if not all(_in_a_sum(back.grad_fn, given, above, below) for back in seen):
-        return False
+        return None
+    graph = _graph(result.grad_fn)
+    ways = [_to_a_sum(back.grad_fn, given, *graph, sums.operands) for back in seen]
+    if any(way is None for way in ways):
+        return None
     silent, without = found.model(), found.model()
-    silent.get_submodule(path).register_forward_hook(lambda _m, _g, back: back * 0)
+    silent.get_submodule(path).register_forward_hook(lambda _m, _g, back: _zeros(back))
     replaced(without, without.get_submodule(path), Zero())
     try:
-        return torch.allclose(without(found.x()), silent(found.x()), rtol=0, atol=1e-14)
+        if not torch.allclose(without(found.x()), silent(found.x()), rtol=0, atol=1e-14):
+            return None
     except REFUSALS:
-        return False
+        return None
+    return {name for way in ways for node in way or () for name in made.get(node, ())}
 
 
-def _in_a_sum(last: Any, given: Any, above: dict[Any, list[Any]], below: dict[Any, list[Any]]) -> bool:
-    node = last
-    while node in above and len(above[node]) == 1 and above[node][0].name() in _KEEPS_ZERO:
+def _zeros(back: Any) -> Any:
+    return back * 0 if isinstance(back, Tensor) else back
+
+
+def _to_a_sum(
+    last: Any,
+    given: Any,
+    above: dict[Any, list[Any]],
+    below: dict[Any, list[Any]],
+    sums: Mapping[Any, list[tuple[Any, Tensor]]],
+) -> list[Any] | None:
+    """The nodes on the way to where zeros are added; None if they are not."""
+    node, way = last, list[Any]()
+    while len(above.get(node, [])) == 1 and above[node][0] not in sums:
         (node,) = above[node]
+        way.append(node)
     joins = above.get(node, [])
-    if len(joins) != 1 or joins[0].name() != "AddBackward0":
-        return False
+    summand = next((value for one, value in sums.get(joins[0], []) if one is node), None) if len(joins) == 1 else None
+    if summand is None or bool(summand.any()):
+        return None
     others = [one for one in below[joins[0]] if one is not node]
     active = [one for one in others if given in _all_below(one, below)]
-    return bool(active) and not any(last in _all_below(one, below) for one in others)
+    return way if active and not any(last in _all_below(one, below) for one in others) else None
 
 
 def _differentiable(model: nn.Module, x: Tensor) -> tuple[Tensor, Any]:

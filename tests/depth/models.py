@@ -71,6 +71,19 @@ class Nested(nn.Module):
         return self.head(x + self.last(y))
 
 
+class Acting(nn.Module):
+    """Branches that end in functions: such as keep zeros, and one that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.head = (nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + torch.relu(self.first(x))
+        x = x + torch.tanh(self.second(x))
+        return self.head(x + torch.exp(self.third(x)))
+
+
 class UNet(nn.Module):
     """Skip connections that are kept in a list; the code counts on one for each level."""
 
@@ -214,7 +227,7 @@ class Indexed(nn.Module):
 
 
 class Hidden(nn.Module):
-    """A tensor leaves a module by an attribute."""
+    """A tensor leaves a module by an attribute; its layer is a branch, the module is none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -322,6 +335,7 @@ NETS = (
     Net("residual", Residual, image, frozenset({("stage", 0, 1, 3)}), frozenset(f"stage.{n}.bn2" for n in range(3))),
     Net("inception", Inception, image, branches=frozenset({"narrow", "wide"})),
     Net("nested", Nested, rows, branches=frozenset({"inner", "last"})),
+    Net("acting", Acting, rows, branches=frozenset({"first", "second"})),
     Net("unet", UNet, image),
     Net(
         "transformer",
@@ -340,7 +354,7 @@ NETS = (
     Net("shared", Shared, rows),
     Net("looped", Looped, rows, branches=frozenset({"block"})),
     Net("indexed", Indexed, rows),
-    Net("hidden", Hidden, rows),
+    Net("hidden", Hidden, rows, branches=frozenset({"keeper.layer"})),
     Net(
         "numbered",
         Numbered,

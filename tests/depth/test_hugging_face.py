@@ -314,7 +314,7 @@ TOGETHER: dict[str, tuple[Method | LiGO, int]] = {
 LOUD = {
     "bert": "LayerNorm|layer_norm",
     "distilbert": "layer_norm",
-    "opt": r"aten\.view at .* stands after the sum",
+    "opt": r"aten\.view at .* stands between what it is given and what it returns",
 }
 """Models in which no copy of a block is silent, and what is said of it: a normalization or a view comes last."""
 

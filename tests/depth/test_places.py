@@ -192,19 +192,51 @@ def test_one_of_several_tensors_is_frozen() -> None:
         depth.Insert(places, "after rnn[0]", depth.ZeroResidual())
 
 
-def test_what_fused_operators_read_is_frozen() -> None:
-    """In eval mode without gradients PyTorch's transformer layers read the weights of their children."""
-    model = nn.Sequential(nn.Linear(6, 6), nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True)).double().eval()
-    x = torch.randn(2, 4, 6).double()
-    with torch.no_grad():
-        expected = model(x)
+def fused(heads: int, **options: Any) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(6, heads, 8, 0.1, batch_first=True, **options)
+    return nn.Sequential(nn.Linear(6, 6), layer).double().eval(), torch.randn(2, 4, 6).double()
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_first": True}, {"activation": nn.GELU()}], ids=["", "first", "gelu"])
+@pytest.mark.parametrize("heard", [False, True])
+def test_what_fused_operators_read_or_leave_out_is_frozen(options: dict[str, Any], heard: bool) -> None:
+    """In eval mode without gradients PyTorch's transformer layers read the weights of their children, and do not call
+    any, unless somebody listens: what is put there would not run, what is removed there would."""
+    model, x = fused(2, **options)
+    handle = model.get_submodule("1.dropout").register_forward_hook(lambda *_: None) if heard else None
     places = depth.places(trace(model, x))
-    reasons = {way.name: way.frozen for way in places.ways}
-    assert "object has no attribute" in str(reasons["after 1.linear1"])
-    assert reasons["after 1.dropout"] is None
-    Edit(places.axes).depth(depth.Insert(places, "after 1.dropout", depth.ZeroResidual())).commit()
+    kinds = places.ways, places.removals, places.branches, places.sums
+    ways, removals, branches, _ = ({place.name: place.frozen for place in kind} for kind in kinds)
+    assert {"after 1.linear1", "after 1.dropout", "before 1.dropout1"} <= {*ways}
+    assert {"1.dropout", "1.dropout1", "1.dropout2", "1.norm1"} <= {*removals}
+    assert {*branches} == {"1.dropout1", "1.dropout2"}
+    assert all(place.frozen for kind in kinds for place in kind if "1." in place.name)
+    assert "object has no attribute" in str(ways["after 1.linear1"])
+    for reason in (ways["before 1.dropout"], ways["after 1.dropout1"], removals["1.dropout"]):
+        assert "does not call what is there in eval mode without gradients" in str(reason)
+    assert ways["after 1"] is ways["before 1"] is removals["1"] is None
+    (run,) = places.runs
+    assert run.frozen is None
+    assert len(model.get_submodule("1.dropout")._forward_hooks) == heard
+    if handle is not None:
+        handle.remove()
+
+
+def test_what_is_put_into_a_transformer_layer_runs_with_and_without_gradients() -> None:
+    """Of odd numbers of heads there is no fused operator, so that the children are called."""
+    model, x = fused(3)
+    places = depth.places(trace(model, x))
+    axes = Edit(places.axes).depth(depth.Insert(places, "after 1.dropout", depth.ZeroResidual(hidden=3))).commit().axes
     with torch.no_grad():
-        torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
+        for parameter in model.get_submodule("1.dropout").parameters():
+            parameter.normal_()
+        free = model(x)
+    torch.testing.assert_close(model(x), free, rtol=0, atol=1e-12)
+    Edit(axes).depth(depth.RemoveBranch(depth.places(axes), "1.dropout1")).commit()
+    with torch.no_grad():
+        free = model(x)
+    torch.testing.assert_close(model(x), free, rtol=0, atol=1e-12)
 
 
 def test_the_features_of_a_tensor() -> None:

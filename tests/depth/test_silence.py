@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from meristem import Edit, depth, trace
 from meristem.depth.silence import Obstacle, opened_by, silenced_by
@@ -40,6 +41,7 @@ SILENT: dict[str, tuple[Callable[[Parallel, Tensor, Tensor], Tensor], set[str]]]
     "difference": (lambda m, x, h: x + (m.mlp(h) - 2 * m.attention(h)), BOTH),
     "scaled": (lambda m, x, h: torch.add(x, m.mlp(h) + m.attention(h), alpha=0.5), BOTH),
     "in place": (lambda m, x, h: m.mlp(h).add_(m.attention(h)).add_(x), BOTH),
+    "of its own type": (lambda m, x, h: x + _scaled_by_size(m.third(h)).type_as(x), THIRD),
     "a parameter": (lambda m, x, h: x + (m.third(h) + m.shift), THIRD | {"shift"}),
 }
 LOUD: dict[str, Callable[[Parallel, Tensor, Tensor], Tensor]] = {
@@ -49,6 +51,11 @@ LOUD: dict[str, Callable[[Parallel, Tensor, Tensor], Tensor]] = {
     "a part": lambda m, x, h: x + _scaled(m.mlp(h), m.shift),
     "one loud branch": lambda m, x, h: x + (m.mlp(h) + torch.relu(m.attention(h))),
 }
+
+
+def _scaled_by_size(y: Tensor) -> Tensor:
+    y = y.to(torch.float64)
+    return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 0.5)
 
 
 def _scaled(y: Tensor, factors: Tensor) -> Tensor:
@@ -98,6 +105,109 @@ def test_what_zeros_do_not_silence_is_refused(case: str) -> None:
     with pytest.raises(EditError, match="no zeros turn"):
         depth.duplicated(places, "1.0", 1, depth.Silent())
     assert model is places.model
+
+
+class InTurn(nn.Module):
+    """Two branches, one after the other, the first of which zeros do not silence; in either order of the operands."""
+
+    def __init__(self, turned: bool, normalized: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.norm = nn.Linear(6, 6), nn.Linear(6, 6), nn.LayerNorm(6)
+        self.turned, self.normalized = turned, normalized
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x + self.one(x)) if self.normalized else x + torch.relu(self.one(x))
+        return self.two(y) + y if self.turned else y + self.two(y)
+
+
+@pytest.mark.filterwarnings("ignore::meristem.errors.UnreachedWarning")
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_refusal_names_what_stands_in_the_way_and_what_can_be_done(turned: bool, normalized: bool) -> None:
+    blocks = [InTurn(turned, normalized) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(6, 6), nn.Sequential(*blocks), nn.Linear(6, 3)).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    axes, expected = trace(model, x), model(x)
+    places = depth.places(axes)
+    with pytest.raises(EditError, match="no zeros turn") as refusal:
+        depth.duplicated(places, "1.0", 1, depth.Silent())
+    reason = str(refusal.value)
+    copied = depth.Insert(places, "after 1.0", depth.ResidualCopy())
+    if normalized:
+        assert "aten.layer_norm at" in reason
+        assert "stands between what it is given and what it returns" in reason
+    else:
+        assert "aten.relu at" in reason
+        assert "makes no zeros that learn" in reason
+    assert ("insert a ResidualCopy" in reason) is normalized
+    assert ("insert a ZeroResidual" in reason) is not normalized
+    if not normalized:
+        with pytest.raises(EditError, match="no zeros"):
+            copied.tree(axes)
+        copied = depth.Insert(places, "after 1.0", depth.ZeroResidual())
+    Edit(axes).depth(copied).commit()
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_residual_copy_is_named_where_one_can_be_made(residual: bool) -> None:
+    """Of blocks that end in a normalization, and of such as add nothing to what they are given."""
+    model, x, places = opened(
+        (lambda m, x, h: m.norm(x + m.third(h))) if residual else (lambda m, x, h: m.mlp(h) + m.third(h))
+    )
+    with pytest.raises(EditError, match="where only sums may; insert a ResidualCopy of it"):
+        depth.duplicated(places, "1.0", 1, depth.Silent())
+    expected = model(x)
+    Edit(places.axes).depth(depth.Insert(places, "after 1.0", depth.ResidualCopy())).commit()
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
+
+
+class Acted(nn.Module):
+    """A branch that ends in a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.branch, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x))
+        return self.head(x + self.function(self.branch(x)))
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{f: getattr(F, f) for f in ("relu", "relu6", "hardtanh", "gelu", "silu", "leaky_relu", "hardshrink")},
+    **{f: getattr(F, f) for f in ("softshrink", "elu", "softplus", "sigmoid")},
+    **{f: getattr(torch, f) for f in ("abs", "square", "sin", "erf", "tanh", "exp", "cos")},
+    "prelu": lambda y: F.prelu(y, torch.full((1,), 0.3, dtype=y.dtype)),
+    "raised": lambda y: F.hardtanh(y, 0.5, 2.0),
+    "pooled": lambda y: F.avg_pool1d(y, 3, 1, 1),
+    "in place": lambda y: torch.relu_(y),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_branch_goes_if_its_last_function_keeps_zeros(name: str) -> None:
+    """Whether they learn or not."""
+    torch.manual_seed(0)
+    model, x = Acted(FUNCTIONS[name]).double(), torch.randn(5, 6, dtype=torch.float64)
+    axes = trace(model, x)
+    places = depth.places(axes)
+    zeros = torch.zeros(5, 6, dtype=torch.float64, requires_grad=True)
+    made = FUNCTIONS[name](zeros * 1)
+    (branch,) = places.branches
+    assert (branch.frozen is None) is not bool(made.any())
+    assert (branch.name == "branch") is not bool(made.any())
+    if branch.frozen is not None:
+        return
+    change = depth.RemoveBranch(places, "branch")
+    assert change.inexact() == ("removes the branch branch",)
+    for parameter in model.branch.parameters():
+        nn.init.zeros_(parameter)
+    expected = model(x)
+    assert depth.RemoveBranch(places, "branch").inexact() == ()
+    Edit(axes).depth(change).commit()
+    assert torch.equal(model(x), expected)
 
 
 def test_a_block_is_not_silenced_by_what_comes_before_it() -> None:

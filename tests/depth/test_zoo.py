@@ -33,7 +33,7 @@ TABLE = {
     "gru_2": "xx.....x..x.",
     "gru_2_bidirectional": "xx.....x..x.",
     "square_multihead_attention": "x......x..x.",
-    "square_encoder_layer": "xxx.x..x..x.",
+    "square_encoder_layer": "xx..x..x..x.",
     "square_code_sized_attention": "x......x..x.",
     "square_divided_attention": "x......x..x.",
     "square_grouped_query": "x......x..x.",

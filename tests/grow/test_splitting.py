@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from meristem.edit import Change, Edit, Gather, trial
 from meristem.errors import ConfigError
 from meristem.grow import FastSplitting, Net2Wider, Splitting
 from meristem.grow.parts.kinks import RoundedKinks
+from meristem.signals import View
 from tests.edit.models import subject
 from tests.grow.closures import Recurrent, convolution, mlp, task
 
@@ -122,6 +125,40 @@ def test_where_there_is_no_curvature_nothing_is_split():
         assert (plan.births, plan.gains) == (0, ())
         assert "no curvature" in (plan.note or "")
         assert not len(method.gains(t.view, t.axes["0"], 3))
+
+
+def linear(*widths: int) -> nn.Module:
+    """The first units are read linearly, but the loss curves in what reads them."""
+    first, *others = (nn.Linear(n, m) for n, m in itertools.pairwise(widths))
+    return nn.Sequential(first, *(layer for other in others for layer in (other, nn.GELU())))
+
+
+@pytest.mark.parametrize("method", [Splitting(), FastSplitting()], ids=["exact", "fast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_rounding_is_no_curvature(method, dtype, factor):
+    """With these widths sums over copies do not cancel to the last bit."""
+    t = task(lambda: linear(64, 128, 100, 10), (256, 64), dtype)
+    for offset in (0.0, 100.0):
+        t.x = t.x + offset
+        view = View(t.axes, generator=torch.Generator().manual_seed(3), closure=lambda: t.loss() * factor)
+        plan = method.propose(view, t.axes["0"], 3)
+        assert (plan.births, plan.gains) == (0, ())
+        assert "no curvature" in (plan.note or "")
+
+
+@pytest.mark.parametrize("method", [Splitting(), FastSplitting()], ids=["exact", "fast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_curvature_is_found_whatever_the_loss_is_multiplied_by(method, dtype):
+    t = task(mlp(nn.Tanh), (40, 4), dtype)
+    plans = []
+    for factor in (1e-3, 1.0, 1e3):
+        view = View(t.axes, generator=torch.Generator().manual_seed(3), closure=lambda f=factor: t.loss() * f)
+        plans.append(method.propose(view, t.axes["2"], 3))
+        assert plans[-1].births == 3
+        assert plans[-1].gather == plans[0].gather
+        gains = torch.tensor(plans[-1].gains, dtype=torch.float64) / factor * 1e-3
+        torch.testing.assert_close(gains, torch.tensor(plans[0].gains, dtype=torch.float64), rtol=1e-3, atol=0)
 
 
 def test_halves_are_apart_and_share_the_fan_out():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from torch import nn
 
 import meristem
 from meristem import depth
-from meristem.allocate import Limits, Uniform
+from meristem.allocate import Bottleneck, Limits, Uniform
 from meristem.edit import StaleParameterWarning
 from meristem.errors import CheckpointError, ConfigError, UnknownAxisError
-from meristem.grow import ZeroFanOut
+from meristem.grow import SWE, GradMax, Method, ZeroFanOut
 from meristem.ledger import Entry, Exchange, Trade
 from meristem.prune import Magnitude, Removal
-from meristem.schedule import At
+from meristem.schedule import At, Budget
 
 
 def net() -> nn.Sequential:
@@ -70,6 +71,50 @@ def test_pruning_that_falls_short_says_so() -> None:
     assert event is not None
     assert event.notes == ("prune: 14 of 100 units, more do not go within limits and budget",)
     assert controller(net(), schedule=At(1, prune=3), prune=Magnitude()).step().notes == ()
+
+
+CUT = {
+    "maximum": (Uniform(Limits(maximum=12)), 10, Budget(), ["0 may have 12, 2 may have 12"]),
+    "maximum, by axis": (Uniform({"2": Limits(maximum=9)}), {"0": 3, "2": 4}, Budget(), ["2 may have 9"]),
+    "multiple": (Uniform(Limits(multiple=8)), 10, Budget(), ["sizes are multiples of 8"]),
+    "budget": (Uniform(), 10, Budget(units=20), ["the budget is 20 units"]),
+    "both": (
+        Uniform(Limits(maximum=12)), 20, Budget(units=20, parameters=1e6),
+        ["0 may have 12, 2 may have 12", "the budget is 1e+06 parameters and 20 units"],
+    ),
+    "nothing": (Uniform(Limits(maximum=20)), 10, Budget(units=30), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [ZeroFanOut(), SWE(steps=1)], ids=repr)
+@pytest.mark.parametrize("name", CUT)
+def test_growth_that_limits_cut_says_how_much_is_left_and_why(name: str, method: Method) -> None:
+    """Also of methods that grow one axis after the other."""
+    allocator, amount, budget, reasons = CUT[name]
+    model, x = (
+        nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 7), nn.Tanh(), nn.Linear(7, 3)),
+        torch.ones(2, 6),
+    )
+    schedule = At(1, grow=amount) if budget == Budget() else At(1, grow=amount).until(**asdict(budget))
+    plasticity = controller(model, schedule=schedule, grow=method, allocate=allocator)
+    event = plasticity.step(None, lambda: model(x).square().mean())
+    assert event is not None
+    births, asked = sum(event.births.values()), amount if isinstance(amount, int) else sum(amount.values())
+    said = f"grow: {births} of {asked} units within limits and budget ({', '.join(reasons)})"
+    assert event.notes == ((said,) if reasons else ())
+    assert (births < asked) == bool(reasons)
+
+
+def test_growth_by_gains_is_cut_by_the_same_limits() -> None:
+    model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 7), nn.Tanh(), nn.Linear(7, 3))
+    x = torch.randn(8, 6)
+    limits = Bottleneck(Limits(maximum=11))
+    plasticity = controller(model, schedule=At(1, grow=20), grow=GradMax(), allocate=limits)
+    loss = model(x).square().mean()
+    loss.backward()
+    event = plasticity.step(loss)
+    assert event is not None
+    assert "grow: 5 of 20 units within limits and budget (0 may have 11, 2 may have 11)" in event.notes
 
 
 def test_a_warning_points_to_the_loop() -> None:

@@ -17,13 +17,13 @@ from tests.prune.table import EVERY, NETS, WRAPPED, cached, scores_of, seen
 
 NORMED = {"batch norm", "batch norm, linear", "groups", "depthwise"}
 SMOOTH = {net for net in NETS if "tanh" in net} | {"sigmoid", "softplus"}
-UNKNOWN = {"group norm, groups", "group norm, within", "layer norm stream", "rms norm stream", "heads",
-           "swiglu", "swiglu, chunked", "groups", "within groups", "depthwise"}  # fmt: skip
+DENSE = {"layer norm stream", "heads", "swiglu", "swiglu, chunked"}
 PARTLY = "two activations are contracted over its units, as queries and keys are"
+ZEROLESS = "nothing that can be seen makes what is read of it exactly zero, as ReLU does"
 READING = {"ActivationVariance", "APoZ", "Dormancy", "GradientDormancy", "WandaUnits"}
 REFUSALS: dict[str, dict[str, set[str]]] = {
     "no batch normalization with a scale carries it": {net: {"BatchNormScale"} for net in NETS if net not in NORMED},
-    "what follows it is never exactly zero, as it is behind ReLU": {net: {"APoZ"} for net in SMOOTH | UNKNOWN},
+    ZEROLESS: {net: {"APoZ"} for net in SMOOTH | DENSE},
     "2.weight adds no bias, and no batch normalization with running statistics follows it": {
         f"pointwise, {kind}": {"Compensated"} for kind in ("relu", "tanh")
     },

@@ -15,15 +15,20 @@ from meristem.allocate import Proportional
 from meristem.errors import ConfigError, EditError
 from meristem.mask import RigL, Sparse
 from meristem.prune import (
+    LAMP,
     ActivationVariance,
     APoZ,
+    Compensated,
     ContributionUtility,
     Criterion,
     Dormancy,
     GradientDormancy,
     GraSP,
     GroupNorm,
+    Isomorphic,
     Magnitude,
+    Normalized,
+    Protect,
     Random,
     Taylor,
     WandaUnits,
@@ -51,6 +56,13 @@ def data(*shape: int, count: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]
         (torch.randn(8, *shape, dtype=torch.float64, generator=draw), torch.randint(3, (8,), generator=draw))
         for _ in range(count)
     ]
+
+
+def spoilt(value: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of which one has a value that is not finite."""
+    batches = data(4)
+    batches[1][0][3, 2] = value
+    return batches
 
 
 X = torch.zeros(2, 4, dtype=torch.float64)
@@ -276,6 +288,17 @@ def test_units_that_are_constant_go_without_a_trace_if_compensated():
     assert (lost(batches[0][0]) - before).abs().max() > 0.1
 
 
+def test_a_criterion_that_compensates_is_taken_as_it_is():
+    """And gives what `shrink` gives that compensates by itself."""
+    models = [mlp() for _ in range(3)]
+    for model, criterion in zip(models, (Taylor(), Compensated(Taylor()), Protect(Compensated(Taylor()))), strict=True):
+        shrink(model, X, flops=0.5, batches=data(4), criterion=criterion)
+    for other in models[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), other.parameters(), strict=True))
+    for wrapped in (Normalized(Magnitude()), LAMP(Magnitude()), Isomorphic(Taylor())):
+        assert shrink(mlp(), X, flops=0.5, batches=data(4), criterion=wrapped).axes["0"].size == 15
+
+
 def test_where_biases_cannot_take_it_over_pruning_is_plain():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 3, bias=False)).double()
@@ -406,6 +429,10 @@ def test_supervised_takes_pairs_and_batches_by_name():
         ({"flops": 0.5, "batches": iter(())}, ConfigError, "gave none"),
         ({"flops": 0.5, "batches": data(4), "criterion": ContributionUtility()}, ConfigError, "Plasticity"),
         ({"flops": 0.05}, EditError, "0.1 at best"),
+        ({"parameters": 1e-9}, EditError, "at best"),
+        ({"flops": 0.5, "batches": spoilt(float("nan"))}, ConfigError, "the loss of batch 2 is nan.* in that batch"),
+        ({"flops": 0.5, "batches": spoilt(float("inf"))}, ConfigError, "the loss of batch 2 is nan"),
+        ({"tolerance": 0.1, "batches": spoilt(float("nan"))}, ConfigError, "mean loss of the first batches is nan"),
         ({"parameters": 0.5, "multiple": 40}, EditError, "cannot be brought"),
         ({"latency": 1e-9}, EditError, "latency cannot be brought"),
         ({"tolerance": 0.0, "batches": data(4)}, ConfigError, "the loss may rise, above 0"),

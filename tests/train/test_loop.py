@@ -213,6 +213,8 @@ def test_methods_and_criteria_of_ones_own(mine, tmp_path):
         ),
         ({"prune": {"criterion": "Taylor", "options": {"p": 2}}}, "prune.options does not fit Taylor"),
         ({"prune": {"criterion": "own_methods:Ones"}}, "expected a Criterion"),
+        ({"prune": {"criterion": "Normalized"}}, "give that as its option `criterion`"),
+        ({"prune": {"criterion": "LAMP", "options": {"criterion": "tailor"}}}, "no such criterion: 'tailor'"),
     ],
 )
 def test_what_is_no_method_is_refused(mine, tmp_path, content, message):

@@ -7,11 +7,13 @@ from meristem.allocate.custom import Custom
 from meristem.allocate.division import at_most, axis_by_axis, by_axis, replaceable
 from meristem.allocate.in_step import out_of_step
 from meristem.allocate.limits import Limits, fast_multiple, require_known
-from meristem.allocate.planning import plan_growth, plan_next_pruning, plan_pruning
+from meristem.allocate.nested import Nested
+from meristem.allocate.planning import plan_growth, plan_limited_growth, plan_next_pruning, plan_pruning
 from meristem.allocate.proportional import Proportional
 from meristem.allocate.ranked import Ranked
 from meristem.allocate.selection import Selection, choose, choose_among
 from meristem.allocate.separately import Separately
+from meristem.allocate.shortfall import cut
 from meristem.allocate.turnover import Turnover, plan_turnover, takes_places
 from meristem.allocate.uniform import Uniform
 
@@ -21,6 +23,7 @@ __all__ = [
     "Bottleneck",
     "Custom",
     "Limits",
+    "Nested",
     "Offer",
     "Per",
     "Proportional",
@@ -34,9 +37,11 @@ __all__ = [
     "by_axis",
     "choose",
     "choose_among",
+    "cut",
     "fast_multiple",
     "out_of_step",
     "plan_growth",
+    "plan_limited_growth",
     "plan_next_pruning",
     "plan_pruning",
     "plan_turnover",

@@ -60,6 +60,12 @@ class Offer:
         found = bisect_right(self.counts, count)
         return self.counts[found] if found < len(self.counts) else None
 
+    def nearest(self, count: float) -> int:
+        """The allowed number of units that is nearest to `count`, or 0; of two the smaller."""
+        below = self.at_most(count)
+        above = self.after(below)
+        return below if above is None or above - count >= count - below else above
+
     def up_to(self, count: int) -> Offer:
         """This offer without numbers of units above `count`."""
         return replace(self, counts=self.counts[: bisect_right(self.counts, count)])
@@ -123,16 +129,43 @@ class Allocator(ABC):
         """
         if not offers or not total:
             return (0,) * len(offers)
-        groups, capped = linked(len(offers), self.links(offers)), list(offers)
+        joint = Joint.of(offers, self.links(offers))
+        shares = self.shares(total, joint.capped)
+        return joint.apart(settle(total, joint.wanted(shares), joint.together))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Offers of which linked ones are taken as one.
+
+    Attributes:
+        groups: the offers, by number, that get the same number of units.
+        capped: the offers, with the numbers of units that all of their group allow.
+        together: one offer for each group.
+    """
+
+    groups: Sequence[Sequence[int]]
+    capped: Sequence[Offer]
+    together: Sequence[Offer]
+
+    @classmethod
+    def of(cls, offers: Sequence[Offer], links: Sequence[tuple[int, int]]) -> Joint:
+        """Offers, and pairs of them by number that are linked."""
+        groups, capped = linked(len(offers), links), list(offers)
         for group in groups:
             counts = common([offers[number].counts for number in group])
             for number in group:
                 capped[number] = replace(offers[number], counts=counts)
-        shares = self.shares(total, capped)
-        wanted = [sum(shares[number] for number in group) for group in groups]
-        together = [capped[group[0]].times(len(group)) for group in groups]
-        found = [0] * len(offers)
-        for group, count in zip(groups, settle(total, wanted, together), strict=True):
+        return cls(groups, capped, [capped[group[0]].times(len(group)) for group in groups])
+
+    def wanted(self, shares: Sequence[float]) -> list[float]:
+        """What each group should get, by what each offer should."""
+        return [sum(shares[number] for number in group) for group in self.groups]
+
+    def apart(self, counts: Sequence[int]) -> tuple[int, ...]:
+        """What each offer gets, by what each group does."""
+        found = [0] * len(self.capped)
+        for group, count in zip(self.groups, counts, strict=True):
             for number in group:
                 found[number] = count // len(group)
         return tuple(found)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from meristem.allocate.allocator import Allocator, Offer
 from meristem.allocate.custom import Custom
 from meristem.allocate.limits import limits_of
+from meristem.allocate.nested import Nested
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import ConfigError
 from meristem.prune import Gone
@@ -116,8 +117,13 @@ def growth_offers(axes: AxisMap, chosen: Sequence[Axis], demand: Demand, allocat
 
 
 def divided(demand: Demand, chosen: Sequence[Axis], allocator: Allocator, offers: Sequence[Offer]) -> tuple[int, ...]:
-    """How many units each offered axis gains or loses: the largest growth that keeps the budget, the smallest pruning
-    that meets it, and never more than was asked for.
+    """How many units each offered axis gains or loses, within a budget.
+
+    Without a budget what was asked for, as nearly as limits allow: a `multiple` may round up to half of it more (see
+    `Allocator.counts`). Of growth the largest amount that keeps the budget, by bisection; if a multiple makes the cost
+    fall somewhere as the amount rises, a larger one may keep it, too. Of pruning the smallest removal that meets the
+    budget, of all in the order of the ranking, each of which contains the ones before (`Nested`); what was asked for if
+    that removes fewer units, or if none meets it.
 
     Args:
         demand: how many units in all, and the budget.
@@ -131,14 +137,17 @@ def divided(demand: Demand, chosen: Sequence[Axis], allocator: Allocator, offers
         return allocator.counts(total, offers)
     axes, growing = offers[0].axes, demand.action == "grow"
 
-    def met(amount: int) -> bool:
+    def met(counts: Sequence[int]) -> bool:
         sizes = list(axes.sizes)
-        for offer, count in zip(offers, allocator.counts(amount, offers), strict=True):
+        for offer, count in zip(offers, counts, strict=True):
             sizes[offer.axis.index] += count if growing else -count
         return budget.met(axes, sizes, chosen)
 
     if growing:
-        total = max(0, bisect_left(range(total + 1), True, key=lambda amount: not met(amount)) - 1)
-    else:
-        total = min(total, bisect_left(range(total + 1), True, key=met))
-    return allocator.counts(total, offers)
+        beyond = bisect_left(range(total + 1), True, key=lambda amount: not met(allocator.counts(amount, offers)))
+        return allocator.counts(max(0, beyond - 1), offers)
+    asked = allocator.counts(total, offers)
+    if met((0,) * len(offers)):
+        return (0,) * len(offers)
+    found = Nested(allocator, offers).smallest(total, met)
+    return asked if found is None or sum(found) > sum(asked) else found

@@ -19,6 +19,7 @@ from meristem.allocate.division import (
 )
 from meristem.allocate.limits import limits_of
 from meristem.allocate.scored import lowest, scored_offers
+from meristem.allocate.shortfall import held_back
 from meristem.axes.map import Axis
 from meristem.edit import Gather
 from meristem.errors import EditError
@@ -29,9 +30,28 @@ from meristem.schedule.demand import Demand, Fixed
 from meristem.signals import View
 
 
+class Growing(NamedTuple):
+    """What a demand to grow comes to.
+
+    Attributes:
+        plans: one for every axis that gains units, or got less than it was asked for.
+        notes: which limits kept back how much before the method was asked.
+    """
+
+    plans: tuple[Growth, ...]
+    notes: tuple[str, ...]
+
+
 def plan_growth(
     view: View, chosen: Sequence[Axis], demand: Demand, method: Method, allocator: Allocator
 ) -> tuple[Growth, ...]:
+    """The plans of `plan_limited_growth`."""
+    return plan_limited_growth(view, chosen, demand, method, allocator).plans
+
+
+def plan_limited_growth(
+    view: View, chosen: Sequence[Axis], demand: Demand, method: Method, allocator: Allocator
+) -> Growing:
     """The growth that a demand asks for: one plan for every axis that gains units.
 
     What a method does not give on one axis is offered to the others, within limits and budget, and up to twice what
@@ -57,13 +77,15 @@ def plan_growth(
         offers = [_predicted(view, amounts[offer.axis], method, allocator, offer) for offer in offers]
     made: dict[tuple[int, int], Growth] = {}
     notes: dict[int, Growth] = {}
+    limited: tuple[str, ...] | None = None
     while True:
         counts = divided(demand, chosen, allocator, offers)
+        limited = held_back(demand, chosen, allocator, offers, sum(counts)) if limited is None else limited
         plans = [proposed(view, offer.axis, n, method, made) for offer, n in zip(offers, counts, strict=True) if n]
         asked = {offer.axis.index: n for offer, n in zip(offers, counts, strict=True)}
         short = {plan.axis.index: plan for plan in plans if plan.births < asked[plan.axis.index]}
         if not short:
-            return _noted(method.settled(view, plans), notes)
+            return Growing(_noted(method.settled(view, plans), notes), limited)
         offers = [o.up_to(short[o.axis.index].births) if o.axis.index in short else o for o in offers]
         for offer in (o for o in offers if o.axis.index in short):
             index, multiple = offer.axis.index, limits_of(allocator.limits, offer.axis).multiple

@@ -10,7 +10,7 @@ from torch import nn
 
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
 from meristem.axes.follow import find_paths
-from meristem.axes.map import AttributeBinding, Axis, AxisMap, Role, TensorLayout, Work
+from meristem.axes.map import AttributeBinding, Axis, AxisMap, Example, Role, TensorLayout, Work
 from meristem.axes.solution import Solution
 
 _PRIORITY = ("head size", "heads", "groups", "hidden", "channels", "features")
@@ -24,6 +24,7 @@ def build(
     parameters: set[str],
     unreached: tuple[str, ...],
     history: tuple[Mapping[str, Any], ...],
+    examples: Sequence[Example],
 ) -> AxisMap:
     """Number the axes in the order of the forward pass, name them, and write everything over these numbers."""
     space = solution.space
@@ -79,7 +80,7 @@ def build(
     attributes = tuple(AttributeBinding(b.module, b.path, numbered(b.value)) for b in bindings)
     caches = tuple({(c.module, c.attribute): c for r in solution.recordings for c in r.caches}.values())
     work = _work(solution, number, numbered)
-    paths = find_paths(solution, layouts, number, model)
+    paths = find_paths(solution, layouts, number, model, examples)
     alike = _alike(solution, number, numbered)
     return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches, paths, alike=alike)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from meristem.axes.branches import Run, joined, titles
 from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
 from meristem.axes.live import Model
-from meristem.axes.map import Role, TensorLayout
+from meristem.axes.map import Example, Role, TensorLayout
 from meristem.axes.operands import Operands
 from meristem.axes.operators import elementwise
 from meristem.axes.path import BatchNorm, End, Path, Slot, Step
@@ -56,33 +57,45 @@ class _Partial:
     blocked: str | None = None
     unknown: str | None = None
     cut: bool = False
+    last: tuple[Step, ...] = ()
 
 
 _Carried = dict[int, list[_Partial]]
 
 
 def find_paths(
-    solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int], model: Model
+    solution: Solution,
+    layouts: Mapping[str, TensorLayout],
+    number: Mapping[int, int],
+    model: Model,
+    examples: Sequence[Example],
 ) -> dict[int, tuple[Path, ...]]:
-    """All paths of the first example, by axis.
+    """All paths of all recordings, by axis; blocked where recordings contradict each other.
 
     Args:
         solution: what was solved.
         layouts: the finished layouts, over numbered axes.
         number: the number of each axis in the map, by its root.
         model: the model, to which paths still have to be bound (`Path.bound`).
+        examples: what each recording is of.
     """
-    return _Search(solution, layouts, number, model).run()
+    named = enumerate(titles(examples))
+    return joined([_Search(solution, recording, layouts, number, model).run(title) for recording, title in named])
 
 
 class _Search:
     """One walk through a recording that carries along where every unit came from."""
 
     def __init__(
-        self, solution: Solution, layouts: Mapping[str, TensorLayout], number: Mapping[int, int], model: Model
+        self,
+        solution: Solution,
+        recording: int,
+        layouts: Mapping[str, TensorLayout],
+        number: Mapping[int, int],
+        model: Model,
     ) -> None:
-        self._recording: Recording = solution.recordings[0]
-        self._values = solution.values[0]
+        self._recording: Recording = solution.recordings[recording]
+        self._values = solution.values[recording]
         self._space = solution.space
         self._layouts = layouts
         self._number = number
@@ -92,8 +105,8 @@ class _Search:
         self._operands = Operands(self._recording, self._values, layouts, model, self._dims)
         self._found: dict[int, list[Path]] = {}
 
-    def run(self) -> dict[int, tuple[Path, ...]]:
-        """Walk, and give what was found."""
+    def run(self, title: str) -> Run:
+        """Walk, and give what was found under that title."""
         for call in self._recording.calls:
             weight = self._weight(call)
             if weight is not None:
@@ -103,7 +116,10 @@ class _Search:
             else:
                 self._pass(call)
             self._operands.note(call)
-        return {axis: tuple(paths) for axis, paths in self._found.items()}
+        contracted = {(weight, call) for weight, calls in self._calls.items() for call in range(calls)}
+        paths = {axis: tuple(found) for axis, found in self._found.items()}
+        looked_up = {(path.producer.weight, path.producer.call) for found in paths.values() for path in found}
+        return Run(title, paths, frozenset(contracted | looked_up))
 
     # ------------------------------------------------------------------ contractions
 
@@ -159,7 +175,7 @@ class _Search:
             elif not flattened and not _alone(layout, Role.READS, axis):
                 blocked = "several channels belong to one unit"
         steps = () if blocked else partial.steps
-        return Path(partial.producer, end, steps, flattened, blocked, partial.unknown, partial.cut)
+        return Path(partial.producer, end, steps, flattened, blocked, partial.unknown, partial.cut, partial.last)
 
     # ------------------------------------------------------------------ everything else
 
@@ -170,11 +186,12 @@ class _Search:
         for out in call.outputs:
             present = {leaf for dim in self._dims(out) for leaf in leaves(dim)}
             arriving = [
-                (axis, self._stepped(call, source, out, axis, replace(partial, cut=partial.cut or cut)))
+                (axis, replace(self._stepped(call, source, out, axis, partial), cut=partial.cut or cut, last=last))
                 for source, cut in sources.items()
                 for axis, partials in self._carried[source].items()
                 if axis in present
                 for partial in partials
+                for last in [self._last(call, source, partial)]
             ]
             self._carried.pop(out, None)  # an in-place operator gives its argument, which is now something else
             for axis, partial in arriving:
@@ -183,10 +200,12 @@ class _Search:
     def _carry(self, out: int, axis: int, partial: _Partial) -> None:
         held = self._carried.setdefault(out, {}).setdefault(axis, [])
         if held and held[0].blocked is not None:
+            held[0] = replace(held[0], last=held[0].last or partial.last)
             return
         if partial.blocked is not None or len(held) == MOST:
             reason = partial.blocked or f"more than {MOST} weights add into it"
-            held[:] = [replace(partial, steps=(), blocked=reason)]
+            last = next((one.last for one in (partial, *held) if one.last), ())
+            held[:] = [replace(partial, steps=(), blocked=reason, last=last)]
         else:
             held.append(partial)
 
@@ -218,6 +237,16 @@ class _Search:
         if call.name == "aten.mul" and neutral == {1.0}:
             return partial
         return replace(partial, blocked=f"{where} combines it with another activation")
+
+    def _last(self, call: Call, source: int, partial: _Partial) -> tuple[Step, ...]:
+        """What was applied last, one operator further: a norm makes a new beginning, as a contraction does."""
+        if "norm" in call.name:
+            return ()
+        if not elementwise(call.operator) or call.name in _SAME or call.name in _ARRANGING:
+            return partial.last
+        others = [ref for ref in references(call) if ref != source]
+        shared = all(map(self._operands.shared, others))
+        return (*partial.last, self._operands.step(call, source)) if shared else partial.last
 
     def _adds(self, call: Call, source: int) -> bool:
         """Whether something is added to units, or subtracted from them."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from meristem.axes.expression import Expression, Leaf, leaves, size_of
+from meristem.axes.expression import ONE, Expression, Leaf, leaves, size_of
 from meristem.axes.path import Path
 from meristem.errors import StaleMapError, UnknownAxisError
 
@@ -223,6 +223,17 @@ class AxisMap:
                     found[axis].append(Place(layout, dim, layout.roles[dim].get(axis, frozenset())))
         return {axis: tuple(places) for axis, places in found.items()}
 
+    @cached_property
+    def single(self) -> tuple[str, ...]:
+        """What produces one unit from several, by the paths of modules: a length of 1 cannot be told from one that
+        broadcasts, so it is no axis, and cannot be edited."""
+        found: dict[str, None] = {}
+        for layout in self.layouts.values():
+            roles = {role for by_axis in layout.roles for several in by_axis.values() for role in several}
+            if not layout.buffer and ONE in layout.dims and Role.READS in roles and Role.PRODUCES not in roles:
+                found[layout.name.rpartition(".")[0] or layout.name] = None
+        return tuple(found)
+
     def __repr__(self) -> str:
         return f"<AxisMap: {len(self.editable)} of {len(self)} axes editable>"
 
@@ -251,6 +262,12 @@ class AxisMap:
         if found:
             names = ", ".join(self.axes[a].name for a in found)
             raise UnknownAxisError(f"several axes found for {key!r}; did you mean one of: {names}")
+        if layout is not None and layout.dims and layout.dims[0] == ONE:
+            raise UnknownAxisError(
+                f"no axis found for {key!r}: the first dimension of {layout.name} has length 1, which cannot be told "
+                "from one that broadcasts, so that a single unit cannot be followed. To grow or prune it, build it "
+                f"with 2 units at least; the editable axes are {self._listed()}"
+            )
         near = difflib.get_close_matches(key, list(self.by_name), n=5, cutoff=0.3)
         hint = f"did you mean one of: {', '.join(near)}" if near else f"the editable ones are {self._listed()}"
         raise UnknownAxisError(f"no axis found for {key!r}; {hint}")

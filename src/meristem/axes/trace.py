@@ -85,10 +85,11 @@ def mapped(model: nn.Module, examples: Sequence[Example], history: Sequence[Mapp
     for name in unreached:
         for dim in solution.layouts[name]:
             solution.space.freeze(dim, "the example input does not reach it")
-    bindings = Proof(model, [example for example, _ in runs], solution, known).run()
+    recorded = [example for example, _ in runs]
+    bindings = Proof(model, recorded, solution, known).run()
     names = {name: found for name, (_, found) in tensors.items()}
     missing = tuple(name for name in tensors if name in unreached and name in parameters)
-    found = build(weakref.ref(model), solution, bindings, names, parameters, missing, tuple(history))
+    found = build(weakref.ref(model), solution, bindings, names, parameters, missing, tuple(history), recorded)
     return replace(found, examples=tuple(examples))
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,15 +19,17 @@ from meristem.cli.exported import outputs
 from meristem.cli.own import Batches, OwnLoss, own, said
 from meristem.cli.target import make_inputs
 from meristem.errors import ConfigError
-from meristem.prune import CRITERIA, Criterion
+from meristem.prune import Criterion
 from meristem.recipes import supervised
 from meristem.recipes.evidence import Loss
-from meristem.train.build import build_criterion
+from meristem.train.build import DEATH, build_criterion, named
 from meristem.train.config import PruneConfig
 from meristem.train.imported import resolve
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Moved = TypeVar("Moved", nn.Module, torch.Tensor)
+
+_LOSS = "--loss module:name, a function f(model, batch)"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def require_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def loss_of(data: Data) -> Loss:
     """The loss at an import path; default: `supervised`. Raises `ConfigError`: there is none, or it fails."""
-    found: Loss = supervised if data.loss is None else resolve(data.loss)
+    found: Loss = partial(supervised, other=_LOSS) if data.loss is None else resolve(data.loss)
     if not callable(found):
         raise ConfigError(
             f"--loss {data.loss} is a {type(found).__name__}; expected a function of the model and a batch"
@@ -135,13 +138,14 @@ def first_of(batches: Iterable[Any] | None, path: str | None) -> Any:
 
 def criterion_of(text: str | None) -> Criterion | None:
     """The criterion of a name, `Magnitude`, alone or with settings as in the configuration of `meristem train`,
-    `Magnitude: {p: 1}`; or one of the user's own, `module:name`. Raises `ConfigError`: there is none, or it refuses its
+    `Magnitude: {p: 1}`, also one that changes another, `Normalized: {criterion: Magnitude}`; or one of the user's own,
+    `module:name`. Raises `ConfigError`: there is none, or it refuses its
     settings.
     """
     if text is None:
         return None
     name, options = _with_settings(text)
-    known = {type(criterion).__name__.lower(): type(criterion).__name__ for criterion in CRITERIA}
+    known = {name: kind.__name__ for name, kind in DEATH.items()}
     if ":" not in name and name.lower() not in known:
         near = get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         hint = f"; did you mean {known[near[0]]}?" if near else ""
@@ -157,9 +161,4 @@ def _with_settings(text: str) -> tuple[str, dict[str, Any]]:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--criterion {text!r} cannot be read: {said(error)}") from error
-    if isinstance(found, str):
-        return found, {}
-    name, options = next(iter(found.items())) if isinstance(found, dict) and len(found) == 1 else (None, None)
-    if not isinstance(name, str) or not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        raise ConfigError(f"--criterion {text!r} is no criterion; expected a name, or 'Magnitude: {{p: 1}}'")
-    return name, options
+    return named(found, f"--criterion {text!r}")

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import nn
 
 import meristem
+from meristem.axes import AxisMap
 from meristem.cli.exported import INSTALL, export, exportable, outputs, require_exporter
 from meristem.cli.given import (
     Data,
@@ -32,6 +33,7 @@ from meristem.cli.weights import restored
 from meristem.edit.duplicate import copied
 from meristem.edit.preview import drift_of
 from meristem.errors import ConfigError, MeristemError
+from meristem.prune import Criterion
 from meristem.recipes import Shrunk, shrink
 from meristem.recipes.evidence import Loss, evaluating, require_graph
 
@@ -70,6 +72,8 @@ def run_prune(
     pristine = _again(model, given)
     axes = restored(given.checkpoint, model, args, kwargs)
     require_runs(model, args, kwargs, given)
+    if batches is None:
+        _require_no_data(axes, target["tolerance"], who)
     before = None if batches is None else _loss(model, first, loss)
 
     def confirm(would: Shrunk) -> bool:
@@ -97,6 +101,16 @@ def run_prune(
     if before is not None:
         console.print(f"loss on the first batch: {before:.4g} before, {_loss(model, first, loss):.4g} now")
     _write(out, found, pristine, (args, kwargs), onnx, console)
+
+
+def _require_no_data(axes: AxisMap, tolerance: float | None, criterion: Criterion | None) -> None:
+    """Raise `ConfigError` if something looks at data, and no loader was given."""
+    asker = None if tolerance is None else "--tolerance"
+    if asker is None and criterion is not None:
+        looked = (criterion.needs(axes, axis) for axis in axes.editable if criterion.undefined(axes, axis) is None)
+        asker = f"--criterion {type(criterion).__name__}" if criterion.requires_closure or any(looked) else None
+    if asker is not None:
+        raise ConfigError(f"{asker} looks at data: add --loader module:name, a DataLoader or what builds one")
 
 
 def _again(model: nn.Module, given: Given) -> nn.Module:

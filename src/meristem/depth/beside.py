@@ -94,7 +94,8 @@ class Besides:
         left = [flow.version(call.outputs[0], call.last) for call in calls]
         if join == "add":
             between = self._between(join, given, left)
-            return Addition(join, module, module, between, size, frozen=reason or self._loud(parts, calls))
+            frozen = reason or self._loud(parts, calls) or self._free(calls)
+            return Addition(join, module, module, between, size, frozen=frozen)
         units = own_units(self.axes, flow, self._lengths(), module) if reason is None else None
         if units is None:
             return None
@@ -130,6 +131,14 @@ class Besides:
                 shared = next((other for other in self._names[name] if not within(other, own)), None)
                 if shared is not None:
                     return f"no zeros of its own silence it: {shared} is outside"
+        return None
+
+    def _free(self, calls: Sequence[Invocation]) -> str | None:
+        """Why a branch beside modules would not be a layer: such as only scale, shift or look up, one of them can do
+        what two can, and its gain for each operation would be infinite."""
+        calling = {call.site.module for one in calls for call in self.flow.recording.calls[one.first : one.last]}
+        if calling.isdisjoint(work.module for work in self.axes.work):
+            return "it multiplies no matrices and convolves nothing, so that a branch beside it costs no operations"
         return None
 
     def _between(

@@ -13,7 +13,7 @@ from meristem.axes.flow import Flow, Version
 from meristem.axes.module_path import within
 from meristem.depth.memory import overwritten
 from meristem.depth.runs import Run
-from meristem.depth.silence import Obstacle, opened_by
+from meristem.depth.silence import Obstacle, opened_by, silenced_by
 from meristem.edit.plant import Planting
 from meristem.errors import ConfigError, EditError
 
@@ -55,6 +55,8 @@ class Silent(CopyStart):
     normalization (BERT) are no identity with silent branches: there insert a `ResidualCopy`.
 
     Preserved: the function, bit for bit but for rounding of x + 0, in train mode, too.
+    Fails: where operators behind the zeros divide by the size of what they are given (the normalizations that end the
+    branches of Gemma 2), the first steps of the zeros change the function by much.
     """
 
     def check(self, model: nn.Module, flow: Flow, run: Run, blocks: Sequence[int]) -> None:
@@ -174,15 +176,22 @@ def _silencing(flow: Flow, run: Run, number: int) -> tuple[str, ...]:
             raise EditError(f"no copy of {first} is the identity: something else of what it computes is read outside")
         found = opened_by(flow, given, returned)
         if isinstance(found, Obstacle):
-            raise EditError(
-                f"no zeros turn {first} into the identity: {found.reason}; insert a ResidualCopy of it, which is "
-                "added to what the block is given"
-            )
+            raise EditError(f"no zeros turn {first} into the identity: {found.reason}; {_instead(flow, run, number)}")
         names.update(dict.fromkeys(found))
     outside = next((name for name in names if not any(within(name, path) for path in run.blocks[number])), None)
     if outside is not None:
         raise EditError(f"no zeros of its own turn {first} into the identity: {outside} is outside")
     return tuple(names)
+
+
+def _instead(flow: Flow, run: Run, number: int) -> str:
+    """What to do where no copy of a block is silent."""
+    (*others, last) = run.blocks[number]
+    call = flow.of[last][0]
+    found = silenced_by(flow, flow.version(call.outputs[0], call.last))
+    if others or isinstance(found, Obstacle) or not all(within(name, last) for name in found):
+        return "insert a ZeroResidual behind it, or copy it as it is (Plain), which changes the function"
+    return "insert a ResidualCopy of it, which is added to what the block is given"
 
 
 def _others_read(flow: Flow, inside: range, returned: Version) -> bool:

@@ -41,6 +41,10 @@ class Range:
     low: float
     high: float | None
 
+    def holds(self, value: float) -> bool:
+        """Whether a number is within."""
+        return self.low <= value and (self.high is None or value <= self.high)
+
     @property
     def node(self) -> Built:
         """The activation as a module."""
@@ -57,7 +61,7 @@ def clamped(flow: Flow, version: Version) -> Range | None:
     call = flow.recording.calls[version.call]
     if version.number not in call.outputs:
         return None  # somebody wrote into memory that it shares
-    own = _clamp(call)
+    own = clamp(call)
     if own is not None:
         return own
     if call.name not in _REARRANGES | _KEEPS_SIGN:
@@ -75,13 +79,14 @@ def clamped(flow: Flow, version: Version) -> Range | None:
 
 def fixed_by(flow: Flow, version: Version, call: Call) -> Range | None:
     """The range of an activation that changes nothing of a tensor, or None if it is none or may change something."""
-    own, found = _clamp(call), clamped(flow, version)
+    own, found = clamp(call), clamped(flow, version)
     if own is None or found is None or found.low < own.low:
         return None
     return own if own.high is None or (found.high is not None and found.high <= own.high) else None
 
 
-def _clamp(call: Call) -> Range | None:
+def clamp(call: Call) -> Range | None:
+    """The range to which an operator clamps every entry; None if it does something else."""
     if call.name == "aten.relu":
         return Range(0.0, None)
     if call.name == "aten.relu6":

@@ -39,7 +39,8 @@ class AddBranch(Change):
 
     Raises:
         EditError: there is no such place, or it is frozen: the module is not called, does not return a tensor, no zeros
-            silence it, or the model cannot do with a sum in its place.
+            silence it, it multiplies no matrices and convolves nothing (a normalization, an embedding), or the model
+            cannot do with a sum in its place.
     """
 
     places: Places = field(repr=False)

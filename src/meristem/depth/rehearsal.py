@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from meristem.axes.flow import Flow, record_flow
 from meristem.axes.map import AxisMap, Example
@@ -78,7 +79,7 @@ def rehearse(
                 return in_mode(example, found)
             flows.append(found)
         rehearsal = Rehearsal(planting, tuple(flows), {new: old for old, new in moved.items()})
-        failure = _fused_failure(model, examples)
+        failure = _fused_failure(model, examples, planting.made.values())
         if failure is not None:
             journal.rollback()
             return failure if _fused_failure(model, examples) is None else rehearsal
@@ -104,18 +105,38 @@ def in_mode(example: Example, reason: str) -> str:
     return f"in training mode, {reason}" if example[2] else reason
 
 
-def _fused_failure(model: nn.Module, examples: Sequence[Example]) -> str | None:
+def _fused_failure(model: nn.Module, examples: Sequence[Example], put: Collection[nn.Module] = ()) -> str | None:
     """Why a model cannot be run in eval mode without gradients, where PyTorch's fused operators read the parameters of
-    children; None if it can, or has no modules that use such."""
+    children, or leaves out what an edit has put in place; None if neither, or if it has no modules that use such."""
     fuses = any(isinstance(module, FUSED) for module in model.modules())
-    for args, kwargs, _ in examples if fuses else ():
+    for example in examples if fuses else ():
         try:
-            with torch.inference_mode(), untouched(model):
-                torch.backends.mha.set_fastpath_enabled(True)  # `untouched` puts it back
-                model.eval()(*args, **kwargs)
+            missed = {*map(id, put)} - _called(model, example, fused=True)
+            if missed and missed & _called(model, example, fused=False):
+                return "a fused operator of PyTorch does not call what is there in eval mode without gradients"
         except Exception as error:  # whatever it is, the edit would fail so
             return _in_words(error)
     return None
+
+
+def _called(model: nn.Module, example: Example, *, fused: bool) -> set[int]:
+    """The identities of the modules that are called in eval mode without gradients, with fused operators or without.
+
+    Hooks on the modules concerned would keep them from using such; they are left out, for they may be gone tomorrow.
+    """
+    args, kwargs, _ = example
+    called: set[int] = set()
+    with torch.inference_mode(), untouched(model):  # which puts hooks and the setting back
+        for part in (part for module in model.modules() if isinstance(module, FUSED) for part in module.modules()):
+            part._forward_hooks.clear()
+            part._forward_pre_hooks.clear()
+        torch.backends.mha.set_fastpath_enabled(fused)
+        handle = register_module_forward_pre_hook(lambda module, _: called.add(id(module)))
+        try:
+            model.eval()(*args, **kwargs)
+        finally:
+            handle.remove()
+    return called
 
 
 def _in_words(error: Exception) -> str:

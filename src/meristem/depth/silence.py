@@ -4,22 +4,28 @@ operators that computed it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meristem.axes.flow import Flow, Version
 from meristem.axes.recorder import Call, Ref
-from meristem.depth.fixed import fixed_by
+from meristem.depth.fixed import clamp, fixed_by
 
-KEEPS_ZERO = {
+_PASSES_ON = {
     "aten.mul", "aten.div", "aten.dropout", "aten.feature_dropout", "aten.view", "aten.reshape", "aten._unsafe_view",
     "aten.permute", "aten.transpose", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.flatten", "aten.unflatten",
-    "aten.movedim", "aten.roll", "aten.neg", "aten.to", "aten._to_copy", "aten.clone",
+    "aten.movedim", "aten.roll", "aten.neg", "aten.to", "aten._to_copy", "aten.type_as", "aten.clone",
     "aten.tanh", "aten.gelu", "aten.silu", "aten.elu", "aten.selu", "aten.celu", "aten.mish", "aten.hardswish",
 }  # fmt: skip
-"""Operators that make zeros of a zero argument, the first one or either factor, and pass a gradient on to it there. Not
-ReLU: PyTorch's derivative of it is 0 at 0."""
+"""Operators that make zeros of a zero argument, the first one or either factor, and pass a gradient on to it there."""
 
-_SAME = {"aten.to", "aten._to_copy", "aten.clone"}
+_KEEPS_ZERO = _PASSES_ON | {
+    "aten.leaky_relu", "aten.prelu", "aten._prelu_kernel", "aten.hardshrink", "aten.softshrink", "aten.abs",
+    "aten.square", "aten.sin", "aten.erf", "aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d",
+}  # fmt: skip
+"""Operators that make zeros of a zero argument, whatever becomes of gradients there. So do clamps to a range that holds
+0; PyTorch's derivative of ReLU is 0 at 0."""
+
+_SAME = {"aten.to", "aten._to_copy", "aten.type_as", "aten.clone"}
 _SUMS = {"aten.add", "aten.sub"}
 _WEIGHTED = {
     "aten.linear": (1, 2), "aten.addmm": (2, 0), "aten.conv1d": (1, 2), "aten.conv2d": (1, 2), "aten.conv3d": (1, 2),
@@ -33,9 +39,15 @@ _WEIGHTED = {
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why something cannot be silenced by zeros, in words."""
+    """Why something cannot be silenced by zeros, or a block not opened by them.
+
+    Attributes:
+        reason: in words.
+        loud: whether it is one of the branches of a block between which nothing else stands in the way.
+    """
 
     reason: str
+    loud: bool = False
 
 
 def silenced_by(flow: Flow, version: Version, given: Version | None = None) -> tuple[str, ...] | Obstacle:
@@ -65,7 +77,7 @@ def silenced_by(flow: Flow, version: Version, given: Version | None = None) -> t
             return Obstacle(f"{call.name} at {call.site.where} has no weight of its own")
         if call.name == "aten.mul" and len(parameters) == 1:
             return parameters
-        before = factor(flow, version)
+        before = factor(flow, version) if call.name in _PASSES_ON else None
         if before is None:
             return Obstacle(f"{call.name} at {call.site.where} makes no zeros that learn of a layer of zeros")
         version = before
@@ -93,7 +105,9 @@ def factor(flow: Flow, version: Version) -> Version | None:
     """The tensor that, if it is zero, makes this one zero by the operator that computed it: its first argument, or the
     active one of two factors; None if there is no such."""
     call = flow.recording.calls[version.call]
-    if call.name not in KEEPS_ZERO or version.number not in call.outputs:
+    bounds = clamp(call)
+    keeps = call.name in _KEEPS_ZERO if bounds is None else bounds.holds(0.0)
+    if not keeps or version.number not in call.outputs:
         return None
     places = call.args[:2] if call.name == "aten.mul" else call.args[:1]
     operands = [flow.version(a.value, version.call) for a in places if isinstance(a, Ref)]
@@ -115,18 +129,36 @@ def opened_by(flow: Flow, given: Version, returned: Version) -> tuple[str, ...] 
         return Obstacle(f"{call.name} at {call.site.where} writes into memory that it shares")
     operands = [flow.version(a.value, returned.call) for a in call.args[:2] if isinstance(a, Ref)]
     if call.name == "aten.add" and len(operands) == 2:
-        found: tuple[str, ...] | Obstacle = Obstacle("what it returns does not come from what it is given")
+        refused: list[tuple[Version, Obstacle]] = []
         scaled = call.kwargs.get("alpha", 1) != 1  # a factor on the second operand
         for stream, branch in (operands, operands[::-1])[: 2 - scaled]:
             before, own = opened_by(flow, given, stream), silenced_by(flow, branch, given)
-            if not isinstance(before, Obstacle) and not isinstance(own, Obstacle):
+            if isinstance(before, Obstacle):
+                refused.append((stream, before))
+            elif isinstance(own, Obstacle):
+                refused.append((stream, replace(own, loud=True)))
+            else:
                 return (*before, *own)
-            found = own if isinstance(own, Obstacle) and not isinstance(before, Obstacle) else found
-        return found
+        # what the block is given comes by a way on which a branch is loud, or by the operand that was there first
+        return min(refused, key=lambda found: (not found[1].loud, found[0].call))[1]
     passes = call.name in _SAME or (call.name == "aten.dropout" and call.args[1] == 0)
     if not passes and operands and fixed_by(flow, given, call) is None:
-        return Obstacle(f"{call.name} at {call.site.where} stands after the sum")
+        if not _made_of(flow, returned, given):
+            return Obstacle("what it returns does not come from what it is given")
+        where = f"{call.name} at {call.site.where}"
+        return Obstacle(f"{where} stands between what it is given and what it returns, where only sums may")
     return opened_by(flow, given, operands[0]) if operands else Obstacle("it makes what it returns anew")
+
+
+def _made_of(flow: Flow, version: Version, source: Version) -> bool:
+    """Whether a tensor is computed from another one."""
+    known, frontier = {version}, [version]
+    while frontier and source not in known:
+        call = frontier.pop().call
+        found = {*flow.reads[call]} & flow.active - known if call > source.call else set[Version]()
+        known |= found
+        frontier += found
+    return source in known
 
 
 def _parameters(flow: Flow, call: Call) -> tuple[str, ...]:

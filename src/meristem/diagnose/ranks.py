@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from meristem.signals.finite import require_finite
+
 
 def effective_rank(matrix: Tensor) -> float:
     """`exp(H(p))` with `p = sigma / sum(sigma)` and H the entropy in nats; 0 for a matrix of zeros.
@@ -41,5 +43,5 @@ def rank99(matrix: Tensor, share: float = 0.99) -> int:
 
 
 def _spectrum(matrix: Tensor) -> Tensor:
-    """Singular values, descending, in float64."""
-    return torch.linalg.svdvals(matrix.detach().double())
+    """Singular values, descending, in float64. Raises SignalError: the matrix is not finite."""
+    return torch.linalg.svdvals(require_finite(matrix.detach(), "the matrix whose rank is asked for").double())

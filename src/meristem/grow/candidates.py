@@ -42,6 +42,7 @@ class Candidates(Method):
     Raises:
         ConfigError: the factor is below 1; or no closure was given (when it proposes).
         EditError: (when it proposes) no weight of the base's newborns is zero at birth, or it changes incumbents.
+        SignalError: (when it proposes) the loss or its gradient is not finite.
     """
 
     requires_closure: ClassVar[bool] = True

@@ -32,6 +32,7 @@ class FastSplitting(SplittingMethod):
 
     Raises:
         ConfigError: a setting is out of its range; or no closure was given (when it proposes).
+        SignalError: (when it proposes) the loss or its first or second derivatives are not finite.
     """
 
     epsilon: float = 0.01
@@ -43,15 +44,12 @@ class FastSplitting(SplittingMethod):
             raise ConfigError(f"expected epsilon > 0, steps >= 0 and beta > 0, got {self!r}")
 
     def lowest(self, fan_in: Side) -> tuple[Tensor, Tensor]:
-        vectors = random_directions(fan_in)
+        start = vectors = random_directions(fan_in)
         largest = torch.zeros_like(vectors[:, :1])
         for _ in range(self.steps):
-            image = self._image(fan_in, vectors)
+            with split_point(fan_in, self.beta) as point:
+                image = point.times(vectors)
             largest = torch.maximum(largest, torch.linalg.vector_norm(image, dim=1, keepdim=True))
             vectors = normalized(vectors - image / largest.clamp(min=torch.finfo(torch.float64).tiny))
-        return (vectors * self._image(fan_in, vectors)).sum(1), vectors
-
-    def _image(self, fan_in: Side, vectors: Tensor) -> Tensor:
-        """`S_i v_i` on one batch."""
         with split_point(fan_in, self.beta) as point:
-            return point.times(vectors)
+            return point.cleared((vectors * point.times(vectors)).sum(1), start), vectors

@@ -47,6 +47,7 @@ class Firefly(Method):
 
     Raises:
         ConfigError: a setting is out of its range; or no closure was given (when it proposes).
+        SignalError: (when it proposes) the loss or its gradient is not finite.
     """
 
     requires_closure: ClassVar[bool] = True

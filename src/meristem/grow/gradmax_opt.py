@@ -18,6 +18,7 @@ from meristem.grow.parts.gathered import key, places, wide
 from meristem.grow.parts.zero_side import ZeroEntries, no_zero_side, tables, zero_entries
 from meristem.grow.zero_fan_out import ZeroFanOut
 from meristem.signals import Statistic, View
+from meristem.signals.finite import require_finite
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class GradMaxOpt(Method):
     Raises:
         ConfigError: a setting is out of its range; or no closure was given (when it proposes).
         EditError: (when it proposes) no weight of the base's newborns is zero at birth, or it changes incumbents.
+        SignalError: (when it proposes) the loss or its first or second derivatives are not finite.
     """
 
     requires_closure: ClassVar[bool] = True
@@ -97,7 +99,8 @@ class _Climber:
         gathered = zeros.gathered
         roles = (Role.PRODUCES, Role.READS)
         self._moving = [p for p in places(view, gathered.axis, *roles) if bool(values[key(p)].any())]
-        self._start = torch.cat([wide(values[key(place)]).flatten(1) for place in self._moving], 1)
+        start = torch.cat([wide(values[key(place)]).flatten(1) for place in self._moving], 1)
+        self._start = require_finite(start, f"what newborns of {gathered.axis.name!r} start from")
         self._norms = torch.linalg.vector_norm(self._start, dim=1, keepdim=True)
         self._vectors = self._start.clone()
 
@@ -146,7 +149,7 @@ class _Climber:
             gradient = by_id.get(id(parameter))
             whole = torch.zeros_like(parameter) if gradient is None else gradient
             rows.append(wide(gathered.table(whole, place, gathered.newborns)).flatten(1).to(self._start))
-        return torch.cat(rows, 1)
+        return require_finite(torch.cat(rows, 1), f"second derivatives at newborns of {gathered.axis.name!r}")
 
     def _laid(self, place: Place, table: Tensor) -> Tensor:
         return self._zeros.gathered.laid(place, table, self._zeros.gathered.newborns)

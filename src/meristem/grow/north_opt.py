@@ -10,7 +10,7 @@ from torch import Tensor
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
-from meristem.grow.parts.north import fan_ins, mean_norm, plan
+from meristem.grow.parts.north import fan_ins, finite, mean_norm, plan
 from meristem.signals import SecondMoment, Statistic, View, unfollowed
 from meristem.signals.directions import spread
 
@@ -41,6 +41,7 @@ class NorthOpt(Method):
 
     Raises:
         ConfigError: a setting is out of its range.
+        SignalError: (when it proposes) weights or the second moment are not finite.
     """
 
     steps: int = 20
@@ -61,6 +62,7 @@ class NorthOpt(Method):
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         found = view.signals[SecondMoment(axis.name)]
         old = fan_ins(view, axis, found.fan_in[0])
+        finite(axis, found.matrix, found.fan_in[0], old)
         start = torch.randn(count, old.shape[1], dtype=torch.float64, generator=view.generator).to(old.device)
         incoming = self._optimised(found.matrix, old, start * (mean_norm(old) / start.norm(dim=1, keepdim=True)))
         below = spread(found.matrix, incoming)[0] < 0

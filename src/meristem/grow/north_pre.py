@@ -10,7 +10,7 @@ from torch import Tensor
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
-from meristem.grow.parts.north import fan_ins, mean_norm, plan
+from meristem.grow.parts.north import fan_ins, finite, mean_norm, plan
 from meristem.signals import SecondMoment, Statistic, View, unfollowed
 from meristem.signals.directions import spread
 
@@ -37,6 +37,7 @@ class NorthPre(Method):
 
     Raises:
         ConfigError: the tolerance is out of its range.
+        SignalError: (when it proposes) weights or the second moment are not finite.
     """
 
     tolerance: float = 1e-6
@@ -58,6 +59,7 @@ class NorthPre(Method):
         found = view.signals[SecondMoment(axis.name)]
         block = found.fan_in[0]
         old = fan_ins(view, axis, block)
+        finite(axis, found.matrix, block, old)
         incoming, left = uncorrelated(found.matrix, old, count, self.tolerance, view.generator)
         incoming = incoming * (mean_norm(old) / incoming.norm(dim=1, keepdim=True))
         note = None

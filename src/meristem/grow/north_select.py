@@ -13,6 +13,7 @@ from meristem.grow.method import Growth, Method
 from meristem.grow.parts.north import fan_ins, mean_norm, plan
 from meristem.grow.parts.spectrum import select
 from meristem.signals import Proposals, Statistic, View, obstacle
+from meristem.signals.finite import require_finite
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class NorthSelect(Method):
 
     Raises:
         ConfigError: a setting is out of its range.
+        SignalError: (when it proposes) recorded activations are not finite.
     """
 
     proposals: int = 100
@@ -61,6 +63,7 @@ class NorthSelect(Method):
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         found = view.signals[self._statistic(axis)]
+        require_finite(found.gram, f"the products of the activations of {axis.name!r}")
         norm = mean_norm(fan_ins(view, axis, found.fan_in[0]))
         factors = norm / found.incoming.norm(dim=1)
         scales = torch.cat([factors.new_ones(axis.size), factors])

@@ -12,6 +12,7 @@ from meristem.edit import Explicit, Gather
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.drawn import mean_norm, meets_itself, slice_shape, weights
 from meristem.signals import View
+from meristem.signals.finite import require_finite
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class NorthWeight(Method):
 
     Raises:
         EditError: (from the controller) no weights but those that also read the axis produce it.
+        SignalError: (when it proposes) a weight that produces it is not finite.
     """
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
@@ -43,7 +45,7 @@ class NorthWeight(Method):
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         places = [place for place in weights(view, axis) if _produces(place)]
-        spaces = [_row_space(view.tensors[place.layout.name], place.dim) for place in places]
+        spaces = [_row_space(place.layout.name, view.tensors[place.layout.name], place.dim) for place in places]
         free = [space.shape[1] - space.shape[0] for space in spaces]
         room = [left // slice_shape(view, axis, place)[0] for left, place in zip(free, places, strict=True)]
         tightest = min(range(len(places)), key=lambda number: room[number])
@@ -69,13 +71,13 @@ def _produces(place: Place) -> bool:
     return not place.layout.buffer and Role.PRODUCES in place.roles and Role.READS not in place.roles
 
 
-def _row_space(tensor: Tensor, dim: int) -> Tensor:
+def _row_space(name: str, tensor: Tensor, dim: int) -> Tensor:
     """An orthonormal basis of the space that the rows along a dimension span.
 
     Returns:
         float64 on the CPU, shape (rank, columns). Rows count as dependent up to the rounding of the tensor's own type.
     """
-    rows = tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1).to("cpu", torch.float64)
+    rows = require_finite(tensor, name).movedim(dim, 0).reshape(tensor.shape[dim], -1).to("cpu", torch.float64)
     _, sizes, directions = torch.linalg.svd(rows, full_matrices=False)
     tolerance = max(rows.shape) * torch.finfo(tensor.dtype).eps * sizes.max()
     return directions[: int((sizes > tolerance).sum())]

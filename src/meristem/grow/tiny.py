@@ -72,6 +72,7 @@ class TINY(Method):
 
     Raises:
         ConfigError: a setting is out of its range.
+        SignalError: (in the recorded step) the second moment of what newborns would read is not finite.
     """
 
     threshold: float = 1e-3

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.edit import Edit
-from meristem.edit.checks import tensors_of
+from meristem.edit.checks import check_model
 from meristem.errors import ConfigError
 from meristem.mask.constant import Constant, constants
 from meristem.mask.masks import Masks
@@ -40,6 +40,9 @@ def dead_units(axes: AxisMap, masks: Mapping[str, Tensor] | None = None) -> dict
         axes: the map of the model.
         masks: which weights are there, by parameter name. A weight that is there counts even if it is zero, as one that
             was just grown is. Parameters without a mask, or all of them (None): those that are not zero.
+
+    Raises:
+        StaleMapError: the model was edited since the map was made.
     """
     there = _there(axes, masks or {})
     found: dict[str, Dead] = {}
@@ -119,7 +122,7 @@ def remove_dead(
 
 
 def _there(axes: AxisMap, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = tensors_of(axes.model)
+    tensors = check_model(axes, ())
     found: dict[str, Tensor] = {}
     for layout in axes.layouts.values():
         mask = next((masks[name] for name in layout.names if name in masks), None)

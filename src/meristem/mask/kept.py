@@ -20,6 +20,7 @@ from meristem.mask.pattern import settled
 from meristem.mask.scene import Plan, Scene
 from meristem.mask.select import Chosen, weights_of
 from meristem.mask.state import State, packed, unpacked
+from meristem.mask.transformed import transformed
 from meristem.mask.turned import turned
 
 
@@ -196,8 +197,10 @@ class Kept:
         stay, old = {moved[name] for name in masked if name in moved}, set(moved.values())
         inserted: dict[str, Tensor] = {}
         pattern = None if pattern is None else turned(pattern, self.arrangements)
-        for name, parameter in weights_of(self.masks.model, chosen).items():
-            if name not in old:
+        born = {name: p for name, p in weights_of(self.masks.model, chosen).items() if name not in old}
+        computed = transformed(self.masks.model, born)
+        for name, parameter in born.items():
+            if name not in computed:
                 whole, key = torch.ones_like(parameter, dtype=torch.bool), (seed, name, len(stay) + len(inserted))
                 mask = newborn(whole, density if newborns is None else newborns, key)
                 inserted[name] = (

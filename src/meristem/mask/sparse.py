@@ -20,7 +20,7 @@ from meristem.mask.kept import Kept
 from meristem.mask.masks import Masks
 from meristem.mask.method import Method
 from meristem.mask.scene import Plan
-from meristem.mask.select import Chosen, held_of, weights_of
+from meristem.mask.select import Chosen, held_of, maskable, weights_of
 from meristem.mask.state import State
 
 log = logging.getLogger("meristem.mask")
@@ -53,23 +53,29 @@ class Sparse:
         method: which weights are there, and how that changes.
         parameters: which parameters are masked: glob patterns of names, a predicate of name and parameter, or every
             weight (None; see `weights_of`). Those of them are masked that the optimizers hold now, whatever the method;
-            everything else stays dense.
+            everything else stays dense. So do parameters from which the model computes its weights (`weight_norm`,
+            `orthogonal`, standardization): zeros in them are not simply zeros of weights. They are left out, see
+            `left`; a predicate or a pattern that chooses nothing else is refused.
         newborns: the density of what structural edits insert, see `Masks.after`. Methods with updates bring a layer
             back to its density at the next one.
         closure: computes the training loss on a batch, without a backward pass; for methods that evaluate it.
         seed: of everything random, together with the step and the parameter's name.
         state: a saved `state_dict()` to go on from: masks, steps and seed are those saved, nothing is chosen and no
             closure called. The model has to have the saved structure.
-        example: inputs of the model, as for `meristem.trace`, or its map. Only patterns (`NM`, `Rows`) need it, and
-            only where modules do not say along which dimension their weights have their inputs, see `Arrangements`.
+        example: inputs of the model, as for `meristem.trace`, or its map. Patterns (`NM`, `Rows`) need it where modules
+            do not say along which dimension their weights have their inputs, see `Arrangements`; and without it
+            weights that are computed by code are found only where a module does it that has no others in it and takes
+            one tensor, see `transformed`: the model is run on it.
 
     Attributes:
         steps: number of optimizer steps so far.
         updated: the step of the last update, or None.
+        left: why weights that were chosen are dense, by name, as they were when this was built.
 
     Raises:
-        ConfigError: nothing to mask, a density that cannot be had, no closure or example where one is needed, or
-            another object of this kind whose updates would get in the way trains by the same optimizer: `close` it.
+        ConfigError: nothing to mask, a parameter asked for from which the model computes a weight, a density that
+            cannot be had, no closure or example where one is needed, or another object of this kind whose updates would
+            get in the way trains by the same optimizer: `close` it.
         TraceError: the model cannot be run on the example.
         CheckpointError: the state is malformed, of another method, or of another model.
         WrappedModelError: the model is a wrapper (DDP, FSDP, compiled), or a parameter is split over devices.
@@ -101,6 +107,7 @@ class Sparse:
         chosen = held_of(weights_of(check_model(model), parameters), self.optimizers)
         if not chosen:
             raise ConfigError("the optimizer holds none of the parameters to mask; build it on model.parameters()")
+        chosen, self.left = maskable(model, chosen, parameters, example)
         if method.requires_closure and closure is None and state is None:
             raise ConfigError(f"{type(method).__name__} evaluates the training loss: give Sparse(..., closure=...)")
         arrangements = Arrangements(model, None if method.pattern is None else map_of(model, example))
@@ -120,6 +127,8 @@ class Sparse:
             for handle in (o.register_step_pre_hook(self._enter), o.register_step_post_hook(self._leave))
         ]
         AT_WORK.add(self)
+        for name, reason in self.left.items():
+            log.warning("%s stays dense: %s", name, reason)
 
     def _begin(self, closure: Callable[[], Tensor] | None) -> None:
         """The first masks."""
@@ -209,6 +218,9 @@ class Sparse:
         saved = State.parse(state)
         if saved.method != type(self.method).__name__:
             raise CheckpointError(f"the state is of {saved.method}, this is {type(self.method).__name__}")
+        computed = [name for name in saved.masks if name in self.left]
+        if computed:
+            raise CheckpointError(f"the state has masks of {computed[0]}, which stays dense: {self.left[computed[0]]}")
         self._kept = self._kept.restored(saved)
         self.steps, self.updated, self._seed = saved.step, saved.updated, saved.seed
         if self._beginning is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -321,8 +321,7 @@ class Plasticity:
     ) -> Event | None:
         """Carry out the demands of one step, one after another. Statistics do not outlive an edit."""
         before, done = self.axes, Done()
-        parts = (part for whole in demands for part in self._planner.parts(self.axes, self._chosen(), whole))
-        for number, demand in enumerate(parts):
+        for number, demand in enumerate(self._parts(demands, done)):
             needed = self._planner.needs(self.axes, self._chosen(), (demand,))
             if not all(any(known.covers(one) for known in signals) for one in needed):
                 self._pending = self._pending.and_then(demand, self._step + self._listen)
@@ -341,6 +340,12 @@ class Plasticity:
         event = Event.of(self._step, before, self.axes, done)
         log.info("%s", event)
         return event
+
+    def _parts(self, demands: Sequence[Demand], done: Done) -> Iterator[Demand]:
+        """Demands in the parts in which they are carried out, of the axes that there are then."""
+        for whole in demands:
+            done.notes.update(dict.fromkeys(self._planner.cut(self.axes, self._chosen(), whole)))
+            yield from self._planner.parts(self.axes, self._chosen(), whole)
 
     def _carry_out(self, decision: Decision, seed: int) -> list[Commit]:
         """Units, then single weights, then layers; the edits that were made."""

@@ -66,9 +66,10 @@ def require_axes(schedule: Schedule, axes: AxisMap, chosen: Sequence[Axis]) -> N
     if asked and not chosen:
         frozen = [f"{axis.name} ({axis.frozen})" for axis in axes if axis.frozen is not None]
         more = f" and {len(frozen) - 5} more" if len(frozen) > 5 else ""
+        single = f"; {', '.join(axes.single)} (a single unit, build it with 2)" if axes.single else ""
         raise ConfigError(
             f"the schedule asks to {' and '.join(asked)}, but no axis of this model may be edited: "
-            f"{'; '.join(frozen[:5])}{more}"
+            f"{'; '.join(frozen[:5])}{more}{single}"
         )
 
 

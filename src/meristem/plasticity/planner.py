@@ -12,12 +12,14 @@ from meristem.allocate import (
     at_most,
     axis_by_axis,
     by_axis,
-    plan_growth,
+    cut,
+    plan_limited_growth,
     plan_next_pruning,
     plan_turnover,
     replaceable,
     require_known,
 )
+from meristem.allocate.division import divider
 from meristem.axes import Axis, AxisMap
 from meristem.edit.deepen import DepthChange
 from meristem.errors import ConfigError, EditError
@@ -149,9 +151,18 @@ class Planner:
         """A demand as several, one after another: layers one by one, axes if the method wants one at a time."""
         if demand.action in ("deepen", "shorten") and isinstance(demand.amount, int):
             return (replace(demand, amount=1),) * demand.amount
-        if demand.action == "grow" and self._method is not None and self._method.one_axis_at_a_time:
+        if self._one_by_one(demand):
             return axis_by_axis(axes, chosen, demand, self._allocator)
         return (demand,)
+
+    def cut(self, axes: AxisMap, chosen: Sequence[Axis], demand: Demand) -> tuple[str, ...]:
+        """Which limits keep back some of a demand before it comes in parts; what keeps back the rest, `plan` says."""
+        return cut(axes, chosen, demand, self._allocator) if self._one_by_one(demand) else ()
+
+    def _one_by_one(self, demand: Demand) -> bool:
+        """Whether axes grow one at a time, as far as the allocator knows how much without asking the method."""
+        growing = demand.action == "grow" and self._method is not None and self._method.one_axis_at_a_time
+        return growing and not divider(demand, self._allocator).wants_gains
 
     def needs(self, axes: AxisMap, chosen: Sequence[Axis], demands: Iterable[Demand]) -> tuple[Statistic, ...]:
         """What has to be recorded just before demands are carried out. Found out once for every demand and map."""
@@ -176,7 +187,8 @@ class Planner:
         for part in PARTS[demand.action]:
             _require_closure(self._given[part], view)
         if demand.action == "grow" and method is not None:
-            return Decision(plan_growth(view, chosen, demand, method, allocator), owed=owed)
+            growing = plan_limited_growth(view, chosen, demand, method, allocator)
+            return Decision(growing.plans, owed=owed, notes=growing.notes)
         if demand.action == "prune" and criterion is not None:
             found = plan_next_pruning(view, chosen, demand, criterion, allocator, owed)
             given = sum(len(plan.units) for plan in found.plans)

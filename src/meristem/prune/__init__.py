@@ -3,7 +3,7 @@
 from meristem.prune.activation_variance import ActivationVariance
 from meristem.prune.apoz import APoZ
 from meristem.prune.batch_norm_scale import BatchNormScale
-from meristem.prune.catalogue import CRITERIA, require_defined
+from meristem.prune.catalogue import CRITERIA, WRAPPERS, require_defined
 from meristem.prune.compensated import Compensated
 from meristem.prune.contribution import ContributionUtility, MeanKept
 from meristem.prune.criterion import Criterion, Removal
@@ -41,6 +41,7 @@ __all__ = [
     "FPGM",
     "LAMP",
     "SNIP",
+    "WRAPPERS",
     "APoZ",
     "ActivationVariance",
     "BatchNormScale",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
@@ -19,18 +18,19 @@ class APoZ(ReadCriterion):
     zeros; the mean over its readers.
 
     Hu, Peng, Tai, Tang, "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep
-    Architectures", arXiv 1607.03250, equation 1. Only behind activation functions that are exactly zero somewhere.
+    Architectures", arXiv 1607.03250, equation 1. Only where what is read may be exactly zero, because an activation
+    function is so over an interval (ReLU, ReLU6, Hardswish, Hardshrink; gates made of them); what stands before it does
+    not matter.
 
-    Fails: says nothing about how much a unit matters when it is active; blind behind GELU, tanh and the like (refused).
+    Fails: says nothing about how much a unit matters when it is active; blind behind GELU, tanh, and norms (refused).
     """
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
         hidden = super().undefined(axes, axis)
         if hidden is not None:
             return hidden
-        minus = torch.tensor([-1.0])
-        zeros = any(float(path.activation(minus)) == 0.0 for path in axes.paths.get(axis.index, ()))
-        return None if zeros else "what follows it is never exactly zero, as it is behind ReLU"
+        zeros = any(path.zeros for path in axes.paths.get(axis.index, ()))
+        return None if zeros else "nothing that can be seen makes what is read of it exactly zero, as ReLU does"
 
     def scores(self, view: View, axis: Axis) -> Tensor:
         found = view.recorded(Reads(axis.name))

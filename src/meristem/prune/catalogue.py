@@ -9,19 +9,26 @@ from meristem.errors import EditError
 from meristem.prune.activation_variance import ActivationVariance
 from meristem.prune.apoz import APoZ
 from meristem.prune.batch_norm_scale import BatchNormScale
+from meristem.prune.compensated import Compensated
+from meristem.prune.contribution import MeanKept
 from meristem.prune.criterion import Criterion
 from meristem.prune.dormancy import Dormancy
 from meristem.prune.fpgm import FPGM
 from meristem.prune.gradient_dormancy import GradientDormancy
 from meristem.prune.grasp import GraSP
 from meristem.prune.group_norm import GroupNorm
+from meristem.prune.isomorphic import Isomorphic
+from meristem.prune.lamp import LAMP
 from meristem.prune.magnitude import Magnitude
 from meristem.prune.norm_product import NormProduct
+from meristem.prune.normalized import Normalized
+from meristem.prune.protect import Protect
 from meristem.prune.random import Random
 from meristem.prune.snip import SNIP
 from meristem.prune.taylor import Taylor
 from meristem.prune.taylor_weights import TaylorWeights
 from meristem.prune.wanda_units import WandaUnits
+from meristem.prune.wrapper import Wrapper
 
 CRITERIA: tuple[Criterion, ...] = (
     ActivationVariance(),
@@ -41,6 +48,9 @@ CRITERIA: tuple[Criterion, ...] = (
     WandaUnits(),
 )
 """One of each criterion, with its default settings."""
+
+WRAPPERS: tuple[type[Wrapper], ...] = (Compensated, Isomorphic, LAMP, MeanKept, Normalized, Protect)
+"""What changes another criterion, given as `criterion`."""
 
 
 def require_defined(criterion: Criterion, axes: AxisMap, chosen: Iterable[Axis]) -> None:

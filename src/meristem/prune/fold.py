@@ -41,6 +41,7 @@ def fold(axes: AxisMap, threshold: float = 0.0) -> tuple[Removal, ...]:
 
     Raises:
         ConfigError: the threshold is negative.
+        StaleMapError: the model was edited since the map was made.
     """
     if not threshold >= 0:
         raise ConfigError(f"fold(threshold=...) must be at least 0, got {threshold!r}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import AxisMap
+from meristem.edit.checks import check_model
 from meristem.errors import ConfigError
 from meristem.prune.penalty import Penalty
 from meristem.prune.scales import batch_norm_scales, scale_vector
@@ -93,7 +94,12 @@ class Polarization(Penalty):
 
     @torch.no_grad()
     def clamp(self, axes: AxisMap) -> None:
-        """Put every scale back into [0, most], in place; to be called after every step of the optimizer."""
+        """Put every scale back into [0, most], in place; to be called after every step of the optimizer.
+
+        Raises:
+            StaleMapError: the model was edited since the map was made.
+        """
+        check_model(axes, ())
         for name in batch_norm_scales(axes):
             axes.model.get_parameter(name).clamp_(0, self.most)
 

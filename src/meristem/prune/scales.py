@@ -7,6 +7,7 @@ from torch import Tensor
 
 from meristem.axes.expression import leaves, units_along
 from meristem.axes.map import Axis, AxisMap, Place, Role, TensorLayout
+from meristem.edit.checks import check_model
 from meristem.errors import EditError
 from meristem.prune.criterion import Removal
 
@@ -37,7 +38,9 @@ def scale_vector(axes: AxisMap) -> Tensor:
 
     Raises:
         EditError: there are none.
+        StaleMapError: the model was edited since the map was made: give `plasticity.axes` in every step.
     """
+    check_model(axes, ())
     found = [axes.model.get_parameter(name) for name in batch_norm_scales(axes)]
     if not found:
         raise EditError(
@@ -58,7 +61,11 @@ def removals(axes: AxisMap, threshold: float, least: int = 1) -> tuple[Removal, 
 
     Returns:
         for every editable axis that loses units, in the order of the map.
+
+    Raises:
+        StaleMapError: the model was edited since the map was made.
     """
+    check_model(axes, ())
     found = []
     for axis in axes.editable:
         places = carried_scales(axes, axis)

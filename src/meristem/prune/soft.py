@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from meristem.axes.expression import gather_index, units_along
-from meristem.axes.map import AxisMap, Place, Role, TensorLayout
+from meristem.axes.map import Axis, AxisMap, Coupling, Place, Role, TensorLayout
+from meristem.edit import Edit
+from meristem.edit.checks import check_model
 from meristem.errors import EditError
 from meristem.prune.criterion import Removal
+from meristem.prune.reading import read_in_part
 from meristem.prune.trained import parameter_places
 
 
@@ -45,9 +48,20 @@ def silence(axes: AxisMap, plans: Iterable[Removal], role: Role = Role.READS) ->
         the plans with what is left to be done: the same units, and nothing that is added to others.
 
     Raises:
-        EditError: no parameter has that role on an axis, or a plan makes up for what readers lose and another role is
-            given; nothing is touched.
+        EditError: no parameter has that role on an axis; units act on others without being read (queries and keys over
+            the size of a head), or zeros in what reads them are no zeros of the weight (it is normalized over them); a
+            filter of zeros may be 0 / 0 (`weight_norm`); a plan makes up for what readers lose and another role is
+            given; a plan is of another map, or names units that there are not. Nothing is touched.
+        FrozenAxisError: a plan could not be carried out: its axis may not be edited; likewise.
+        StaleMapError: the model was edited since the map was made; likewise.
     """
+    check_model(axes, ())
+    plans = tuple(plans)
+    for plan in plans:
+        Edit(axes).gather(plan.axis, plan.gather)  # raises where it could not be carried out
+        obstacle = _audible(plan.axis, role)
+        if obstacle is not None:
+            raise EditError(f"units of {plan.axis.name} cannot be silenced by what {role.value} them: {obstacle}")
     found = [(plan, parameter_places(axes, plan.axis, (role,))) for plan in plans]
     empty = [plan.axis.name for plan, places in found if not places]
     if empty:
@@ -66,6 +80,18 @@ def silence(axes: AxisMap, plans: Iterable[Removal], role: Role = Role.READS) ->
             if shift is not None:
                 _move(axes, plan, layout, shift)
     return tuple(replace(plan, start=None) for plan, _ in found)
+
+
+def _audible(axis: Axis, role: Role) -> str | None:
+    """Why units act on the model although their slices with a role are zero, or None if they do not."""
+    if role is Role.READS:
+        partly = read_in_part(axis)
+        if partly is None and Coupling.STANDARDIZED in axis.couplings:
+            return "a weight that reads them is normalized over them, so that zeros do not stay zeros"
+        return None if partly is None else f"{partly}, and what weights read of them is only a part"
+    if role is Role.PRODUCES and role in axis.nonlinear:
+        return "a weight that produces them is divided by a norm of theirs, which would be 0 / 0"
+    return None
 
 
 def _clear(axes: AxisMap, plan: Removal, place: Place) -> None:

@@ -67,7 +67,8 @@ def least_within(
 
         found = least_within(axes, plans, 500, lambda: latency(model, x), 0.5 * latency(model, x))
 
-    By bisection, as `most_within`.
+    By bisection, as `most_within`: the bound is met at what is returned, but if the measurement does not fall with the
+    amount there may be smaller amounts at which it is, too.
 
     Returns:
         the removals, or None if even the largest amount does not meet the bound.

@@ -22,9 +22,14 @@ Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 """The loss of a model on one batch, a scalar with a graph."""
 
 
-def supervised(model: nn.Module, batch: Any) -> Tensor:
+def supervised(model: nn.Module, batch: Any, *, other: str = "loss=f(model, batch)") -> Tensor:
     """The loss of an ordinary supervised batch, moved to the device of the model: cross entropy of `model(inputs)` for
     a pair `(inputs, labels)`, the `loss` of the output for a batch by name, as Hugging Face's models take it.
+
+    Args:
+        model: the model.
+        batch: the batch.
+        other: how another loss is given, for messages.
 
     Raises:
         ConfigError: the batch is neither, or the output has no loss.
@@ -34,16 +39,14 @@ def supervised(model: nn.Module, batch: Any) -> Tensor:
         named = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
         found = getattr(model(**named), "loss", None)
         if not isinstance(found, Tensor):
-            raise ConfigError(
-                "the model's output has no `loss`: put labels into the batches, or give loss=f(model, batch)"
-            )
+            raise ConfigError(f"the model's output has no `loss`: put labels into the batches, or give {other}")
         return found
     if isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
         output = model(batch[0].to(device))
         return cross_entropy(getattr(output, "logits", output), batch[1].to(device))
     raise ConfigError(
         f"expected batches that are pairs (inputs, labels) or dicts with labels, got {type(batch).__name__}; for "
-        "others give loss=f(model, batch)"
+        f"others give {other}"
     )
 
 
@@ -85,6 +88,15 @@ def require_graph(found: Tensor) -> None:
         )
 
 
+def _require_finite(found: Tensor, number: int) -> None:
+    """Raise `ConfigError` if a loss says nothing, because it is NaN or infinite."""
+    if not bool(found.isfinite()):
+        raise ConfigError(
+            f"the loss of batch {number} is {float(found.detach())}, so that it says nothing about units: look for NaN "
+            "and infinite values in that batch (`torch.isfinite(x).all()`) and in the weights of the model"
+        )
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode; afterwards modes and gradients are as they were."""
@@ -109,7 +121,7 @@ def evidence(
 
     Raises:
         ConfigError: a statistic is one that is averaged all through training, or made of gradients while the model is
-            all frozen; or the loss is no scalar with a graph.
+            all frozen; or the loss is no finite scalar with a graph.
         SignalError: something could not be heard.
     """
     running = [statistic for statistic in statistics if isinstance(statistic, Running)]
@@ -127,6 +139,7 @@ def evidence(
                     recording.closing()
                 model.zero_grad(set_to_none=True)
                 found = scalar(loss(model, batch))
+                _require_finite(found, number)
                 if not frozen:
                     require_graph(found)
                     found.backward()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
@@ -54,7 +54,7 @@ class Goal:
             loss: measures the loss of the model.
 
         Raises:
-            ConfigError: it is not the only one, or out of its range.
+            ConfigError: it is not the only one, or out of its range; or the loss is not finite.
         """
         given: dict[Cost, float] = {cost: share for cost, share in shares.items() if share is not None}
         if len(given) != 1 or not all(_sensible(cost, share) for cost, share in given.items()):
@@ -67,7 +67,10 @@ class Goal:
             original = copied(axes.model)
             return cls(cost, share, 1.0, lambda now: ratio(now, original))
         if cost == "tolerance":
-            return cls(cost, share, loss(), lambda _: loss())
+            today = loss()
+            if not isfinite(today):
+                raise ConfigError(f"the mean loss of the first batches is {today}: no tolerance can be held against it")
+            return cls(cost, share, today, lambda _: loss())
         return cls(cost, share, _counted(cost, axes, axes.sizes), lambda now: _counted(cost, now, now.sizes))
 
     def bound(self, part: float = 1) -> float:
@@ -93,6 +96,10 @@ class Goal:
     ) -> tuple[Removal, ...]:
         """The smallest removal that meets the goal, or a part of the way to it; of a tolerance, the largest.
 
+        Of operations, parameters and bytes it is the first in the order of the allocator that meets it, less what of it
+        can stay (see `meristem.allocate.Nested`). Latency and the loss are measured, so that amounts are
+        bisected: if they do not rise and fall with the amount, a smaller removal, or a larger one, may do as well.
+
         Args:
             view: gives the model today, with what the criterion needs.
             chosen: the axes that may shrink.
@@ -116,7 +123,7 @@ class Goal:
             if found is None:
                 raise EditError(_OUT_OF_REACH.format(self.cost, self.share**part, "not even if all goes that may"))
             return found
-        found = plans(most, Budget(**{"bytes" if self.cost == "memory" else self.cost: bound}))
+        found = plans(most, Budget(**{"bytes" if self.cost == "memory" else self.cost: max(1.0, bound)}))
         best = _counted(self.cost, axes, sizes_after(axes, found))
         if best > bound:
             raise EditError(_OUT_OF_REACH.format(self.cost, self.share**part, f"{best / self.full:.3g} at best"))
@@ -131,13 +138,15 @@ _OUT_OF_REACH = (
 
 @dataclass(frozen=True)
 class CompensatedWherePossible(Wrapper):
-    """Another criterion, `Compensated` on every axis where that is defined."""
+    """Another criterion, `Compensated` on every axis where that is defined and the other one does not move incumbents
+    itself, as `Compensated` and `MeanKept` do."""
 
     def needs(self, axes: AxisMap, axis: Axis) -> tuple[Statistic, ...]:
         return self._on(axes, axis).needs(axes, axis)
 
     def removal(self, view: View, axis: Axis, units: Sequence[int]) -> Removal:
-        return self._on(view.axes, axis).removal(view, axis, units)
+        plan = self.criterion.removal(view, axis, units)
+        return plan if plan.start is not None else self._on(view.axes, axis).removal(view, axis, units)
 
     def _on(self, axes: AxisMap, axis: Axis) -> Criterion:
         compensated = Compensated(self.criterion)

@@ -59,9 +59,11 @@ def shrink(
 
     In each round: scores from some batches (in eval mode, nothing is trained), one ranking of all units, the smallest
     removal that meets the target, one edit in place, `finetune`. With several rounds the share is approached in equal
-    factors, and units are scored anew each time. Latency is measured on the device of the example, in turn with a copy
-    of the model from before, by bisection over amounts that are tried and taken back; so is the loss for a tolerance,
-    where it is the largest removal that is looked for.
+    factors, and units are scored anew each time. For a target of operations, parameters or memory the removal is the
+    first in the order of the ranking, and what of it can stay does: no axis could keep more, unless another loses more.
+    Latency is measured on the device of the example, in turn with a copy of the model from before, by bisection over
+    amounts that are tried and taken back; so is the loss for a tolerance, where it is the largest removal that is
+    looked for. What is measured need not follow the amount, so another amount may meet these as well.
 
     It is made of `plan_pruning`, `least_within`, `Compensated` and `Edit`, and may be made of others; to prune while
     a model trains, use `Plasticity`.

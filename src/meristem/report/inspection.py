@@ -11,8 +11,13 @@ from meristem.report.summary import COLUMNS, editable_rows, frozen_groups, total
 
 
 def inspection(axes: AxisMap) -> Group:
-    """The editable axes, the frozen ones by reason, unreached parameters and totals."""
+    """The editable axes, the frozen ones by reason, what has a single unit, unreached parameters and totals."""
     parts: list[ConsoleRenderable] = [_editable(axes), _frozen(axes)]
+    if axes.single:
+        single = (
+            f"a single unit, which cannot be followed and so not be edited, is produced by: {', '.join(axes.single)}"
+        )
+        parts.append(Text(f"{single}; unless it is the model's output, build it with 2 units at least", style="yellow"))
     if axes.unreached:
         parts.append(Text(f"not reached by the example input, so frozen: {', '.join(axes.unreached)}", style="yellow"))
     return Group(*parts, Text(totals(axes), style="bold"))

@@ -10,6 +10,12 @@ from typing import TypeAlias
 from meristem.axes.map import Axis, AxisMap
 from meristem.errors import ConfigError
 
+_TODAY = {
+    "parameters": "axes.parameter_count()", "flops": "axes.flops()", "bytes": "axes.byte_count()",
+    "units": "sum(axis.size for axis in axes.editable)",
+}  # fmt: skip
+"""How a model is measured today."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -22,7 +28,7 @@ class Budget:
         bytes: memory of parameters and buffers, tied ones once, or None.
 
     Raises:
-        ConfigError: a bound is not a positive number.
+        ConfigError: a bound is below 1: a share of today's, perhaps, which has to be multiplied by what there is today.
     """
 
     parameters: float | None = None
@@ -33,8 +39,11 @@ class Budget:
     def __post_init__(self) -> None:
         for field in fields(self):
             bound = getattr(self, field.name)
-            if bound is not None and not bound > 0:
-                raise ConfigError(f"a budget of {field.name} must be a positive number, got {bound!r}")
+            if bound is not None and not bound >= 1:
+                raise ConfigError(
+                    f"a budget of {field.name} counts them all, so it must be a number of at least 1, got {bound!r}; "
+                    f"for half of today's give 0.5 * {_TODAY[field.name]}, with axes = meristem.trace(model, example)"
+                )
 
     def __bool__(self) -> bool:
         """Whether anything is bounded."""
@@ -88,7 +97,7 @@ class Bounds:
         return self.at if any(callable(getattr(self, field.name)) for field in fields(self)) else self.at(0)
 
     def at(self, step: int) -> Budget:
-        """The budget of a step. Raises `ConfigError` if a bound is not a positive number then."""
+        """The budget of a step. Raises `ConfigError` if a bound is below 1 then."""
         return Budget(*(_at(bound, step) for bound in (self.parameters, self.flops, self.units, self.bytes)))
 
 

@@ -15,6 +15,7 @@ from meristem.errors import ConfigError, EditError
 from meristem.schedule.looking import Looking
 from meristem.schedule.schedule import State
 from meristem.signals import Activations, Statistic, View
+from meristem.signals.finite import require_finite
 
 
 def effective_dimension(gram: Tensor, cutoff: float = 0.01) -> int:
@@ -32,8 +33,11 @@ def effective_dimension(gram: Tensor, cutoff: float = 0.01) -> int:
 
     Returns:
         between 0 and units. Eigenvalues that rounding in float64 could have made do not count.
+
+    Raises:
+        SignalError: the second moment is not finite.
     """
-    eigenvalues = torch.linalg.eigvalsh(gram.double())
+    eigenvalues = torch.linalg.eigvalsh(require_finite(gram, "the second moment of activations").double())
     rounding = len(gram) * torch.finfo(torch.float64).eps * eigenvalues.abs().max()
     return int((eigenvalues > eigenvalues.new_tensor(cutoff**2).maximum(rounding)).sum())
 

@@ -41,9 +41,14 @@ class Composer:
 
     def __init__(self, axes: AxisMap, axis: Axis) -> None:
         self._axes, self._axis, self._paths = axes, axis, axes.paths[axis.index]
+        into = {path.producer.weight: path.producer for path in self._paths}
+        out = dict.fromkeys(path.consumer.weight for path in self._paths)
+        self._fan_in = tuple(self._block(name, Role.PRODUCES, end.bias) for name, end in into.items())
+        self._fan_out = tuple(self._block(name, Role.READS) for name in out)
 
     def batch(self, heard: Mapping[End, Heard], deltas: Mapping[End, Tensor]) -> Batch | None:
-        """What one pass gives, or None if no path was heard at both ends.
+        """What one pass gives, or None if no path was heard at both ends. Newborns' vectors are composed alike in every
+        pass: of weights that it did not call, gradients are zero.
 
         Args:
             heard: the contractions of the pass.
@@ -61,17 +66,14 @@ class Composer:
                 f"what {changed[0]} read was overwritten before the backward pass; do not modify it in place"
             )
         arrivals = tuple(_arrival(p, heard, deltas, self._columns(p.consumer.weight)) for p in paths)
-        into = {p.producer.weight: p.producer for p in paths}
-        out = {a.path.consumer.weight: a for a in arrivals}
-        fan_in = tuple(
-            Block(name, self._dim(name, Role.PRODUCES), _slice(heard[end].contraction, ins=True), 0, end.bias)
-            for name, end in into.items()
-        )
-        fan_out = tuple(
-            Block(name, self._dim(name, Role.READS), _slice(a.consumer, ins=False), a.positions)
-            for name, a in out.items()
-        )
-        return Batch(arrivals, fan_in, fan_out)
+        return Batch(arrivals, self._fan_in, self._fan_out)
+
+    def _block(self, weight: str, role: Role, bias: str | None = None) -> Block:
+        dim = self._dim(weight, role)
+        shape = self._axes.layouts[weight].shape(self._axes.sizes)
+        shape = (*shape[:dim], *shape[dim + 1 :])
+        each = len(self._columns(weight)) // self._axis.size if role is Role.READS else 1
+        return Block(weight, dim, shape, 0, bias) if each == 1 else Block(weight, dim, (*shape, each), each)
 
     def _columns(self, weight: str) -> Tensor:
         dim = self._axes.layouts[weight].dims[self._dim(weight, Role.READS)]
@@ -93,7 +95,3 @@ def _arrival(path: Path, heard: Mapping[End, Heard], deltas: Mapping[End, Tensor
     x, delta = rows(before.x, before.contraction), rows(delta, consumer)
     reads = rows(after.x, after.contraction)
     return Arrival(path, x, delta, before.contraction, consumer, positions, reads, after.contraction, columns)
-
-
-def _slice(contraction: Contraction, *, ins: bool) -> tuple[int, ...]:
-    return (contraction.ins if ins else contraction.outs, *contraction.kernel)

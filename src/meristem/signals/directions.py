@@ -13,6 +13,7 @@ from meristem.axes.map import Axis, AxisMap
 from meristem.signals import solve
 from meristem.signals.batch import Batch, Block, width
 from meristem.signals.best_move import one_reader, without_best_move
+from meristem.signals.finite import require_finite
 from meristem.signals.sites import obstacle
 from meristem.signals.statistic import Accumulator, Statistic
 
@@ -119,6 +120,8 @@ class _Accumulator(Accumulator):
         self.samples += batch.samples
         if self.asked.whitened:
             moment, count = batch.second_moment
+            read = f"the second moment of what newborns of {self.asked.axis!r} would read"
+            require_finite(moment.diagonal(), read)  # where an entry is not, one of these is not
             self.moment = _sum(self.moment, moment)
             self.count += count
             self.factor = None
@@ -175,7 +178,8 @@ class _Accumulator(Accumulator):
         is known of this batch, of which `last` is, and taken to be the same share of all samples.
         """
         z = self._whitened(y, batch).double()
-        squares, vectors = torch.linalg.eigh(z @ z.T)
+        products = require_finite(z @ z.T, f"the squared gradients at newborns of {self.asked.axis!r}")
+        squares, vectors = torch.linalg.eigh(products)
         order = squares.argsort(descending=True)[: self.asked.count]
         rounding = max(_ROUNDING, torch.finfo(batch.dtype).eps * max(z.shape))
         order = order[squares[order] > squares.max() * rounding**2]
@@ -184,8 +188,8 @@ class _Accumulator(Accumulator):
         incoming = self._unwhitened(vectors.T[order] @ z / values[:, None]).double()
         small = torch.finfo(batch.dtype).eps ** (1 / 3)  # where an activation function is its derivative on either side
         here, there = batch.response(small * incoming, outgoing / small).double().unbind()
-        linear, share = vectors.T[order] @ last.double(), self.samples / batch.samples
-        rest = ((share * linear - vectors.T[order] @ whole.double()) * incoming).sum(1)
+        share = self.samples / batch.samples
+        rest = ((vectors.T[order] @ (share * last - whole).double()) * incoming).sum(1) if whole is not last else 0
         here, there = rest - share * here, rest + share * there
         better = here <= there
         slopes, sign = torch.where(better, here, there), torch.where(better, 1.0, -1.0).to(incoming)[:, None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from meristem.signals.finite import require_finite
+
 CLEAR = 1e-2
 """A factor is computed in less than float64 where its smallest pivot is above this share of the mean eigenvalue."""
 
@@ -17,7 +19,11 @@ def factor(s: Tensor, ridge: float) -> Tensor:
     Args:
         s: symmetric, shape (entries, entries).
         ridge: added to the diagonal, as a share of the mean eigenvalue.
+
+    Raises:
+        SignalError: s is not finite.
     """
+    require_finite(s.diagonal(), "the second moment that is to be inverted")
     mean = s.diagonal().mean(dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
     if s.dtype != torch.float64:
         found, failed = _factored(s.clone(), ridge * mean)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import AxisMap
+from meristem.edit.checks import check_model
 from meristem.errors import SignalError
 from meristem.signals.statistic import Statistic
 
@@ -28,6 +29,9 @@ class View:
         closure: recomputes the training loss, on a batch of the caller's choice; None if the caller gave none.
         generator: where randomness comes from, on the CPU; a function of the controller's seed and the step alone, so
             that resumed and distributed runs draw the same.
+
+    Raises:
+        StaleMapError: the model was edited since the map was made.
     """
 
     axes: AxisMap
@@ -36,6 +40,10 @@ class View:
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     signals: Mapping[Statistic, Any] = field(default_factory=dict)
     closure: Callable[[], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.axes.model_reference() is not None:  # plans that need sizes alone do without
+            check_model(self.axes, ())
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:

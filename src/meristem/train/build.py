@@ -15,7 +15,7 @@ from meristem.axes import AxisMap
 from meristem.errors import ConfigError
 from meristem.grow import METHODS, Method
 from meristem.plasticity import Plasticity
-from meristem.prune import CRITERIA, Criterion
+from meristem.prune import CRITERIA, WRAPPERS, Criterion, Wrapper
 from meristem.schedule import Every, Schedule, Together
 from meristem.train.config import EditConfig, GrowConfig, OptimizerConfig, PruneConfig, TrainConfig
 from meristem.train.data import DataSet
@@ -25,7 +25,7 @@ from meristem.train.models import FACTORIES
 Made = TypeVar("Made", Method, Criterion)
 
 GROWTH: dict[str, type[Method]] = {type(method).__name__: type(method) for method in METHODS}
-DEATH: dict[str, type[Criterion]] = {type(criterion).__name__.lower(): type(criterion) for criterion in CRITERIA}
+DEATH: dict[str, type[Criterion]] = {kind.__name__.lower(): kind for kind in (*map(type, CRITERIA), *WRAPPERS)}
 ALLOCATORS: dict[str, type[Allocator]] = {"uniform": Uniform, "proportional": Proportional}
 
 
@@ -85,7 +85,41 @@ def build_method(config: GrowConfig) -> Method:
 def build_criterion(config: PruneConfig) -> Criterion:
     """The criterion. Raises `ConfigError` if there is none at its path, or it refuses its options."""
     kind = resolve(config.criterion) if ":" in config.criterion else DEATH[config.criterion.lower()]
-    return _made("prune", config.criterion, kind, config.options, Criterion)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.options.items()}
+    if isinstance(kind, type) and issubclass(kind, Wrapper):
+        if "criterion" not in options:
+            raise ConfigError(
+                f"prune: {config.criterion} changes another criterion: give that as its option `criterion`"
+            )
+        options["criterion"] = _inner(options["criterion"])
+    return _made("prune", config.criterion, kind, options, Criterion)
+
+
+def named(given: Any, what: str) -> tuple[str, dict[str, Any]]:
+    """What a name alone, `Magnitude`, or one with its settings, `{Magnitude: {p: 1}}`, stands for: name and settings.
+
+    Args:
+        given: the one or the other.
+        what: how it is called in messages.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(given, str):
+        return given, {}
+    name, options = next(iter(given.items())) if isinstance(given, dict) and len(given) == 1 else (None, None)
+    if not isinstance(name, str) or not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise ConfigError(f"{what} is no criterion; expected a name, or 'Magnitude: {{p: 1}}'")
+    return name, options
+
+
+def _inner(given: Any) -> Criterion:
+    """The criterion that another one changes."""
+    name, options = named(given, f"prune: {given!r}")
+    if ":" not in name and name.lower() not in DEATH:
+        known = ", ".join(kind.__name__ for kind in DEATH.values())
+        raise ConfigError(f"prune: no such criterion: {name!r}; expected one of {known}, or yours as module:name")
+    return build_criterion(PruneConfig(criterion=name, options=options))
 
 
 def _made(part: str, name: str, kind: Any, options: Mapping[str, Any], expected: type[Made]) -> Made:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from meristem.errors import ConfigError
 from meristem.grow import METHODS
-from meristem.prune import CRITERIA
+from meristem.prune import CRITERIA, WRAPPERS
 from meristem.train.experiment import Experiment, Progress, Strict
 from meristem.train.record import Run, RunFolder
 
@@ -75,7 +75,7 @@ class GrowConfig(EditConfig):
 
 class PruneConfig(EditConfig):
     """Deaths by a criterion with its settings: a class of `meristem.prune`, in capitals or not, or one of your own as
-    `module:name`."""
+    `module:name`. One that changes another is given that as `options.criterion`, a name alone or `{name: options}`."""
 
     criterion: str = "magnitude"
     options: dict[str, Any] = Field(default={})
@@ -87,7 +87,7 @@ class PruneConfig(EditConfig):
     @field_validator("criterion")
     @classmethod
     def _known(cls, criterion: str) -> str:
-        names = [type(known).__name__ for known in CRITERIA]
+        names = [kind.__name__ for kind in (*map(type, CRITERIA), *WRAPPERS)]
         if ":" not in criterion and criterion.lower() not in map(str.lower, names):
             raise ValueError(f"no such criterion; expected one of {', '.join(names)}, or yours as module:name")
         return criterion

@@ -13,6 +13,7 @@ from meristem.axes.map import Axis
 from meristem.edit import Trial
 from meristem.errors import ConfigError, SignalError
 from meristem.signals import View
+from meristem.signals.finite import require_finite
 from meristem.signals.twice import twice_differentiable
 
 
@@ -27,7 +28,7 @@ def gradients(view: View, parameters: Sequence[Tensor], *, create_graph: bool = 
 
     Raises:
         ConfigError: there is no closure.
-        SignalError: the closure did not give one finite number with a graph.
+        SignalError: the closure did not give one finite number with a graph, or its gradient is not finite.
     """
     live = [p for p in parameters if p.requires_grad]
     kernels = twice_differentiable() if create_graph else nullcontext()
@@ -43,6 +44,9 @@ def gradients(view: View, parameters: Sequence[Tensor], *, create_graph: bool = 
                 "used up by one"
             ) from error
     by_id = {id(p): g for p, g in zip(live, found, strict=True) if g is not None}
+    names = {id(p): name for name, p in view.axes.model.named_parameters()}
+    for key, gradient in by_id.items():
+        require_finite(gradient.detach(), f"the gradient of the closure's loss with respect to {names.get(key)}")
     return [by_id.get(id(p), torch.zeros_like(p)) for p in parameters]
 
 

@@ -64,19 +64,20 @@ class Moved(Newborns):
         return self.name
 
 
-def apart(side: Side, gathered: Gathered, vectors: Tensor) -> dict[str, Tensor]:
+def apart(side: Side, gathered: Gathered, vectors: Tensor, copies: float = -1.0) -> dict[str, Tensor]:
     """By how much tensors change if incumbents move along vectors and their copies against them. Differentiable.
 
     Args:
         side: the fan-in.
         gathered: how units are duplicated; copies share the fan-out equally.
         vectors: shape (units before the edit, width).
+        copies: by how much of the vectors copies move (default -1: against them).
 
     Returns:
         by name, in the shape after the edit.
     """
     sources = gathered.gather.index
-    signs = torch.where(gathered.gather.newborn_mask, -1.0, 1.0) * (sources >= 0)
+    signs = torch.where(gathered.gather.newborn_mask, copies, 1.0) * (sources >= 0)
     signed = vectors[sources.clamp(min=0).to(vectors.device)] * signs.to(vectors)[:, None]
     found = side.laid(gathered, signed, torch.arange(len(sources)))
     for place in places(side.view, side.axis, Role.READS):

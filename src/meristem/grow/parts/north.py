@@ -13,6 +13,7 @@ from meristem.axes.path import BatchNorm
 from meristem.edit import Explicit, Gather
 from meristem.grow.method import Growth, Method
 from meristem.signals import Block, View, entries
+from meristem.signals.finite import require_finite
 
 
 def fan_ins(view: View, axis: Axis, block: Block) -> Tensor:
@@ -24,6 +25,20 @@ def fan_ins(view: View, axis: Axis, block: Block) -> Tensor:
     if block.bias is not None:
         rows = torch.cat([rows, view.tensors[block.bias][units, None]], 1)
     return rows.double()
+
+
+def finite(axis: Axis, moment: Tensor, block: Block, old: Tensor) -> None:
+    """Raise `SignalError` if what newborns are computed from is not finite.
+
+    Args:
+        axis: where they are born.
+        moment: the second moment of what they would read.
+        block: how their fan-in is composed.
+        old: the incumbents' fan-in.
+    """
+    bias = f" and {block.bias}" if block.bias is not None else ""
+    require_finite(old, f"{block.weight}{bias}, which produce {axis.name!r}")
+    require_finite(moment, f"the second moment of what {block.weight} reads")
 
 
 def mean_norm(fan_in: Tensor) -> float:

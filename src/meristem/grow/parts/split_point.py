@@ -20,6 +20,11 @@ from meristem.grow.parts.kinks import RoundedKinks
 from meristem.grow.parts.moved import Moved, apart
 from meristem.grow.parts.side import Side, normalized, produces
 from meristem.signals import View
+from meristem.signals.finite import require_finite
+
+ROUNDINGS = 16
+"""How many times the unit of rounding curvatures may be off, relative to what cancels: one for each operator on the way
+to the loss and back, about."""
 
 
 def no_split(axes: AxisMap, axis: Axis) -> str | None:
@@ -59,7 +64,8 @@ class SplittingMethod(Method):
 
     @abstractmethod
     def lowest(self, fan_in: Side) -> tuple[Tensor, Tensor]:
-        """Each unit's least curvature, shape (units,), and unit vectors in that direction, shape (units, width)."""
+        """Each unit's least curvature, shape (units,), 0 where it is rounding (`SplitPoint.cleared`), and unit vectors
+        in that direction, shape (units, width)."""
 
     def _fan_in(self, view: View, axis: Axis) -> Side:
         require_closure(view)
@@ -76,16 +82,21 @@ class SplitPoint:
         with RoundedKinks(beta):
             self._gradients = gradients(fan_in.view, self._parameters, create_graph=True)
 
-    def times(self, vectors: Tensor) -> Tensor:
+    def times(self, vectors: Tensor, copies: float = -1.0) -> Tensor:
         """`S_i v_i` for all units at once: both of shape (units, width), float64.
 
         `v^T S_i v` is the second derivative of the loss in e when the copies of unit i are at `w + e v` and `w - e v`.
         Exchanging the copies of a unit leaves the loss as it is, so the mixed derivatives of different units vanish.
+
+        Args:
+            vectors: v.
+            copies: by how much of v the second copies move; with 0 it is the product with the Hessian of the first
+                copies of all units.
         """
         leaves = [p for p in self._parameters if p.requires_grad]
         direction = vectors.detach().requires_grad_()
         with torch.enable_grad():
-            moves = apart(self._fan_in, self._gathered, direction)
+            moves = apart(self._fan_in, self._gathered, direction, copies)
             slope = sum(
                 (g * moves[name].detach().to(g)).sum()
                 for name, g in zip(self._names, self._gradients, strict=True)
@@ -101,7 +112,24 @@ class SplitPoint:
             if not pairs:
                 return torch.zeros_like(vectors)
             (back,) = torch.autograd.grad([moves[n] for n, _ in pairs], direction, [h.to(moves[n]) for n, h in pairs])
-        return back.detach()
+        return require_finite(back.detach(), f"second derivatives at the fan-in of {self._fan_in.axis.name!r}")
+
+    def cleared(self, curvatures: Tensor, start: Tensor) -> Tensor:
+        """Curvatures of all units, zero where they are rounding.
+
+        What the two copies of a unit contribute to `S_i v_i` cancels but for the curvature between them, and so does
+        what other units contribute. So it is rounded in proportion to what one copy contributes, `H_i v` with the
+        Hessian H of the first copies, for a v that two steps of the power method turn to where that is large. Both are
+        in proportion to the loss.
+
+        Args:
+            curvatures: shape (units,).
+            start: of the power method, shape (units, width).
+        """
+        one = self.times(normalized(self.times(start, 0.0)), 0.0)
+        eps = max(torch.finfo(parameter.dtype).eps for parameter in self._parameters)
+        floor = ROUNDINGS * eps * torch.linalg.vector_norm(one, dim=1)
+        return torch.where(curvatures.abs() > floor, curvatures, 0.0)
 
 
 @contextmanager

@@ -52,10 +52,11 @@ def _slices(view: View, axis: Axis, role: Role) -> Tensor:
         if role in place.roles and not place.layout.buffer:
             tensor = view.tensors[place.layout.name].movedim(place.dim, 0)
             units = units_along(place.layout.dims[place.dim], axis.index, view.axes.sizes)
-            order = units.argsort(stable=True)[(units < 0).sum() :].to(tensor.device)
+            order = units.argsort(stable=True)[(units < 0).sum() :]
+            whole = torch.equal(order, torch.arange(len(tensor)))
             dtype = torch.promote_types(tensor.dtype, torch.float32)
-            found.append(tensor[order].to(dtype).reshape(axis.size, -1))
-    return torch.cat(found, 1)
+            found.append((tensor if whole else tensor[order.to(tensor.device)]).to(dtype).reshape(axis.size, -1))
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
 def _scales(view: View, axis: Axis) -> Tensor | None:
