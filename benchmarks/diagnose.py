@@ -1,16 +1,16 @@
 """What a `Monitor` costs: `python -m benchmarks.diagnose`, about three minutes, one thread.
 
-Two copies of a net take turns, ten steps each: one with a monitor that samples one step out of ten, one without. Both
-have newborns, so that cohorts are compared. Wall time, and the CPU time of the process, which other processes on the
-machine disturb less; and the cost of a sample alone, as the difference between the steps of one side. A sample costs
-about a millisecond however small the net is, so the smallest one shows where that weighs most. A monitor makes records
-of several samples at once, so times are means over as many turns, and medians of these.
+A net with newborns, so that cohorts are compared, takes ten steps with a monitor that samples one of them, and ten
+without, in turn; it is the same net, since two copies of one differ by some percent. Wall time, and the CPU time of the
+process, which other processes on the machine disturb less; and the cost of a sample alone, as the difference between
+the steps of one side. A sample costs about a millisecond however small the net is, so the smallest one shows where that
+weighs most. A monitor makes records of several samples at once, so times are means over as many turns, and medians of
+these.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -106,9 +106,7 @@ def training(make: Make, batch: tuple[Tensor, Tensor]) -> tuple[meristem.AxisMap
 def compare(case: str, seconds: float) -> dict[str, Any]:
     """Ten steps with and without a monitor, taking turns."""
     make, batches = CASES[case]
-    batch = batches()
-    axes, watched = training(make, batch)
-    _, bare = training(make, copy.deepcopy(batch))
+    axes, step = training(make, batches())
     never = torch.iinfo(torch.int64).max
     ages = {
         entry["axis"]: torch.tensor(
@@ -123,13 +121,13 @@ def compare(case: str, seconds: float) -> dict[str, Any]:
     def with_monitor() -> None:
         for place in range(EVERY):
             before = time.thread_time()
-            watched()
+            step()
             monitor.step()
             steps[place].append(time.thread_time() - before)
 
     def without() -> None:
         for _ in range(EVERY):
-            bare()
+            step()
 
     times = in_turn(without, with_monitor, seconds)
     monitor.close()
