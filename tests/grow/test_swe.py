@@ -49,9 +49,9 @@ def test_gradients_are_finite_differences_and_the_plan_is_what_was_trained(name,
     make, shape, axis = TASKS[name]
     t = task(make, shape)
     shared = Shared(reseeded(t.view, t.axes[axis]), t.axes[axis], 3, SWE(rank=rank, scale=0.1))
-    size = t.axes[axis].size
+    view, size = t.view, t.axes[axis].size
     with trial(t.axes, [Change(t.axes[axis], Gather.grow(size, 3), ZeroFanOut())]) as tried:
-        for leaf, found in zip(shared.leaves, pulled_back(t.view, tried, shared.tensors(), shared.leaves), strict=True):
+        for leaf, found in zip(shared.leaves, pulled_back(view, tried, shared.tensors(), shared.leaves), strict=True):
             direction = torch.randn_like(leaf)
 
             def at(step, leaf=leaf, direction=direction):
