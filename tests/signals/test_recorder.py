@@ -1,7 +1,5 @@
 """Statistics of ordinary training steps, whatever surrounds the loss."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -192,19 +190,12 @@ def test_equal_statistics_are_recorded_once():
 # ---------------------------------------------------------------------- ranks
 
 
-def each_rank(rank, port, check):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def each_rank(rank, folder, check):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
     try:
         check(rank)
     finally:
         dist.destroy_process_group()
-
-
-def on_two_ranks(check):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(each_rank, (port, check), nprocs=2)
 
 
 def same_everywhere(tensor):
@@ -244,5 +235,5 @@ def check_everything(rank):
 
 
 @pytest.mark.heavy
-def test_ranks_share_what_they_heard_and_what_they_did_not():
-    on_two_ranks(check_everything)
+def test_ranks_share_what_they_heard_and_what_they_did_not(tmp_path):
+    mp.spawn(each_rank, (str(tmp_path), check_everything), nprocs=2)
