@@ -79,7 +79,7 @@ def growth(name, predicted, demand, allocator):
     model, x = build(name)
     axes = trace(model, x)
     chosen = [axes[axis] for axis in predicted]
-    plans = plan_growth(View(axes), chosen, demand, Predicting(predicted=predicted), allocator)
+    plans = plan_growth(View(axes), chosen, demand, Predicting(predicted=predicted), allocator).plans
     return {p.axis.name: p.births for p in plans}, {p.axis.name: p.note for p in plans if p.note}
 
 
@@ -222,7 +222,7 @@ def test_gains_are_needed_where_they_are_divided_by(allocator):
     with pytest.raises(ConfigError, match=r"ZeroFanOut does not predict.*Separately"):
         plan_growth(View(axes), axes.editable, demand, ZeroFanOut(), allocator)
     separately = Separately(grow=Uniform(), prune=allocator)
-    plans = plan_growth(View(axes), axes.editable, demand, ZeroFanOut(), separately)
+    plans = plan_growth(View(axes), axes.editable, demand, ZeroFanOut(), separately).plans
     assert [plan.births for plan in plans] == [2, 2]
 
 
@@ -239,7 +239,7 @@ def test_gains_are_asked_for_only_if_wanted():
     model, x = build("mlp")
     axes = trace(model, x)
     method = Silent(predicted={"0": [1.0] * 9, "3": [1.0] * 9})
-    assert plan_growth(View(axes), axes.editable, Demand("grow", 4), method, Uniform())
+    assert plan_growth(View(axes), axes.editable, Demand("grow", 4), method, Uniform()).plans
     with pytest.raises(AssertionError, match="nobody"):
         plan_growth(View(axes), axes.editable, Demand("grow", 4), method, Bottleneck())
 
@@ -363,7 +363,7 @@ def test_fewer_without_a_reason_is_said_too():
 
     model, x = build("mlp")
     axes = trace(model, x)
-    (plan,) = plan_growth(View(axes), [axes["0"]], Demand("grow", 2), Terse(), Uniform())
+    (plan,) = plan_growth(View(axes), [axes["0"]], Demand("grow", 2), Terse(), Uniform()).plans
     assert (plan.births, plan.note) == (1, "Terse gave 1 of 2 units")
 
 
@@ -391,7 +391,7 @@ def test_units_by_axis_keep_limits_and_are_given_to_no_other():
 def test_units_by_axis_keep_the_budget(asked, bound):
     axes = MLP_AXES
     demand = Demand("grow", asked, Budget(parameters=bound))
-    plans = plan_growth(View(axes), axes.editable, demand, ZeroFanOut(), Uniform())
+    plans = plan_growth(View(axes), axes.editable, demand, ZeroFanOut(), Uniform()).plans
     births = {p.axis.name: p.births for p in plans}
     assert all(births.get(name, 0) <= count for name, count in asked.items())
     assert axes.parameter_count(sizes_after(axes, plans, 1)) <= max(bound, axes.parameter_count())
@@ -419,7 +419,7 @@ def test_separately_keeps_the_limits_of_each():
     both = Separately(grow=Uniform(Limits(maximum=11)), prune=Proportional(Limits(minimum=6)))
     model, x = build("mlp")
     axes = trace(model, x)
-    grown = plan_growth(View(axes), axes.editable, Demand("grow", 20), ZeroFanOut(), both)
+    grown = plan_growth(View(axes), axes.editable, Demand("grow", 20), ZeroFanOut(), both).plans
     pruned = plan_pruning(View(axes), axes.editable, Demand("prune", 20), Magnitude(), both)
     assert {p.axis.name: p.births for p in grown} == {"0": 1, "3": 4}
     assert {p.axis.name: len(p.units) for p in pruned} == {"0": 4, "3": 1}
@@ -482,7 +482,7 @@ def test_scores_that_cannot_be_ranked_are_refused():
 def test_a_budget_counts_the_units_of_the_chosen_axes():
     model, x = build("mlp")
     axes = trace(model, x)
-    (plan,) = plan_growth(View(axes), [axes["0"]], Demand("grow", 9, Budget(units=14)), ZeroFanOut(), Uniform())
+    (plan,) = plan_growth(View(axes), [axes["0"]], Demand("grow", 9, Budget(units=14)), ZeroFanOut(), Uniform()).plans
     assert plan.births == 4
 
 
@@ -531,10 +531,10 @@ def test_a_budget_stops_growth_just_before_and_pruning_just_after(measure, multi
     bound = 3 * size()
     grown = plan_growth(
         View(axes), axes.editable, Demand("grow", 50, Budget(**{measure: bound})), ZeroFanOut(), allocator
-    )
+    ).plans
     births = sum(plan.births for plan in grown)
     assert size(sizes_after(axes, grown, 1)) <= bound
-    more = plan_growth(View(axes), axes.editable, Demand("grow", births + multiple), ZeroFanOut(), allocator)
+    more = plan_growth(View(axes), axes.editable, Demand("grow", births + multiple), ZeroFanOut(), allocator).plans
     assert size(sizes_after(axes, more, 1)) > bound
 
     bound = size() // 2
@@ -550,7 +550,7 @@ def test_a_budget_that_is_reached_leaves_nothing_to_do():
     model, x = build("mlp")
     axes = trace(model, x)
     small, large = Budget(parameters=1), Budget(parameters=1e9)
-    assert not plan_growth(View(axes), axes.editable, Demand("grow", 5, small), ZeroFanOut(), Uniform())
+    assert not plan_growth(View(axes), axes.editable, Demand("grow", 5, small), ZeroFanOut(), Uniform()).plans
     assert not plan_pruning(View(axes), axes.editable, Demand("prune", 5, large), Magnitude(), Uniform())
     (first, second) = plan_pruning(View(axes), axes.editable, Demand("prune", 5, small), Magnitude(), Uniform())
     assert len(first.units) + len(second.units) == 5

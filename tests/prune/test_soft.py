@@ -62,7 +62,7 @@ CALLS = {
     "silence": lambda axes: silence(axes, [Removal(axes.editable[0], (2,))]),
     "removals": lambda axes: removals(axes, 0.5),
     "fold": lambda axes: fold(axes),
-    "View": lambda axes: View(axes),
+    "View": lambda axes: View(axes).tensors,
     "scores": lambda axes: Magnitude().scores(View(axes), axes.editable[0]),
     "dead units": lambda axes: dead_units(axes),
     "slimming": lambda axes: Slimming()(axes),

@@ -8,7 +8,7 @@ from meristem.allocate.division import at_most, axis_by_axis, by_axis, replaceab
 from meristem.allocate.in_step import out_of_step
 from meristem.allocate.limits import Limits, fast_multiple, require_known
 from meristem.allocate.nested import Nested
-from meristem.allocate.planning import plan_growth, plan_limited_growth, plan_next_pruning, plan_pruning
+from meristem.allocate.planning import plan_growth, plan_next_pruning, plan_pruning
 from meristem.allocate.proportional import Proportional
 from meristem.allocate.ranked import Ranked
 from meristem.allocate.selection import Selection, choose, choose_among
@@ -41,7 +41,6 @@ __all__ = [
     "fast_multiple",
     "out_of_step",
     "plan_growth",
-    "plan_limited_growth",
     "plan_next_pruning",
     "plan_pruning",
     "plan_turnover",

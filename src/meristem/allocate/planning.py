@@ -42,16 +42,7 @@ class Growing(NamedTuple):
     notes: tuple[str, ...]
 
 
-def plan_growth(
-    view: View, chosen: Sequence[Axis], demand: Demand, method: Method, allocator: Allocator
-) -> tuple[Growth, ...]:
-    """The plans of `plan_limited_growth`."""
-    return plan_limited_growth(view, chosen, demand, method, allocator).plans
-
-
-def plan_limited_growth(
-    view: View, chosen: Sequence[Axis], demand: Demand, method: Method, allocator: Allocator
-) -> Growing:
+def plan_growth(view: View, chosen: Sequence[Axis], demand: Demand, method: Method, allocator: Allocator) -> Growing:
     """The growth that a demand asks for: one plan for every axis that gains units.
 
     What a method does not give on one axis is offered to the others, within limits and budget, and up to twice what

@@ -107,6 +107,20 @@ def traced_again(axes: AxisMap, history: Sequence[Mapping[str, Any]]) -> AxisMap
     return mapped(axes.model, axes.examples, history)
 
 
+def examples_of(example: Any) -> list[Example]:
+    """What a model is called with, once for each example.
+
+    Args:
+        example: inputs of the model, as for `trace`, or its map, or None.
+
+    Raises:
+        TraceError: it is neither.
+    """
+    if example is None:
+        return []
+    return list(example.examples) if isinstance(example, AxisMap) else [_example(example, {})]
+
+
 def _example(args: Any, kwargs: Mapping[str, Any]) -> Example:
     if isinstance(args, Tensor):
         args = (args,)

@@ -139,8 +139,7 @@ def first_of(batches: Iterable[Any] | None, path: str | None) -> Any:
 def criterion_of(text: str | None) -> Criterion | None:
     """The criterion of a name, `Magnitude`, alone or with settings as in the configuration of `meristem train`,
     `Magnitude: {p: 1}`, also one that changes another, `Normalized: {criterion: Magnitude}`; or one of the user's own,
-    `module:name`. Raises `ConfigError`: there is none, or it refuses its
-    settings.
+    `module:name`. Raises `ConfigError`: there is none, or it refuses its settings.
     """
     if text is None:
         return None

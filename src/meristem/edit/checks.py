@@ -41,6 +41,29 @@ def check_model(axes: AxisMap, edited: Iterable[TensorLayout]) -> dict[str, Tens
     return tensors
 
 
+def check_parameters(axes: AxisMap, names: Iterable[str]) -> list[Tensor]:
+    """These parameters of the model, after a check that they are those of the map: for what looks at a few of them in
+    every training step.
+
+    Raises:
+        StaleMapError: one of them is gone or of another shape.
+    """
+    found: list[Tensor] = []
+    for name in names:
+        layout = axes.layouts[name]
+        tensors = {other: tensor for other in layout.names if (tensor := _parameter(axes.model, other)) is not None}
+        _check_tensor(layout, tensors, layout.shape(axes.sizes))
+        found.append(tensors[name])
+    return found
+
+
+def _parameter(model: nn.Module, name: str) -> Tensor | None:
+    try:
+        return model.get_parameter(name)
+    except AttributeError:  # gone, or no parameter any more
+        return None
+
+
 def _check_tensor(layout: TensorLayout, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
     first = tensors.get(layout.name)
     for name in layout.names:

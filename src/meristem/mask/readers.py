@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,22 +10,23 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from meristem.axes.trace import examples_of
+
 
 def readers(model: nn.Module, names: Iterable[str], example: Any) -> dict[str, str]:
     """What is to be said of each weight with which another module computes, too, when the model runs on an example.
 
     Args:
-        model: the model; it runs once, without gradients.
+        model: the model; it runs once for each example, without gradients.
         names: of parameters.
-        example: a tensor, a tuple of positional or a dict of keyword arguments.
+        example: inputs of the model, as for `meristem.trace`, or its map.
     """
     watch = _Watch(model, names)
-    kwargs = example if isinstance(example, Mapping) else {}
-    args = () if isinstance(example, Mapping) else example if isinstance(example, (tuple, list)) else (example,)
     handles = [h for m in model.modules() for h in watch.follow(m)]
     try:
         with torch.no_grad(), watch:
-            model(*args, **kwargs)
+            for args, kwargs, _ in examples_of(example):
+                model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

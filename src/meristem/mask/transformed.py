@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from meristem.axes.map import AxisMap
 from meristem.axes.recorder import tensors_in
 from meristem.axes.running import untouched
+from meristem.axes.trace import examples_of
 from meristem.errors import TraceError
 from meristem.signals.contraction import read_call
 from meristem.signals.inside import inside
@@ -54,7 +54,7 @@ def transformed(model: nn.Module, names: Iterable[str], example: Any = None) -> 
     with _looking(model):
         for name, module in alone.items():
             _alone(module, wanted[name], mode)
-        for args, kwargs in _arguments(example):
+        for args, kwargs, _ in examples_of(example):
             try:
                 mode.run(model, *args, **kwargs)
             except Exception as error:  # whatever the model raises
@@ -93,29 +93,15 @@ def _alone(module: nn.Module, parameter: nn.Parameter, mode: _Shadows) -> None:
 def _looking(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients, and everything as before afterwards, also what a buffer held."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), untouched(model):
             model.eval()
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
         for buffer, before in buffers:
             if not torch.equal(buffer, before):
                 with torch.no_grad():
                     buffer.copy_(before)
-
-
-def _arguments(example: Any) -> list[tuple[tuple[Any, ...], Mapping[str, Any]]]:
-    """What the model is called with, once for each example."""
-    if example is None:
-        return []
-    if isinstance(example, AxisMap):
-        return [(args, kwargs) for args, kwargs, _ in example.examples]
-    if isinstance(example, Mapping):
-        return [((), example)]
-    return [(tuple(example) if isinstance(example, (tuple, list)) else (example,), {})]
 
 
 def _tensors(tree: Any) -> list[Tensor]:

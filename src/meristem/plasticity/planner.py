@@ -13,7 +13,7 @@ from meristem.allocate import (
     axis_by_axis,
     by_axis,
     cut,
-    plan_limited_growth,
+    plan_growth,
     plan_next_pruning,
     plan_turnover,
     replaceable,
@@ -187,7 +187,7 @@ class Planner:
         for part in PARTS[demand.action]:
             _require_closure(self._given[part], view)
         if demand.action == "grow" and method is not None:
-            growing = plan_limited_growth(view, chosen, demand, method, allocator)
+            growing = plan_growth(view, chosen, demand, method, allocator)
             return Decision(growing.plans, owed=owed, notes=growing.notes)
         if demand.action == "prune" and criterion is not None:
             found = plan_next_pruning(view, chosen, demand, criterion, allocator, owed)

@@ -52,6 +52,9 @@ CRITERIA: tuple[Criterion, ...] = (
 WRAPPERS: tuple[type[Wrapper], ...] = (Compensated, Isomorphic, LAMP, MeanKept, Normalized, Protect)
 """What changes another criterion, given as `criterion`."""
 
+BY_NAME: dict[str, type[Criterion]] = {kind.__name__: kind for kind in (*map(type, CRITERIA), *WRAPPERS)}
+"""Every criterion, and everything that changes one."""
+
 
 def require_defined(criterion: Criterion, axes: AxisMap, chosen: Iterable[Axis]) -> None:
     """Raise `EditError` naming every chosen axis for which a criterion is not defined, why, and which criteria are."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import AxisMap
-from meristem.edit.checks import check_model
+from meristem.edit.checks import check_parameters
 from meristem.errors import ConfigError
 from meristem.prune.penalty import Penalty
 from meristem.prune.scales import batch_norm_scales, scale_vector
@@ -99,9 +99,8 @@ class Polarization(Penalty):
         Raises:
             StaleMapError: the model was edited since the map was made.
         """
-        check_model(axes, ())
-        for name in batch_norm_scales(axes):
-            axes.model.get_parameter(name).clamp_(0, self.most)
+        for scale in check_parameters(axes, batch_norm_scales(axes)):
+            scale.clamp_(0, self.most)
 
     def threshold(self, axes: AxisMap) -> float:
         """The valley between scales that went to 0 and those that stayed, in bins of a hundredth of the box.

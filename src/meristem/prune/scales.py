@@ -7,7 +7,7 @@ from torch import Tensor
 
 from meristem.axes.expression import leaves, units_along
 from meristem.axes.map import Axis, AxisMap, Place, Role, TensorLayout
-from meristem.edit.checks import check_model
+from meristem.edit.checks import check_model, check_parameters
 from meristem.errors import EditError
 from meristem.prune.criterion import Removal
 
@@ -40,8 +40,7 @@ def scale_vector(axes: AxisMap) -> Tensor:
         EditError: there are none.
         StaleMapError: the model was edited since the map was made: give `plasticity.axes` in every step.
     """
-    check_model(axes, ())
-    found = [axes.model.get_parameter(name) for name in batch_norm_scales(axes)]
+    found = check_parameters(axes, batch_norm_scales(axes))
     if not found:
         raise EditError(
             "expected batch normalizations with a scale on editable axes, found none; use a criterion that looks at "

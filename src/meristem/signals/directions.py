@@ -189,7 +189,7 @@ class _Accumulator(Accumulator):
         small = torch.finfo(batch.dtype).eps ** (1 / 3)  # where an activation function is its derivative on either side
         here, there = batch.response(small * incoming, outgoing / small).double().unbind()
         share = self.samples / batch.samples
-        rest = ((vectors.T[order] @ (share * last - whole).double()) * incoming).sum(1) if whole is not last else 0
+        rest = ((vectors.T[order] @ (share * last.double() - whole)) * incoming).sum(1) if whole is not last else 0
         here, there = rest - share * here, rest + share * there
         better = here <= there
         slopes, sign = torch.where(better, here, there), torch.where(better, 1.0, -1.0).to(incoming)[:, None]

@@ -29,9 +29,6 @@ class View:
         closure: recomputes the training loss, on a batch of the caller's choice; None if the caller gave none.
         generator: where randomness comes from, on the CPU; a function of the controller's seed and the step alone, so
             that resumed and distributed runs draw the same.
-
-    Raises:
-        StaleMapError: the model was edited since the map was made.
     """
 
     axes: AxisMap
@@ -41,16 +38,14 @@ class View:
     signals: Mapping[Statistic, Any] = field(default_factory=dict)
     closure: Callable[[], Tensor] | None = None
 
-    def __post_init__(self) -> None:
-        if self.axes.model_reference() is not None:  # plans that need sizes alone do without
-            check_model(self.axes, ())
-
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Every parameter and buffer by each of its qualified names, detached; shapes are those of the map."""
-        model = self.axes.model
-        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        return {name: tensor.detach() for name, tensor in named}
+        """Every parameter and buffer by each of its qualified names, detached; shapes are those of the map.
+
+        Raises:
+            StaleMapError: the model was edited since the map was made.
+        """
+        return {name: tensor.detach() for name, tensor in check_model(self.axes, ()).items()}
 
     @cached_property
     def devices(self) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from meristem.axes import AxisMap
 from meristem.errors import ConfigError
 from meristem.grow import METHODS, Method
 from meristem.plasticity import Plasticity
-from meristem.prune import CRITERIA, WRAPPERS, Criterion, Wrapper
+from meristem.prune import Criterion, Wrapper
+from meristem.prune.catalogue import BY_NAME
 from meristem.schedule import Every, Schedule, Together
 from meristem.train.config import EditConfig, GrowConfig, OptimizerConfig, PruneConfig, TrainConfig
 from meristem.train.data import DataSet
@@ -25,7 +26,7 @@ from meristem.train.models import FACTORIES
 Made = TypeVar("Made", Method, Criterion)
 
 GROWTH: dict[str, type[Method]] = {type(method).__name__: type(method) for method in METHODS}
-DEATH: dict[str, type[Criterion]] = {kind.__name__.lower(): kind for kind in (*map(type, CRITERIA), *WRAPPERS)}
+DEATH: dict[str, type[Criterion]] = {name.lower(): kind for name, kind in BY_NAME.items()}
 ALLOCATORS: dict[str, type[Allocator]] = {"uniform": Uniform, "proportional": Proportional}
 
 

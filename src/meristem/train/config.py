@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from meristem.errors import ConfigError
 from meristem.grow import METHODS
-from meristem.prune import CRITERIA, WRAPPERS
+from meristem.prune.catalogue import BY_NAME
 from meristem.train.experiment import Experiment, Progress, Strict
 from meristem.train.record import Run, RunFolder
 
@@ -87,9 +87,8 @@ class PruneConfig(EditConfig):
     @field_validator("criterion")
     @classmethod
     def _known(cls, criterion: str) -> str:
-        names = [kind.__name__ for kind in (*map(type, CRITERIA), *WRAPPERS)]
-        if ":" not in criterion and criterion.lower() not in map(str.lower, names):
-            raise ValueError(f"no such criterion; expected one of {', '.join(names)}, or yours as module:name")
+        if ":" not in criterion and criterion.lower() not in map(str.lower, BY_NAME):
+            raise ValueError(f"no such criterion; expected one of {', '.join(BY_NAME)}, or yours as module:name")
         return criterion
 
     @model_validator(mode="after")

@@ -46,7 +46,10 @@ def gradients(view: View, parameters: Sequence[Tensor], *, create_graph: bool = 
     by_id = {id(p): g for p, g in zip(live, found, strict=True) if g is not None}
     names = {id(p): name for name, p in view.axes.model.named_parameters()}
     for key, gradient in by_id.items():
-        require_finite(gradient.detach(), f"the gradient of the closure's loss with respect to {names.get(key)}")
+        require_finite(
+            gradient.detach(),
+            f"the gradient of the closure's loss with respect to {names.get(key, 'a tensor of the method')}",
+        )
     return [by_id.get(id(p), torch.zeros_like(p)) for p in parameters]
 
 

@@ -104,7 +104,7 @@ def places(view: View, axis: Axis, *roles: Role) -> list[Place]:
         place
         for place in view.axes.places[axis.index]
         if not place.layout.buffer
-        and view.tensors[place.layout.name].is_floating_point()
+        and view.axes.model.get_parameter(place.layout.name).is_floating_point()  # also while an edit is tried
         and (not roles or place.roles & set(roles))
     ]
 
