@@ -54,8 +54,8 @@ def recorded(axes: AxisMap, statistics: Iterable[Statistic], step: Callable[[], 
 
 
 def everything(axes: AxisMap, name: str) -> tuple[Statistic, ...]:
-    """One of each of the plain statistics of an axis; so many directions that they are exact over several batches."""
-    return SecondMoment(name), Activations(name), Directions(name, 40)
+    """One of each of the plain statistics of an axis."""
+    return SecondMoment(name), Activations(name), Directions(name, 2)
 
 
 def heard(axes: AxisMap, name: str, step: Callable[[], object], **settings) -> list[Batch]:

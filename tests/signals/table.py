@@ -32,12 +32,14 @@ from meristem.signals.step_activity import ActivitySums, StepActivity
 
 
 def every_statistic(name: str) -> tuple[Statistic, ...]:
-    """So many directions that they are exact over several passes; candidates as they are drawn."""
+    """Few directions and all of them; candidates as they are drawn."""
     return (
         Activations(name),
         BestMove(name),
         Directions(name, 40),
-        Directions(name, 40, whitened=True),
+        Directions(name, 2),
+        Directions(name, 2, whitened=True),
+        Directions(name, 2, whitened=True, residual=True),
         Expansion(name, 5, 0),
         FanInGradient(name),
         Proposals(name, 5),

@@ -10,8 +10,9 @@ from torch import nn
 
 from meristem.axes import trace
 from meristem.diagnose import Monitor
+from meristem.errors import SignalError
 from meristem.plasticity.listening import Listening, Target
-from meristem.signals import FanInGradient, UnitActivity
+from meristem.signals import Directions, FanInGradient, UnitActivity
 from meristem.signals.direct import Recording
 from meristem.signals.reads import Reads
 from meristem.signals.sensitivity import Sensitivity
@@ -38,6 +39,38 @@ def test_passes_are_one_step(make, shape, sizes):
     asked = every_statistic("0")
     whole = recorded(axes, asked, lambda: accumulate(model, x, (8,)))
     assert_same(whole, recorded(axes, asked, lambda: accumulate(model, x, sizes)))
+
+
+def images() -> nn.Module:
+    """Where few directions are cheaper to follow than M is to form."""
+    return nn.Sequential(
+        nn.Conv2d(16, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 32, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize("sizes", [(32,), (16, 16), (4,) * 8, (30, 2)], ids=len)
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize(
+    ("make", "shape", "count", "share"),
+    [(mlp, (32, 5), 2, 0.9), (convnet, (32, 2, 8, 8), 3, 0.9), (images, (32, 16, 8, 8), 2, 0.85)],
+    ids=["mlp", "convnet", "followed"],
+)
+def test_few_directions_are_nearly_the_best_however_a_step_is_cut(make, shape, count, share, whitened, sizes):
+    """They were searched for on the first pass alone: of eight passes a third was left."""
+    model, x, axes = built(make, shape)
+    few, all_of_them = Directions("0", count, whitened), Directions("0", 10**6, whitened)
+    found = recorded(axes, (few,), lambda: accumulate(model, x, sizes))[few].values
+    best = recorded(axes, (all_of_them,), lambda: accumulate(model, x, (32,)))[all_of_them].values[:count]
+    assert share < float(found.square().sum() / best.square().sum()) < 1 + 1e-9
+
+
+def test_a_best_move_that_takes_too_much_memory_is_taken_away_of_one_pass_only(monkeypatch):
+    monkeypatch.setattr("meristem.signals.best_move.MOST", 1)
+    model, x, axes = built(mlp, (8, 5))
+    asked = Directions("0", 2, whitened=True, residual=True)
+    assert len(recorded(axes, (asked,), lambda: accumulate(model, x, (8,)))[asked]) == 2
+    with pytest.raises(SignalError, match=r"several passes together.*best_move=False"):
+        recorded(axes, (asked,), lambda: accumulate(model, x, (4, 4)))
 
 
 def test_passes_are_one_step_under_a_scaler():

@@ -61,12 +61,12 @@ class GradMax(Method):
         for path in axes.paths[axis.index]:
             if path.batch_norms:
                 return "batch normalization has no variance to divide by when the fan-in of newborns is zero"
-            (height, slope), above = _at(path.activation, 0.0), _at(path.activation, WAKE)[1]
-            if height != 0:
+            near = _Near.of(path.activation)
+            if near.height != 0:
                 return "the activation function is not 0 at 0, so that newborns with zero fan-in would be seen"
-            if above == 0 and not path.live:  # what the model learns may switch it on
+            if near.above == 0 and not path.live:  # what the model learns may switch it on
                 return "the activation function has derivative 0 around 0"
-            if slope == 0 and above != 0 and path.producer.bias is None:
+            if near.slope == 0 and near.above != 0 and path.producer.bias is None:
                 return "the activation function has derivative 0 at 0, and no bias could move newborns off it"
         return None
 
@@ -82,11 +82,12 @@ class GradMax(Method):
         size = self.scale * _mean_fan_out(view, axis)
         values = entries(found.fan_out, -size * found.outgoing[:given])
         values |= entries(found.fan_in, torch.zeros_like(found.incoming[:given]))
-        asleep = {p.producer.bias for p in view.axes.paths[axis.index] if p.producer.bias and _asleep(p.activation)}
+        near = [(path.producer.bias, _Near.of(path.activation)) for path in view.axes.paths[axis.index]]
+        asleep = {bias for bias, found in near if bias and found.asleep}
         for place in [place for place in values if place[0] in asleep]:
             values[place] = torch.full_like(values[place], WAKE)
         reasons = [f"a bias of {WAKE:g} wakes the activation function"] if asleep else []
-        heights = {_at(p.activation, 0.0)[0] for p in view.axes.paths[axis.index]} - {0.0}
+        heights = {found.height for _, found in near} - {0.0}
         reasons += [f"the activation function is {height:.3g} at 0" for height in sorted(heights)]
         gains = self._gains(found.values, size)[:given]
         note = None if given == count else f"{axis.name}: {given} of {count}, the rank of the candidate gradient"
@@ -107,16 +108,24 @@ def _mean_fan_out(view: View, axis: Axis) -> float:
     return float(unit_norms(view, axis, Role.READS).mean()) or 1.0
 
 
-def _asleep(function: Callable[[Tensor], Tensor]) -> bool:
-    """Whether the gradient at 0 is less than it could be just above."""
-    slope, above = (abs(_at(function, point)[1]) for point in (0.0, WAKE))
-    return slope == 0 or slope < 0.99 * above  # smooth ones differ a little, too
+@dataclass(frozen=True)
+class _Near:
+    """An activation function near 0: its height and slope there, and its slope just above."""
 
+    height: float
+    slope: float
+    above: float
 
-def _at(function: Callable[[Tensor], Tensor], point: float) -> tuple[float, float]:
-    """A function of tensors and its derivative, at one point."""
-    with torch.enable_grad():
-        z = torch.full((1, 1), point, dtype=torch.float64, requires_grad=True)
-        value = function(z)
-        slope = torch.autograd.grad(value.sum(), z, allow_unused=True)[0] if value.requires_grad else None
-    return float(value.detach()), 0.0 if slope is None else float(slope)
+    @classmethod
+    def of(cls, function: Callable[[Tensor], Tensor]) -> _Near:
+        with torch.enable_grad():
+            z = torch.tensor([[0.0], [WAKE]], dtype=torch.float64, requires_grad=True)
+            value = function(z)
+            slopes = torch.autograd.grad(value.sum(), z, materialize_grads=True)[0] if value.requires_grad else 0 * z
+        slope, above = slopes.flatten().tolist()
+        return cls(float(value.detach()[0]), slope, above)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the gradient at 0 is less than it could be just above."""
+        return self.slope == 0 or abs(self.slope) < 0.99 * abs(self.above)  # smooth ones differ a little, too

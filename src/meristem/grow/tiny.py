@@ -58,8 +58,7 @@ class TINY(Method):
         best_move: whether the weights that read the axis make their own best move, `dW = -E[grad h^T] E[h h^T]^-1` at
             the same amplitude, but no farther than `steepness` times their own spectral norm, and newborns supply what
             that cannot: then M is computed with the gradients that it leaves. Default: incumbents stay, and newborns
-            get all of the gradient. Only where one weight reads. Of several passes (gradient accumulation, `listen`
-            above 1) each is freed from its own best move: one of few samples leaves newborns next to nothing.
+            get all of the gradient. Only where one weight reads.
 
     Preserved: nothing; the loss decreases, to first order by the predicted gain. Predicted gain of a newborn: minus the
     derivative of the loss in what it contributes, at 0 and through the true activation function, times what it
@@ -102,8 +101,10 @@ class TINY(Method):
         values = pairs.found.values
         pairs = pairs.first(min(count, int((values > self.threshold * values[:1]).sum())))
         given = len(pairs.found)
-        why = not_linear_at_zero(view.axes, axis) or "the others would contribute nothing"
-        note = None if given == count else f"{axis.name}: {given} of {count}; {why}"
+        note = None
+        if given < count:
+            why = not_linear_at_zero(view.axes, axis) or "the others would contribute nothing"
+            note = f"{axis.name}: {given} of {count}; {why}"
         gather = Gather.grow(axis.size, given) if given else Gather.keep(axis.size, range(axis.size))
         amplitude = self.amplitude
         if given:

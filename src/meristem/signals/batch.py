@@ -19,7 +19,7 @@ from torch import Tensor
 from meristem.axes.path import End, Path
 from meristem.signals.candidate import candidate_gradient, fan_in_gradient, fan_out_gradient, response
 from meristem.signals.contraction import Contraction, rows
-from meristem.signals.linearised import Linearised, linearise
+from meristem.signals.linearised import Linearised, linearise, pointwise
 from meristem.signals.moments import second_moment
 from meristem.signals.precision import precise, wide
 
@@ -89,8 +89,9 @@ class Arrival:
     def between(self) -> Linearised:
         """What stands between the two, with its derivative."""
         like = self.x.new_empty(0, dtype=wide(self.x, self.delta))
+        found = linearise if self.path.mixes_positions else pointwise
         with precise(self.x.device):
-            return linearise(self.path.middle, self.producer.outputs(rows(self.x, self.producer).shape[2:]), like)
+            return found(self.path.middle, self.producer.outputs(rows(self.x, self.producer).shape[2:]), like)
 
 
 @dataclass(frozen=True, eq=False)

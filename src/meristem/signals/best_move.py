@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from math import prod
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap, Role
-from meristem.signals.batch import Batch
+from meristem.signals.batch import Arrival, Batch, width
+from meristem.signals.candidate import candidate_gradient
+from meristem.signals.contraction import rows
 from meristem.signals.convolve import forward, weight_gradient
+from meristem.signals.correlation import split
 from meristem.signals.moments import second_moment
+from meristem.signals.precision import precise
 from meristem.signals.sites import obstacle
 from meristem.signals.solve import factor
 from meristem.signals.statistic import Accumulator, Statistic
+
+MOST = 2**25
+"""So many moments of what a reader reads and what newborns would read are kept at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +93,42 @@ def without_best_move(batch: Batch, ridge: float) -> Batch:
         moved = forward(a.reader, a.reads.to(batch.dtype), weight, bias) / batch.samples
         arrivals.append(replace(a, delta=a.delta + moved.reshape(a.delta.shape)))
     return replace(batch, arrivals=tuple(arrivals))
+
+
+ReaderSums: TypeAlias = "tuple[Tensor, ...]"
+"""Sums over samples and positions of `grad h^T`, `h h^T` and `h x^T`, the last one for each tap of the reader: shapes
+(outs, entries), (entries, entries), (entries, taps * fan-in), with h what the reader reads, x what newborns would."""
+
+
+def reader_sums(batch: Batch) -> ReaderSums | None:
+    """What the best move of several batches together leaves can be told from, in float64; None where the last of the
+    sums has more than `MOST` entries."""
+    a = batch.arrivals[0]
+    if (a.reader.fan_in + 1) * prod(a.consumer.kernel) * width(batch.fan_in) > MOST:
+        return None
+    gradient, moment = _sums(batch)
+    cross = torch.stack([_crossed(batch, a, len(moment)) for a in batch.arrivals]).sum(0, dtype=torch.float64)
+    return gradient, moment, cross
+
+
+def left_by(sums: ReaderSums, matrix: Tensor, samples: int, ridge: float) -> Tensor:
+    """The candidate gradient, as it is after the best move of the reader: `M + dW E[h x^T]`, shape and scale of M."""
+    gradient, moment, cross = sums
+    return matrix + (_solved(gradient, moment, samples, ridge) @ cross / samples).reshape(matrix.shape)
+
+
+def _crossed(batch: Batch, a: Arrival, entries: int) -> Tensor:
+    """`h x^T` along one path: what the candidate gradient would be if the gradient of the loss were h."""
+    consumer, channels = replace(a.consumer, weight=(entries, *a.consumer.weight[1:])), a.reader.fan_in
+    total = torch.zeros(entries, prod(consumer.kernel), width(batch.fan_in), dtype=batch.dtype, device=batch.device)
+    eye = torch.eye(channels, dtype=batch.dtype, device=batch.device).reshape(channels, a.reader.ins, *a.reader.kernel)
+    for x, reads, delta in split(rows(a.x, a.producer), a.reads, a.delta, entries=entries * prod(a.delta.shape[2:])):
+        with precise(batch.device):
+            taps = reads if not a.reader.kernel else forward(a.reader, reads, eye, eye.new_zeros(channels))
+        h = torch.nn.functional.pad(taps.reshape(len(x), channels, -1), (0, 0, 0, entries - channels), value=1.0)
+        found = candidate_gradient(x, h.reshape(len(x), entries, *delta.shape[2:]), a.producer, consumer, a.between)
+        total += found[:, : total.shape[2]].reshape(total.shape)
+    return total.flatten(1)
 
 
 @dataclass(eq=False)

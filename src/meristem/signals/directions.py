@@ -10,19 +10,14 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
+from meristem.errors import SignalError
 from meristem.signals import solve
 from meristem.signals.batch import Batch, Block, width
-from meristem.signals.best_move import one_reader, without_best_move
+from meristem.signals.best_move import ReaderSums, left_by, one_reader, reader_sums, without_best_move
 from meristem.signals.finite import require_finite
 from meristem.signals.sites import obstacle
 from meristem.signals.statistic import Accumulator, Statistic
-
-OVERSAMPLE = 8
-"""So many directions more than asked for are followed, so that the last ones asked for are right too."""
-
-ITERATIONS = 1
-"""Passes of the subspace iteration over the first batch. Each multiplies what separates leading directions from the
-rest by its square (Halko, Martinsson, Tropp 2011, arXiv 0909.4061, section 4.5)."""
+from meristem.signals.subspace import OVERSAMPLE, PASSES, Followed, Formed, Gradient, leading
 
 _ROUNDING = 1e-7
 """Singular values below this share of the largest are rounding: they are roots of eigenvalues in float64."""
@@ -73,15 +68,19 @@ class Found:
 class Directions(Statistic):
     """The leading singular vectors of the candidate gradient M (METHODS: GradMax), or of `M S^-1/2` (TINY).
 
-    Where few directions are wanted of a large M they are found by random projection, without ever forming M.
+    Where few directions are wanted of a large M they are found by random projection, without ever forming M; of several
+    passes (gradient accumulation) then, what is outside of the directions that led so far is lost.
 
     Attributes:
         count: how many directions.
         whitened: whether directions are measured by how far they move the activations: divided by the second moment S
             of what newborns read.
         ridge: what is added to S, as a share of its mean eigenvalue.
-        residual: whether M is that of what the best move of the reader leaves (see `without_best_move`), in each pass
-            by itself.
+        residual: whether M is that of what the best move of the reader leaves (see `without_best_move`).
+
+    Raises:
+        SignalError: (while recording) what the best move leaves is asked for of several passes, and takes too much
+            memory to be added up.
     """
 
     count: int = 1
@@ -101,15 +100,15 @@ class Directions(Statistic):
 
 @dataclass(eq=False)
 class _Accumulator(Accumulator):
-    """Follows a basis of fan-out directions that the first batch gives; exact if it spans all of them."""
+    """Adds up M where it is formed; else follows the directions that lead, which every batch turns anew."""
 
-    kept: ClassVar[tuple[str, ...]] = ("basis", "projected", "whole", "moment", "count", "samples")
+    kept: ClassVar[tuple[str, ...]] = ("matrix", "reader", "basis", "projected", "moment", "count", "samples")
 
     asked: Directions
+    matrix: Tensor | None = None
+    reader: ReaderSums | None = None
     basis: Tensor | None = None
     projected: Tensor | None = None
-    whole: Tensor | None = None
-    """As `projected`, before the best move of the reader is taken away; None where none is."""
     moment: Tensor | None = None
     count: int = 0
     samples: int = 0
@@ -119,40 +118,69 @@ class _Accumulator(Accumulator):
     def add(self, batch: Batch, closing: bool) -> None:
         self.samples += batch.samples
         if self.asked.whitened:
-            moment, count = batch.second_moment
-            read = f"the second moment of what newborns of {self.asked.axis!r} would read"
-            require_finite(moment.diagonal(), read)  # where an entry is not, one of these is not
-            self.moment = _sum(self.moment, moment)
-            self.count += count
-            self.factor = None
-        left = without_best_move(batch, self.asked.ridge) if self.asked.residual else batch
-        if self.basis is None:
-            self.basis = self._first_basis(left)
-        last = _times(left, self.basis)
-        self.projected = whole = _sum(self.projected, last)
+            self._add_moment(batch)
         if self.asked.residual:
-            last = _times(batch, self.basis)
-            self.whole = whole = _sum(self.whole, last)
-        if closing:
-            self.found = self._solve(batch, self.basis, self.projected, whole, last)
+            self._add_reader(batch)
+        if self.reader is not None or (not self.asked.residual and _form(batch, self._rank(batch))):
+            self.matrix = _sum(self.matrix, batch.candidate_gradient)
+            if closing:
+                left = total = Formed(self.matrix)
+                if self.reader is not None:
+                    left = Formed(left_by(self.reader, self.matrix, self.samples, self.asked.ridge))
+                self._search(batch, left, total, Formed(batch.candidate_gradient), closing)
+        else:
+            left = total = Followed(batch, self.basis, self.projected)
+            if self.asked.residual:
+                left = Followed(without_best_move(batch, self.asked.ridge), None, None)
+            self._search(batch, left, total, Followed(batch, None, None), closing)
 
     def result(self) -> Found:
         assert self.found is not None, "no batch was marked as closing"
         return self.found
 
-    def _first_basis(self, batch: Batch) -> Tensor:
-        rows = width(batch.fan_out)
-        rank = min(rows, self.asked.count + OVERSAMPLE)
-        if rank == rows:
-            return torch.eye(rows, dtype=torch.float64, device=batch.device)
-        drawn = torch.randn(rank, rows, dtype=batch.dtype, generator=torch.Generator().manual_seed(0))
-        basis = drawn.to(batch.device)
-        cheap = self.moment is None and _form(batch, rank)  # then M is there, and nothing has to be solved
-        for left in reversed(range(2 * ITERATIONS if cheap else ITERATIONS)):
-            incoming = self._unwhitened(self._whitened(_times(batch, basis), batch))
-            moved = _transposed(batch, incoming)
-            basis = torch.linalg.qr((moved if left else moved.double()).T).Q.T
-        return basis
+    def _rank(self, batch: Batch) -> int:
+        return min(width(batch.fan_out), self.asked.count + OVERSAMPLE)
+
+    def _add_moment(self, batch: Batch) -> None:
+        moment, count = batch.second_moment
+        read = f"the second moment of what newborns of {self.asked.axis!r} would read"
+        require_finite(moment.diagonal(), read)  # where an entry is not, one of these is not
+        self.moment = _sum(self.moment, moment)
+        self.count += count
+        self.factor = None
+
+    def _add_reader(self, batch: Batch) -> None:
+        """What is needed to take away the best move of several batches together, unless it takes too much memory."""
+        first, sums = self.samples == batch.samples, reader_sums(batch)
+        if sums is not None and (first or self.reader is not None):
+            self.reader = sums if self.reader is None else tuple(a + b for a, b in zip(self.reader, sums, strict=True))
+        elif not first:
+            raise SignalError(
+                f"the best move of what reads {self.asked.axis!r} cannot be taken away from several passes together: "
+                "what it reads and what newborns would read have too many moments. Train the recorded step in one "
+                "pass (no gradient accumulation, listen=1), or use best_move=False"
+            )
+
+    def _search(self, batch: Batch, left: Gradient, total: Gradient, last: Gradient, closing: bool) -> None:
+        """The leading directions of what is left.
+
+        Args:
+            batch: the last one.
+            left: M without what the best move of the reader takes; the same as total if that stays.
+            total: M of everything recorded.
+            last: M of the last batch.
+            closing: whether they are asked for; else they are followed.
+        """
+        like = torch.empty(0, dtype=batch.dtype, device=batch.device)
+        solve = None if self.moment is None else lambda y: self._unwhitened(self._whitened(y, batch))
+        basis = leading(left, width(batch.fan_out), self._rank(batch), like, solve)
+        y = left.times(basis)
+        if isinstance(left, Followed):
+            self.basis, self.projected = basis, y
+        if closing:
+            whole = y if left is total else total.times(basis)
+            here = whole if self.samples == batch.samples else last.times(basis)
+            self.found = self._solve(batch, basis, y, whole, here)
 
     def _whitened(self, incoming: Tensor, batch: Batch) -> Tensor:
         """`incoming @ S^-1/2`, with a root of S that is triangular."""
@@ -177,15 +205,16 @@ class _Accumulator(Accumulator):
         With the activation function linearised slopes are known of everything, `whole`. What they differ from that by
         is known of this batch, of which `last` is, and taken to be the same share of all samples.
         """
-        z = self._whitened(y, batch).double()
-        products = require_finite(z @ z.T, f"the squared gradients at newborns of {self.asked.axis!r}")
+        z = self._whitened(y, batch)
+        double = z.double()
+        products = require_finite(double @ double.T, f"the squared gradients at newborns of {self.asked.axis!r}")
         squares, vectors = torch.linalg.eigh(products)
         order = squares.argsort(descending=True)[: self.asked.count]
         rounding = max(_ROUNDING, torch.finfo(batch.dtype).eps * max(z.shape))
         order = order[squares[order] > squares.max() * rounding**2]
         values = squares[order].sqrt()
         outgoing = vectors.T[order] @ basis
-        incoming = self._unwhitened(vectors.T[order] @ z / values[:, None]).double()
+        incoming = self._unwhitened((vectors.T[order] / values[:, None]).to(z) @ z).double()
         small = torch.finfo(batch.dtype).eps ** (1 / 3)  # where an activation function is its derivative on either side
         here, there = batch.response(small * incoming, outgoing / small).double().unbind()
         share = self.samples / batch.samples
@@ -219,18 +248,6 @@ def _sum(total: Tensor | None, more: Tensor) -> Tensor:
     return more if total is None else total.double() + more
 
 
-def _times(batch: Batch, basis: Tensor) -> Tensor:
-    if _form(batch, len(basis)):
-        return basis.to(batch.dtype) @ batch.candidate_gradient
-    return batch.fan_in_gradient(basis)
-
-
-def _transposed(batch: Batch, incoming: Tensor) -> Tensor:
-    if _form(batch, len(incoming)):
-        return incoming.to(batch.dtype) @ batch.candidate_gradient.T
-    return batch.fan_out_gradient(incoming)
-
-
 def _form(batch: Batch, rank: int) -> bool:
     """Whether forming M costs less than the passes by random projection: multiplications per position, over all paths.
 
@@ -242,6 +259,6 @@ def _form(batch: Batch, rank: int) -> bool:
         ins, outs = a.producer.ins, a.consumer.outs
         formed += ins * outs * prod(k + m - 1 for k, m in zip(a.producer.kernel, a.consumer.kernel, strict=False))
         projected += ins * prod(a.producer.kernel) + outs * prod(a.consumer.kernel)
-    projected *= (2 * ITERATIONS + 1) * rank
+    projected *= (2 * PASSES + 1) * rank
     mixing = any(a.path.mixes_positions for a in batch.arrivals)
     return rank >= min(width(batch.fan_in), width(batch.fan_out)) or (formed <= projected and not mixing)

@@ -49,7 +49,7 @@ class Linearised:
 
 
 def linearise(middle: Middle | None, spatial: Sequence[int], like: Tensor) -> Linearised:
-    """Takes the derivative of a middle, and looks, with two samples of two units, whether it multiplies by a constant.
+    """Takes the derivative of a middle, and looks, with four samples of two units, whether it multiplies by a constant.
 
     Args:
         middle: None for the identity.
@@ -63,14 +63,10 @@ def linearise(middle: Middle | None, spatial: Sequence[int], like: Tensor) -> Li
     if middle is None:
         return Linearised(torch.clone, inner, inner, like.new_ones(()))
     generator = torch.Generator().manual_seed(0)
-    drawn = 1 + torch.rand(2, 2, *inner, generator=generator, dtype=torch.float64)
-    alone = drawn.clone()
-    alone[1:] = 0
-    alone[:, 1:] = 0
-    drawn, alone = drawn.to(like), alone.to(like)
-    pushed = _pushing(middle, drawn)
-    answer, lone = pushed(drawn), pushed(alone)
-    if answer.shape[:2] != drawn.shape[:2] or lone[1:].any() or lone[:, 1:].any():
+    drawn = (1 + torch.rand(4, 2, *inner, generator=generator, dtype=torch.float64)).to(like)
+    drawn[2, 1:] = drawn[3] = 0  # one unit of the third sample is alone
+    answer = _pushing(middle, drawn)(drawn)
+    if answer.shape[:2] != drawn.shape[:2] or answer[2, 1:].any() or answer[3].any():
         raise EditError(
             f"expected a middle that maps (batch, units, ...) to (batch, units, ...), each sample and unit alone, got "
             f"one that maps {tuple(drawn.shape)} to {tuple(answer.shape)} or mixes them; leave normalizations out or "
@@ -78,10 +74,17 @@ def linearise(middle: Middle | None, spatial: Sequence[int], like: Tensor) -> Li
         )
     outer = tuple(answer.shape[2:])
     if outer == inner:
-        slope = (answer / drawn).mean()
+        slope = (answer[:2] / drawn[:2]).mean()
         if torch.allclose(answer, drawn * slope, rtol=1e-5, atol=0):
             return Linearised(middle, inner, outer, slope)
     return Linearised(middle, inner, outer, None)
+
+
+def pointwise(middle: Middle, spatial: Sequence[int], like: Tensor) -> Linearised:
+    """As `linearise`, of a middle that is known to be one function of each number."""
+    inner = tuple(spatial)
+    z, h = _at(middle, like.new_empty(1, 1, *(1 for _ in inner)))
+    return Linearised(middle, inner, inner, torch.autograd.grad(h, z, torch.ones_like(h))[0].sum())
 
 
 def _at(function: Middle, like: Tensor) -> tuple[Tensor, Tensor]:

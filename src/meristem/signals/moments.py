@@ -43,14 +43,14 @@ def second_moment(x: Tensor, contraction: Contraction) -> tuple[Tensor, int]:
             half = _unfolded(x, c) if strided else _correlated(x, c)
             torch.add(half, half.mT, out=moment[:, :-1, :-1])
         else:
-            _multiply(x, moment[0, :-1, :-1])
+            gram(x, moment[0, :-1, :-1])
         count = x.shape[0] * math.prod(c.outputs(x.shape[2:]))
         moment[:, -1, :-1] = moment[:, :-1, -1] = _sums(x, c)
         moment[:, -1, -1] = count
     return (moment if c.groups > 1 else moment[0]), count
 
 
-def _multiply(x: Tensor, products: Tensor) -> None:
+def gram(x: Tensor, products: Tensor) -> None:
     """In place: `x.T @ x` of (samples, entries), block row by block row from the diagonal on, the rest their mirror."""
     x = x.to(products.dtype)
     for start in range(0, x.shape[1], _BLOCK):

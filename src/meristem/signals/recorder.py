@@ -30,7 +30,7 @@ class Recorder:
     means are over all samples and positions of all calls and passes, and norms, squares and products with weights are
     taken of the sum. Of several steps the mean loss counts: gradients are averaged, and means are over everything.
     `Sensitivity` averages the squares of steps. Not covered: what looks at single passes, as BatchNorm itself does;
-    what is searched for on the first pass or read off the last one, where the statistic says so; and several calls of
+    what is searched for on a pass or read off the last one, where the statistic says so; and several calls of
     `backward` through one graph, where sizes of gradients of activations add up call by call: call it on the sum.
 
     Only passes that train are heard (see `Backward`): not an evaluation, not what `torch.autograd.grad` does.

@@ -6,7 +6,6 @@ from math import inf
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from meristem.axes.expression import units_along
 from meristem.axes.map import Axis, Role
@@ -15,6 +14,9 @@ from meristem.signals import Move, View, sum_by_unit
 
 _PASSES = 10
 """Power iterations; each makes the norm that is found larger, and never larger than it is."""
+
+_TINY = 1e-30
+"""Lengths below are zero."""
 
 
 def steepness(view: View, axis: Axis) -> float:
@@ -41,7 +43,7 @@ def spectral_norm(matrix: Tensor) -> float:
     """The largest singular value, from below: at least the length of the longest row. Shape (rows, columns)."""
     found = matrix[torch.linalg.vector_norm(matrix, dim=1).argmax()]
     for _ in range(_PASSES):
-        found = matrix.T @ (matrix @ normalize(found, dim=0))
+        found = matrix.T @ (matrix @ (found / torch.linalg.vector_norm(found).clamp(min=_TINY)))
     return float(torch.linalg.vector_norm(found)) ** 0.5
 
 
