@@ -14,6 +14,7 @@ from drawing import draw
 
 from meristem.report.figures import against_compute, against_seconds
 from meristem.report.newborns import newborns_over_age
+from meristem.report.table import seconds_note
 from meristem.study.claim import Finding, Outcome
 from meristem.study.statistics import Interval
 from meristem.study.stored import read_summary
@@ -22,6 +23,9 @@ from meristem.study.summary import ArmSummary, Summary
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGES, FIGURES = ROOT / "benchmarks/results/studies", ROOT / "docs/results", ROOT / "docs/_static/studies"
+
+IN_SECONDS = ("bottleneck",)
+"""Studies that ask for time: their figures over seconds show all arms, with the caveat that tables have."""
 
 COSTS = (Measure("flops", "training FLOPs"), Measure("seconds", "seconds"), Measure("peak_bytes", "memory (bytes)"))
 
@@ -94,9 +98,12 @@ def group(summary: Summary, name: str, arms: Sequence[ArmSummary]) -> Iterator[s
         for arm in arms
     ]
     yield table(titles, rows)
-    figures = {f"{stem}.svg": (against_compute(arms, summary.course), "training compute")}
-    if timed := [arm for arm in arms if arm.name in summary.timed]:
-        figures[f"{stem}-seconds.svg"] = (against_seconds(timed, summary.course), "seconds of training")
+    if caveat := seconds_note(summary):
+        yield f"{caveat}\n"
+    figures = {f"{stem}.svg": (against_compute(arms, summary.course, summary.main), "training compute")}
+    everyone = summary.study in IN_SECONDS
+    if timed := [arm for arm in arms if everyone or arm.name in summary.timed]:
+        figures[f"{stem}-seconds.svg"] = (against_seconds(timed, summary.course, summary.main), "seconds of training")
     for target, (figure, clock) in figures.items():
         draw(figure, FIGURES / target, height=max(420, 24 * len(arms)))
         yield f"```{{image}} ../_static/studies/{target}\n:alt: {summary.course.title} against {clock}\n```\n"

@@ -414,6 +414,30 @@ def test_axes_that_cannot_be_measured_are_listed_with_the_reason():
         Monitor(axes="embed").begin(loop.axes)
 
 
+def test_newborns_whose_activity_cannot_be_measured_are_told_all_the_same():
+    loop = Loop(1, Block, (7, 4))
+    (record,) = loop.run(1)
+    assert str(record) == "step 1: no newborns"
+    loop.edit(("embed", Gather.grow(6, 2)))
+    (record,) = loop.run(1)
+    weight = loop.model.get_parameter("embed.weight").detach()
+    found = record.unmeasured["embed"]
+    assert (found.born, found.age, found.units) == (1, 1, 2)
+    assert found.fan_out is not None
+    assert "embed: 2 newborns of age 1, whose activity cannot be measured, fan-out" in str(record)
+    read = [loop.model.get_parameter(f"{name}.weight").detach() for name in ("up", "head")]
+    out = torch.cat(read).norm(dim=0)
+    assert found.fan_out == pytest.approx(float(out[6:].mean() / out[:6].mean()))
+    assert weight.shape == (8, 4)
+    assert Record.of(json.loads(json.dumps(record.plain()))) == record
+    saved = json.loads(json.dumps(loop.monitor.state_dict()))
+    again = Monitor(1).load_state_dict(saved, loop.axes)
+    assert again.records == loop.monitor.records
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(record)
+    assert "not measured" in console.export_text()
+
+
 class Gated(nn.Module):
     """The second branch is used on demand."""
 

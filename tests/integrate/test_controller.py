@@ -25,6 +25,7 @@ from meristem.integrate import (
     WarmUp,
     Zeros,
 )
+from meristem.integrate.last_batch import LastBatch
 from meristem.prune import Magnitude
 from meristem.schedule import At, Every
 from tests.edit.models import subject
@@ -122,7 +123,9 @@ def test_every_combination_trains_through_births_and_deaths(integrate, make):
     assert all(bool(tensor.isfinite().all()) for tensor in training.model.state_dict().values())
     assert len(training.plasticity.history) > 4
     training.model.eval()
-    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in training.model.modules())
+    hooks = [h for m in training.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    assert all(isinstance(hook, LastBatch) for hook in hooks)
+    assert len(hooks) == any(isinstance(one, RunningStatistics) for one in integrate)
 
 
 def test_hooks_come_with_the_first_birth_and_go_with_the_last_window():

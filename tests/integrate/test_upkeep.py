@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +184,39 @@ class TestRunningStatistics:
         assert torch.equal(model[1].running_mean[:5], plain.model[1].running_mean[:5])
         assert torch.equal(model[1].running_var[:5], plain.model[1].running_var[:5])
 
+    @pytest.mark.parametrize("momentum", [0.1, None])
+    def test_at_birth_they_are_those_of_the_batch_of_that_step(self, momentum):
+        model = nn.Sequential(*normalized(momentum), nn.Dropout())
+        run = Run(lambda p: optim.SGD(p, lr=0.1), RunningStatistics(), model=model)
+        for _ in range(3):
+            self.train(run, 2)
+        x = torch.randn(9, 6, dtype=torch.float64) * 5 + 3
+        model(x).square().mean().backward()
+        run.optimizer.step()
+        copied = deepcopy(model)
+        before, state = copied.state_dict(), torch.get_rng_state()
+        run.grow(2)
+        z = model[0](x)[:, 5:]
+        assert torch.allclose(model[1].running_mean[5:], z.mean(0), rtol=1e-12)
+        assert torch.allclose(model[1].running_var[5:], z.var(0), rtol=1e-12)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(model[1].running_var[:5], before["1.running_var"])
+        assert model[1].num_batches_tracked == before["1.num_batches_tracked"]
+        assert model[1].momentum == momentum
+        (hook,) = copied._forward_pre_hooks.values()
+        assert hook.given is None
+
+    def test_without_a_batch_at_birth_they_begin_afresh(self):
+        run = Run(STILL, RunningStatistics(), model=normalized(0.1))
+        run.model.eval()
+        run.model(torch.randn(9, 6, dtype=torch.float64))
+        run.model.train()
+        with torch.no_grad():
+            run.model(torch.randn(9, 6, dtype=torch.float64))
+        run.grow(2)
+        assert run.model[1].running_mean[5:].tolist() == [0, 0]
+        assert run.model[1].running_var[5:].tolist() == [1, 1]
+
     def test_evaluation_in_between_and_no_batch_at_all_change_nothing(self):
         run = Run(STILL, RunningStatistics(), model=normalized(0.1))
         run.grow(1)
@@ -238,7 +272,7 @@ class TestRunningStatistics:
         run = Run(STILL, [RunningStatistics(tolerance=0.1)], model=normalized(0.5))
         run.grow(1)
         layers = [m for m in run.model.modules() if m._forward_hooks or m._forward_pre_hooks]
-        assert not layers
+        assert layers == [run.model]  # for the batch that newborns are measured on
         for _ in range(3):
             self.train(run, 1)
         assert run.hooks == 1

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from meristem.report.figures import against_compute, against_seconds, widths_over_time
-from meristem.report.findings import correction, findings_table, rows, tally
+from meristem.report.figures import against_compute, against_seconds, log_axis, widths_over_time
+from meristem.report.findings import correction, deciding, findings_table, rows, tally
 from meristem.report.study import write_report
-from meristem.report.table import cost_cells, summary_table
+from meristem.report.table import cost_cells, seconds_note, summary_table
+from meristem.study.claim import Claim, Finding, Outcome
 from tests.report.browser import load
 from tests.report.runs import SUMMARY
 
@@ -89,6 +90,69 @@ def test_compute_figure_shows_every_arm_with_its_band():
     assert [list(line["y"]) for line in timed] == [list(line["y"]) for line in lines]
 
 
+def test_main_arms_come_first_and_the_others_are_hidden():
+    names = list(ARMS)
+    lines = [t for t in drawn(against_compute(SUMMARY.arms, SUMMARY.course, [names[2], "elsewhere"])) if "name" in t]
+    assert [line["name"] for line in lines] == [names[2], *(name for name in names if name != names[2])]
+    assert [line["visible"] for line in lines] == [True, *["legendonly"] * (len(names) - 1)]
+    found = against_compute(SUMMARY.arms, SUMMARY.course, ["elsewhere"])
+    assert all(line["visible"] is True for line in drawn(found))
+
+
+def test_numbers_at_axes_are_written_alike_and_compute_is_counted_in_a_fitting_unit():
+    figure = against_compute(SUMMARY.arms, SUMMARY.course)
+    assert figure.layout.xaxis.title.text == "training compute (GFLOP)"
+    tiny = [replace(arm, courses={"accuracy": replace(c, flops=[f / 1e5 for f in c.flops])})
+            for arm in SUMMARY.arms for c in [arm.courses["accuracy"]]]  # fmt: skip
+    small = against_compute(tiny, SUMMARY.course)
+    assert small.layout.xaxis.title.text == "training compute (MFLOP)"
+    assert list(drawn(small)[1]["x"]) == pytest.approx([0.4, 0.8, 1.2])
+    for made in (figure, small, widths_over_time(ARMS["grown"].structure)):
+        assert made.layout.xaxis.tickformat == made.layout.yaxis.tickformat == ",~r"
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([3.0, 40.0], [2, 5, 10, 20, 50]), ([0.004, 0.0, 70.0], [0.001, 0.01, 0.1, 1, 10, 100]), ([], [0.5, 1, 2, 5])],
+)
+def test_logarithmic_axes_have_round_ticks_around_what_they_show(values, ticks):
+    found = log_axis(values)["tickvals"]
+    start = min(range(len(found)), key=lambda index: abs(found[index] - ticks[0]))
+    assert found[start : start + len(ticks)] == pytest.approx(ticks)
+
+
+def outcome(p: float, verdict: str, what: str) -> Outcome:
+    return Outcome(what, "above", "t-test", 0.1, 0.0, 0.2, 1.0, "d_z", p, verdict, 3)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "decisive"),
+    [
+        (("reproduced", "reproduced", "reproduced"), "b"),
+        (("reproduced", "undecided", "undecided"), "b"),
+        (("undecided", "reproduced", "not reproduced"), "c"),
+    ],
+)
+def test_the_number_beside_a_verdict_is_that_of_the_test_which_decides_it(verdicts, decisive):
+    tests = [outcome(p, verdict, what) for p, verdict, what in zip((0.01, 0.04, 0.001), verdicts, "abc", strict=True)]
+    assert deciding(SUMMARY, Finding(Claim("it is so", ()), tuple(tests))).what == decisive
+
+
+def test_every_table_with_seconds_says_what_they_are_worth(page):
+    assert "the machine did other work at the same time" in seconds_note(SUMMARY)
+    names = list(ARMS)
+    assert f"but for those of {names[0]}, which had it alone" in seconds_note(replace(SUMMARY, timed=(names[0],)))
+    assert seconds_note(replace(SUMMARY, timed=tuple(names))) == ""
+    assert " ".join(page.read_text().split()).count(seconds_note(SUMMARY)) >= 2
+    assert "other work at the same time" in " ".join(printed(summary_table(SUMMARY)).split())
+
+
+def test_large_estimates_have_prefixes():
+    found = outcome(0.01, "reproduced", "flops")
+    row = rows(SUMMARY, Finding(Claim("it is so", ()), (replace(found, estimate=8.5e10, low=4e9, high=1.2e11),)))[0]
+    assert row.estimate == "85 G [4 G, 120 G]"
+
+
 def test_two_seeds_have_no_band():
     few = [replace(arm, seeds=arm.seeds[:2]) for arm in SUMMARY.arms]
     traces = drawn(against_compute(few, SUMMARY.course))
@@ -132,7 +196,7 @@ def test_a_browser_draws_every_figure_without_an_error(page, tmp_path, width, da
 def test_a_reader_chooses_an_arm_hides_a_line_and_downloads_a_figure(page, tmp_path):
     acts = tmp_path / "acts.html"
     script = """<script>addEventListener("load", () => setTimeout(async () => {
-      const choice = document.querySelector("select");
+      const choice = document.querySelectorAll("select")[1];
       choice.selectedIndex = 1;
       choice.dispatchEvent(new Event("change"));
       document.querySelector(".legend button").click();
@@ -144,7 +208,7 @@ def test_a_reader_chooses_an_arm_hides_a_line_and_downloads_a_figure(page, tmp_p
     loaded = load(acts, tmp_path / "profile")
     assert loaded.console == []
     assert loaded.dom.count('<button aria-pressed="false"') == 1
-    assert 'data-saved="Test accuracy against training compute"' in loaded.dom
+    assert 'data-saved="Test accuracy over training against training compute"' in loaded.dom
     widths = loaded.dom.split('id="plot-2"')[1].split('id="plot-3"')[0]
     assert widths.count('class="point"') == 1  # the pruned arm: one death
 

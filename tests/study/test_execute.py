@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from meristem.errors import ConfigError, MeristemError
+from meristem.study.environment import machine
 from meristem.study.execute import collect, execute, require_complete
 from meristem.train.config import GrowConfig, ModelConfig, TrainConfig
 from meristem.train.experiment import carry_out
@@ -35,12 +36,17 @@ def test_all_arms_and_seeds_are_run_once(tmp_path):
     assert set(seen.values()) == {(1, 1)}
     assert len(seen) == 4
     assert all(run.changes for run in outcome.runs["grown"])
+    (sitting,) = outcome.sittings
+    assert (sitting.jobs, sitting.runs, sitting.machine) == (2, 4, machine())
+    assert sum(run.costs.seconds for runs in outcome.runs.values() for run in runs) / 2 < sitting.seconds < 300
     before = written(tmp_path)
     assert len(before) == 4
     assert execute(both, tmp_path) == outcome
     assert written(tmp_path) == before
     more = execute(plan(3, fixed=BASE, grown=GROWN), tmp_path)
     assert {arm: runs[:2] for arm, runs in more.runs.items()} == outcome.runs
+    assert more.sittings[0] == sitting
+    assert [each.runs for each in collect(plan(3, fixed=BASE, grown=GROWN), tmp_path).sittings] == [4, 2]
     assert before.items() <= written(tmp_path).items()
     assert len(written(tmp_path)) == 6
 
@@ -59,6 +65,16 @@ def test_a_failure_and_a_death_leave_the_others_alone_and_are_tried_again(tmp_pa
     with pytest.raises(MeristemError, match="4 runs failed"):
         require_complete(outcome)
     assert len(execute(plan(2, **arms), tmp_path).failures) == 4
+
+
+@pytest.mark.heavy
+def test_what_a_run_takes_does_not_depend_on_the_runs_before_it(tmp_path):
+    both = plan(2, first=Coin(kept=2**28), second=Coin())
+    outcome = execute(both, tmp_path, jobs=1)
+    first, second = ([run.costs.peak_bytes for run in outcome.runs[arm]] for arm in ("first", "second"))
+    assert max(second) - min(second) < 2**22
+    assert 2**28 - 2**22 < min(first) - max(second) < 2**28 + 2**22
+    assert len({mark.read_text() for mark in tmp_path.rglob("alive")}) == 4
 
 
 KILLED = """

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from meristem.errors import ConfigError
+from meristem.report.study import write_report
 from meristem.study import Arm, Scale, Study
 from meristem.study.catalogue import find, names
+from meristem.study.environment import Sitting
 from meristem.study.execute import Outcome
 from meristem.study.stored import read_summary
 from meristem.study.structure import MOST, structure
@@ -62,6 +64,19 @@ def test_summaries_come_back_from_their_file(tmp_path):
     assert found.measures == SUMMARY.measures
     with pytest.raises(ConfigError, match="holds no results"):
         read_summary(tmp_path / "none.json")
+
+
+def test_results_tell_how_long_the_study_took_on_what_and_how_many_runs_went_at_a_time(tmp_path):
+    sittings = (Sitting(3000.0, 2, 10, "here"), Sitting(840.0, 4, 2, "there"))
+    summary = summarize(PLAN, Outcome(RESULTS, sittings=sittings))
+    summary.write(tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text())["sittings"][1]["jobs"] == 4
+    found = read_summary(tmp_path / "results.json")
+    assert (found.sittings, found.machine) == (sittings, "here; there")
+    assert found.effort == "12 runs in 64 minutes by the clock, 2 or 4 at a time"
+    assert SUMMARY.effort == ""
+    write_report(tmp_path / "report.html", found)
+    assert found.effort in (tmp_path / "report.html").read_text()
 
 
 def test_courses_are_means_over_seeds_where_all_were_measured():

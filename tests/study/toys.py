@@ -11,17 +11,21 @@ import torch
 
 from meristem.study import Arm, Claim, Experiment, Greater, Log, Measure, Plan, Progress, Run, RunFolder, Scale, Study
 
+_KEPT: list[torch.Tensor] = []
+
 
 class Coin(Experiment):
-    """Tosses a coin; its result follows from the seed."""
+    """Tosses a coin; its result follows from the seed. The process keeps so many bytes, as caches do."""
 
     heads: float = 0.5
     seconds: float = 0.0
     fails: bool = False
     dies: bool = False
+    kept: int = 0
 
     def run(self, data: Any, place: RunFolder, progress: Progress) -> Run:
         torch.manual_seed(self.seed)
+        _KEPT.append(torch.ones(self.kept, dtype=torch.uint8))
         log, share = Log(place), 0.0
         for step in range(1, 6):
             share += float(torch.rand(()) < self.heads) / 5

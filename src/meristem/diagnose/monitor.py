@@ -67,7 +67,8 @@ class Monitor:
     Args:
         every: how many optimizer steps lie between samples.
         axes: which axes: patterns of names, a predicate, or all editable ones (None). Those whose activity cannot be
-            measured are listed in `undefined`.
+            measured are listed in `undefined`; of their newborns records have age, fan-in and fan-out (see
+            `Record.unmeasured`).
         threshold: from where on a unit counts as active.
         cohorts: how many cohorts of an axis are told apart.
         keep: how many records are kept.
@@ -132,7 +133,7 @@ class Monitor:
         self._forget()
         watched = Watched.of(axes, choose(axes, self._selection))
         self._step, self._sample = step, self._next(step)
-        for name in watched.names:
+        for name in watched.known:
             born = torch.full((axes.by_name[name].size,), ALWAYS_THERE)
             age = (ages or {}).get(name)
             if age is not None:
@@ -175,7 +176,7 @@ class Monitor:
             return
         watched = before.after(axes, self._selection)
         self._settled().edited(before.new_edits(axes), self._step)
-        self._memory.courses = {name: self._memory.courses[name] for name in watched.names}
+        self._memory.courses = {name: self._memory.courses[name] for name in watched.known}
         self.close()
         if self._extra is None or self._step - self._extra >= self._every:
             self._extra, self._sample = self._step, self._step + 1
@@ -280,7 +281,7 @@ class Monitor:
         """The memory, with records of all samples."""
         while self._waiting:
             sample = self._waiting.pop(0)
-            record = self._memory.sampled(sample.tables(), sample.silent, sample.step)
+            record = self._memory.sampled(sample.tables(), sample.silent, sample.norms, sample.step)
             for sink in self._sinks:
                 sink(record)
         return self._memory

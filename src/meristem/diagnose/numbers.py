@@ -24,6 +24,7 @@ class Sample:
         silent: axes that were not heard, with the reason.
         sizes: by name of axis, its number of units.
         rows: for each of them, what sums of activities and sums of gradients are to be divided by.
+        norms: by name of axes whose activity cannot be measured, the squared norms of fan-in and fan-out.
         numbers: sums, squares of norms, and anything where the utility will be: measure by measure, axis by axis.
     """
 
@@ -31,6 +32,7 @@ class Sample:
     silent: Mapping[str, str]
     sizes: Mapping[str, int]
     rows: tuple[tuple[int, int], ...]
+    norms: Mapping[str, tuple[Tensor, Tensor]]
     numbers: Tensor
 
     @property
@@ -62,11 +64,12 @@ class Weights:
     Args:
         axes: the map.
         names: of the axes.
+        others: of those whose activity cannot be measured.
     """
 
-    def __init__(self, axes: AxisMap, names: Iterable[str]) -> None:
-        self._model = axes.model
-        chosen = {name: axes.by_name[name] for name in names}
+    def __init__(self, axes: AxisMap, names: Iterable[str], others: Iterable[str] = ()) -> None:
+        self._model, self._others = axes.model, tuple(others)
+        chosen = {name: axes.by_name[name] for name in (*names, *self._others)}
         self._used = tuple(dict.fromkeys(weight for axis in chosen.values() for weight in weights_of(axes, axis)))
         self._slices = {
             name: (Slices(axes, axis, Role.PRODUCES), Slices(axes, axis, Role.READS)) for name, axis in chosen.items()
@@ -82,7 +85,11 @@ class Weights:
             rows.append((active, size, found.gradient, into, out, found.fan_in_squares, found.fan_out_squares, size))
         sizes = {name: len(found.gradient) for name, found in sums.items()}
         counts = tuple((found.read_rows, found.given_rows) for found in sums.values())
-        return Sample(step, silent, sizes, counts, _joined(rows))
+        norms: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in self._others:
+            into, out = self._slices[name]
+            norms[name] = into.squares(tensors), out.squares(tensors)
+        return Sample(step, silent, sizes, counts, norms, _joined(rows))
 
 
 def _joined(rows: list[tuple[Tensor, ...]]) -> Tensor:

@@ -98,6 +98,24 @@ class AxisRecord:
 
 
 @dataclass(frozen=True)
+class Unmeasured:
+    """The youngest newborns of an axis whose activity cannot be measured: what is defined of them all the same.
+
+    Attributes:
+        born: the optimizer step after which they were inserted.
+        age: optimizer steps since then.
+        units: how many of them are left.
+        fan_in, fan_out: the mean norms of their weights divided by those of all older units; None where there are none.
+    """
+
+    born: int
+    age: int
+    units: int
+    fan_in: float | None
+    fan_out: float | None
+
+
+@dataclass(frozen=True)
 class Death:
     """One unit that an edit removed.
 
@@ -128,6 +146,7 @@ class Record:
         survivors: by name of axis, how the units that were left changed over the removals since the last record.
         deaths: who was removed since the last record.
         silent: axes that were not heard in this step, with the reason.
+        unmeasured: by name of axis, the youngest newborns of axes whose activity cannot be measured.
     """
 
     step: int
@@ -135,6 +154,7 @@ class Record:
     survivors: Mapping[str, Stability]
     deaths: tuple[Death, ...] = ()
     silent: Mapping[str, str] = field(default_factory=dict)
+    unmeasured: Mapping[str, Unmeasured] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Record:

@@ -122,7 +122,7 @@ class Saved(BaseModel):
         deep = any(record.after is not None for record in parsed(axes.history))
         same = [axes.by_name[name] for name in found if name in axes.by_name]
         watched = Watched.of(axes, same if deep else choose(axes, selection))
-        sizes = {name: axes.by_name[name].size for name in watched.names}
+        sizes = {name: axes.by_name[name].size for name in watched.known}
         if found != sizes:
             raise CheckpointError(
                 f"the state is of another model, or its edits were not replayed: expected the axes {sizes}, got {found}"

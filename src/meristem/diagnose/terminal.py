@@ -31,12 +31,16 @@ def verdict(cohort: Cohort) -> Verdict:
 
 
 def line(record: Record) -> str:
-    """One line: of every axis with newborns its youngest cohort."""
+    """One line: of every axis with newborns its youngest cohort, also where its activity cannot be measured."""
     parts = [
         f"{name}: {c.units} newborns of age {c.age}, R_act {_number(c.activation)}, R_grad {_number(c.gradient)}, "
         f"fan-out {_number(c.fan_out)}: {verdict(c)}"
         for name, axis in record.axes.items()
         for c in axis.cohorts[-1:]
+    ]
+    parts += [
+        f"{name}: {c.units} newborns of age {c.age}, whose activity cannot be measured, fan-out {_number(c.fan_out)}"
+        for name, c in record.unmeasured.items()
     ]
     deaths = f"{len(record.deaths)} units died" if record.deaths else ""
     return f"step {record.step}: " + ("; ".join([*parts, *([deaths] if deaths else [])]) or "no newborns")
@@ -54,6 +58,8 @@ def table(record: Record) -> Table:
         for c in axis.cohorts:
             numbers = (_number(ratio) for ratio in (c.activation, c.gradient, c.fan_out))
             found.add_row(name, str(axis.size), str(c.units), str(c.age), *numbers, verdict(c))
+    for name, c in record.unmeasured.items():
+        found.add_row(name, "", str(c.units), str(c.age), "", "", _number(c.fan_out), "not measured")
     return found
 
 

@@ -28,6 +28,11 @@ class Watched:
     names: tuple[str, ...]
     undefined: Mapping[str, str]
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of all axes that were chosen, whether their activity can be measured or not."""
+        return (*self.names, *(name for name in self.undefined if name in self.axes.by_name))
+
     @classmethod
     def of(cls, axes: AxisMap, chosen: Sequence[Axis]) -> Watched:
         """Those of the chosen axes that can be. Raises `ConfigError` if there is none."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from meristem.axes.map import Axis, AxisMap
 from meristem.edit import StatePolicy
+from meristem.integrate.last_batch import LastBatch
 from meristem.integrate.young import YoungEntries
 
 Group = Mapping[str, Any]
@@ -58,6 +59,7 @@ class Cohorts:
         new: likewise, which of them the edit just now inserted; bool.
         updates: for every birth how often the optimizer has made a step since.
         resumed: whether training goes on after an interruption: then what the model holds may be loaded later.
+        batch: what the model was trained on last, for integrators that ask for it with `measures`; else None.
     """
 
     axes: AxisMap
@@ -66,6 +68,7 @@ class Cohorts:
     new: Mapping[str, Tensor]
     updates: Mapping[int, int]
     resumed: bool = False
+    batch: LastBatch | None = None
 
     def young(self, axis: Axis, window: float) -> Tensor:
         """The births of those units of an axis that started from nothing less than `window` steps ago, -1 for all
@@ -99,6 +102,9 @@ class Integrator:
 
     spares_decay: ClassVar[bool] = False
     """Whether the factor leaves out decoupled weight decay: corrections of moments do, learning rates do not."""
+
+    measures: ClassVar[bool] = False
+    """Whether `upkeep` needs the batch that the model was trained on last."""
 
     @property
     def state(self) -> StatePolicy | None:

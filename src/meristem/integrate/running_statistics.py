@@ -1,31 +1,38 @@
-"""RunningStatistics: batch normalization knows a newborn's mean and variance from its first batch on."""
+"""RunningStatistics: batch normalization knows a newborn's mean and variance from its birth on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from meristem.axes.expression import leaves, units_along
 from meristem.errors import CheckpointError, ConfigError
 from meristem.integrate.integrator import Cohorts, Integrator
+from meristem.integrate.last_batch import LastBatch
 
 STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class RunningStatistics(Integrator):
-    """Running means and variances of newborns are averages over the batches since their birth, and of nothing else.
+    """Running means and variances of newborns are measured at birth; then they are averages over the batches since, and
+    of nothing else.
 
-    A newborn's running statistics begin with 0 and 1, which the exponential average of momentum m forgets by a share m
-    at every batch: until then, evaluation normalizes the newborn by numbers that were never measured. The average over
-    the t batches since birth alone is got by taking that beginning out again, as Adam takes the bias out of its moments
-    (derived). After every optimizer step, with `old` what stood there after the step before,
+    At birth the grown model is run once more on the batch of that step (the last forward pass of it), in training mode
+    and without gradients, and newborns' statistics are those of this batch. For that the model has a hook that keeps
+    its last batch. Where there is none (no step yet, a compiled model, a model whose parts are called one by one), or
+    the model is in eval mode, they begin with 0 and 1.
+
+    What running statistics begin with, the exponential average of momentum m forgets by a share m at every batch,
+    however little it fits the newborn as it has become. The average over the t batches since birth alone is got by
+    taking that beginning out again, as Adam takes the bias out of its moments (derived). After every optimizer step,
+    with `old` what stood there after the step before,
 
         running <- old + (running - old) / (1 - (1 - m) ** t).
 
@@ -33,7 +40,7 @@ class RunningStatistics(Integrator):
     in its life. The layer's own count of batches says how many there were, so gradient accumulation is right, too.
 
     Exact: it is what a new layer of the same settings would have gathered from the same batches, rid of its beginning.
-    No hook on any layer, no pass through the model. Copies keep what they took over from their parent.
+    One forward pass for each edit. Copies keep what they took over from their parent.
 
     Preserved: training, in which running statistics have no part; incumbents' statistics, bit for bit.
     Fails: layers other than PyTorch's `BatchNorm*` and `SyncBatchNorm` and classes derived from them stay as they are
@@ -48,6 +55,8 @@ class RunningStatistics(Integrator):
         ConfigError: the tolerance is not between 0 and 1.
     """
 
+    measures: ClassVar[bool] = True
+
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -55,6 +64,8 @@ class RunningStatistics(Integrator):
             raise ConfigError(f"RunningStatistics: expected a tolerance between 0 and 1, got {self.tolerance!r}")
 
     def upkeep(self, cohorts: Cohorts, memory: Any) -> _Layers | None:
+        if cohorts.batch is not None and not cohorts.resumed:
+            _measure(cohorts, cohorts.batch)
         layers = list(_layers(cohorts, memory or {}, self.tolerance))
         return _Layers(layers) if layers else None
 
@@ -157,16 +168,50 @@ class _Layer:
         return math.log(self._tolerance / (1 + self._tolerance)) / math.log(1 - momentum) if momentum < 1 else 1
 
 
+def _measure(cohorts: Cohorts, batch: LastBatch) -> None:
+    """Give newborns of today the statistics of a batch, as the layers themselves compute them: with momentum 1 these
+    are their running statistics. All other buffers stay as they are."""
+    model = cohorts.axes.model
+    found = {name: (module, _births(cohorts, f"{name}.{STATISTICS[0]}")[1]) for name, module in _kept(model)}
+    born = {name: (module, new) for name, (module, new) in found.items() if module.training and bool(new.any())}
+    if not born:
+        return
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    momenta = {name: module.momentum for name, (module, _) in born.items()}
+    measured: dict[str, Tensor] = {}
+    try:
+        for module, _ in born.values():
+            module.momentum = 1.0
+        if batch.repeat(model):
+            buffers = dict(model.named_buffers())
+            measured = {f"{name}.{key}": buffers[f"{name}.{key}"].clone() for name in born for key in STATISTICS}
+    finally:
+        for name, momentum in momenta.items():
+            born[name][0].momentum = momentum
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(before[name])
+    for name, values in measured.items():
+        new = born[name.rpartition(".")[0]][1].to(values.device)
+        buffer = model.get_buffer(name)
+        buffer[new] = values[new]
+
+
+def _kept(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    """The layers that gather running statistics, by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.num_batches_tracked is not None and module.momentum != 0:
+            yield name, module
+
+
 def _layers(cohorts: Cohorts, memory: Mapping[str, Any], tolerance: float) -> Iterator[_Layer]:
-    for name, module in cohorts.axes.model.named_modules():
-        if not isinstance(module, _BatchNorm) or module.num_batches_tracked is None or module.momentum == 0:
-            continue
+    for name, module in _kept(cohorts.axes.model):
         births, new = _births(cohorts, f"{name}.{STATISTICS[0]}")
         known = memory.get(name, {})
         since: dict[int, Tensor | int] = {int(birth): int(count) for birth, count in known.get("since", {}).items()}
         since = {birth: count for birth, count in since.items() if bool((births == birth).any())}
         for birth in births[new].unique().tolist():
-            since[birth] = module.num_batches_tracked.clone()
+            since[birth] = module.get_buffer("num_batches_tracked").clone()
         if since:
             layer = _Layer(name, module, births, since, tolerance)
             if cohorts.resumed:

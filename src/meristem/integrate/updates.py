@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from meristem.edit import ParentMoments, StatePolicy
 from meristem.errors import CheckpointError, ConfigError
 from meristem.integrate.checks import listed, require_able
 from meristem.integrate.integrator import Cohorts, Integrator, Upkeep
+from meristem.integrate.last_batch import LastBatch
 from meristem.integrate.lineage import Lineage, of_size
 from meristem.integrate.track import Track
 
@@ -25,7 +27,8 @@ class Helpers:
     """All integrators of a training run at work.
 
     Between the birth of a unit and the end of the last window, each optimizer has a hook before and after its step; at
-    all other times none. A step that a gradient scaler skips calls no hook, and so counts for nothing.
+    all other times none. A step that a gradient scaler skips calls no hook, and so counts for nothing. If an integrator
+    measures newborns at birth, the model has a hook all along that keeps its last batch.
 
     Args:
         integrate: what helps newborns: integrators and at most one state policy, in any order; None for nothing.
@@ -56,6 +59,8 @@ class Helpers:
         self._tracks: dict[int, list[Track]] = {}
         self._upkeep: dict[str, Upkeep] = {}
         self._handles: list[Any] = []
+        measures = any(one.measures for one in self.integrators)
+        self._batch, self._kept = (LastBatch() if measures else None), ExitStack()
 
     def require(self, axes: AxisMap, chosen: Iterable[Axis], optimizers: Sequence[Optimizer]) -> None:
         """Refuse at once what could only fail later.
@@ -80,6 +85,9 @@ class Helpers:
             return
         lineage = Lineage().through(axes)
         self._lineage = Lineage(lineage.known, lineage.fresh)
+        self._kept.close()
+        if self._batch is not None:
+            self._kept.callback(self._batch.listen(axes.model).remove)
         self._bind(axes, optimizers, ages, step, resumed=True)
 
     def follow(
@@ -149,7 +157,7 @@ class Helpers:
             {name: of_size(flags, name, size) for name, size in sizes.items()}
             for flags in (self._lineage.fresh, self._lineage.new)
         )
-        cohorts = Cohorts(axes, births, fresh, new, self._clock, resumed)
+        cohorts = Cohorts(axes, births, fresh, new, self._clock, resumed, self._batch)
         for position, integrator in enumerate(self.integrators):
             key = _key(position, integrator)
             upkeep = integrator.upkeep(cohorts, self._remembered.get(key))

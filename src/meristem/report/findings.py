@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from meristem.report.numbers import with_prefix
 from meristem.study.claim import Finding, Outcome
 from meristem.study.statistics import MOST
 from meristem.study.summary import Summary
 
 COLOURS = {"reproduced": "green", "not reproduced": "red", "undecided": "yellow"}
 """Of verdicts in the terminal."""
+
+LARGE = 1e5
+"""Estimates of at least this size are written with SI prefixes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,18 @@ def rows(summary: Summary, finding: Finding) -> list[TestRow]:
     return [_row(outcome, outcome.metric in percent) for outcome in finding.outcomes]
 
 
+def deciding(summary: Summary, finding: Finding) -> TestRow:
+    """The test that decides the verdict of a claim.
+
+    A claim that is reproduced stands by its weakest test, the one with the largest p-value; any other falls by the
+    first test that says so.
+    """
+    like = [index for index, outcome in enumerate(finding.outcomes) if outcome.verdict == finding.verdict]
+    if finding.verdict == "reproduced":
+        like.sort(key=lambda index: -finding.outcomes[index].p if not math.isnan(finding.outcomes[index].p) else 0.0)
+    return rows(summary, finding)[like[0]]
+
+
 def tally(summary: Summary) -> str:
     """How many claims there are of each verdict, in one line; empty without claims."""
     verdicts = [finding.verdict for finding in summary.findings]
@@ -79,7 +95,7 @@ def findings_table(summary: Summary) -> Table:
 
 
 def _row(outcome: Outcome, percent: bool) -> TestRow:
-    unit = " %" if percent and outcome.level else " points" if percent else ""
+    unit = " %" if percent and outcome.level > 0 else " points" if percent else ""  # differences go below 0
     factor = 100 if percent else 1
     return TestRow(
         what=outcome.what,
@@ -98,14 +114,16 @@ def _row(outcome: Outcome, percent: bool) -> TestRow:
 def _estimate(outcome: Outcome, factor: float) -> str:
     if math.isnan(outcome.estimate):
         return "too few values"
-    digits = _decimals(factor * (outcome.high - outcome.low))
-    middle, low, high = (f"{factor * x:.{digits}f}" for x in (outcome.estimate, outcome.low, outcome.high))
+    numbers = [factor * x for x in (outcome.estimate, outcome.low, outcome.high)]
+    digits = _decimals(numbers[2] - numbers[1])
+    large = max(map(abs, numbers)) >= LARGE
+    middle, low, high = (with_prefix(x) if large else f"{x:.{digits}f}" for x in numbers)
     return f"{middle} [{low}, {high}]"
 
 
 def _decimals(width: float) -> int:
     """Such that an interval of that width shows two digits; at most six."""
-    return 3 if not width > 0 else min(6, max(1, 1 - math.floor(math.log10(width))))
+    return 3 if not width > 1e-12 else min(6, max(1, 1 - math.floor(math.log10(width))))
 
 
 def _expected(outcome: Outcome, factor: float) -> str:

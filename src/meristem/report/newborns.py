@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from meristem.diagnose import Record
 from meristem.diagnose.integration import LEVEL
 from meristem.report.colours import colour
-from meristem.report.figures import layout
+from meristem.report.figures import layout, log_axis
 
 CURVES = {"frequency": "activity, R_act", "gradient": "gradient, R_grad", "fan_out": "fan-out norm"}
 """The ratios that are shown, in the order of their colours."""
@@ -48,7 +48,8 @@ def newborns_over_age(records: Iterable[Record | Mapping[str, Any]]) -> go.Figur
     for level, dash in ((1.0, "solid"), (LEVEL, "dot")):
         figure.add_hline(y=level, line={"width": 1, "dash": dash, "color": "rgba(128,128,128,0.7)"})
     figure.update_layout(layout("age (optimizer steps)", "newborns / incumbents"))
-    figure.update_yaxes(type="log", dtick=1, minor={"showgrid": False})
+    shown = [max(ratio, FLOOR) for course in courses.values() for ratios in course.values() for ratio in ratios]
+    figure.update_yaxes(log_axis(shown))
     return figure
 
 

@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 import yaml
 from plotly.offline import get_plotlyjs
 
-from meristem.report.figures import against_compute, against_seconds, widths_over_time
-from meristem.report.findings import correction, rows, tally
+from meristem.report.figures import against_compute, against_seconds, first, widths_over_time
+from meristem.report.findings import correction, deciding, rows, tally
 from meristem.report.newborns import newborns_over_age
 from meristem.report.page import templates, write_page
-from meristem.report.table import cells, columns, cost_cells, cost_columns
+from meristem.report.table import cells, columns, cost_cells, cost_columns, seconds_note
 from meristem.study.catalogue import names
 from meristem.study.summary import Summary
 
@@ -26,11 +26,13 @@ class Plot:
     Attributes:
         title, caption: above it.
         figures: by what is chosen.
+        whole: as wide as the page.
     """
 
     title: str
     caption: str
     figures: Mapping[str, go.Figure]
+    whole: bool = False
 
     @property
     def json(self) -> dict[str, str]:
@@ -52,12 +54,13 @@ def write_report(path: Path, summary: Summary) -> None:
             summary=summary,
             tally=tally(summary),
             correction=correction(summary),
-            findings=[(finding, rows(summary, finding)) for finding in summary.findings],
+            findings=[(found, rows(summary, found), deciding(summary, found)) for found in summary.findings],
             columns=columns(summary),
             cost_columns=cost_columns(),
             groups=[(name, arms, [cells(a, summary) for a in arms]) for name, arms in summary.groups.items()],
             costs=[(name, [cost_cells(arm) for arm in arms]) for name, arms in summary.groups.items()],
             plots=[plot for plot in (*_compute(summary), _widths(summary), _newborns(summary)) if plot.figures],
+            seconds_note=seconds_note(summary),
             command=_command(summary),
             configs={arm.name: yaml.safe_dump(dict(arm.config), sort_keys=False) for arm in summary.arms},
             plotly=get_plotlyjs(),
@@ -77,23 +80,27 @@ def _compute(summary: Summary) -> list[Plot]:
             if several
             else "One seed."
         )
-        figures = {"training compute": against_compute(arms, summary.course)}
-        if timed := [arm for arm in arms if arm.name in summary.timed]:
-            figures["seconds"] = against_seconds(timed, summary.course)
-        for clock, figure in figures.items():
-            heading = f"{title[0].upper()}{title[1:]} against {clock}" + (f": {group}" if group else "")
-            plots.append(Plot(heading, caption, {group: figure} if figure.data else {}))
+        hidden = sum(arm.name in summary.main for arm in arms) not in (0, len(arms))
+        caption += " Shown are the main arms; the others appear when their names are chosen." if hidden else ""
+        figures = {
+            "against training compute": against_compute(arms, summary.course, summary.main),
+            "against seconds": against_seconds(arms, summary.course, summary.main),
+        }
+        heading = f"{title[0].upper()}{title[1:]} over training" + (f": {group}" if group else "")
+        caption = f"{caption} {seconds_note(summary)}".strip()
+        plots.append(Plot(heading, caption, {name: figure for name, figure in figures.items() if figure.data}, True))
     return plots
 
 
 def _widths(summary: Summary) -> Plot:
-    figures = {arm.name: widths_over_time(arm.structure) for arm in summary.arms if arm.structure.edited}
+    arms = first(summary.arms, summary.main)
+    figures = {arm.name: widths_over_time(arm.structure) for arm in arms if arm.structure.edited}
     caption = "Units of every axis, in the first run of an arm. ▲ units were born, ▼ units died."
     return Plot("Widths, births and deaths", caption, figures)
 
 
 def _newborns(summary: Summary) -> Plot:
-    found = {arm.name: newborns_over_age(arm.records) for arm in summary.arms if arm.records}
+    found = {arm.name: newborns_over_age(arm.records) for arm in first(summary.arms, summary.main) if arm.records}
     caption = (
         "What the youngest newborns get and give, in units of older units; median and quartiles over axes, births and "
         "runs. 1 is parity."

@@ -53,6 +53,18 @@ def cost_cells(arm: ArmSummary) -> list[str]:
     return [arm.name, *("" if value is None else write(value) for value, write in found)]
 
 
+def seconds_note(summary: Summary) -> str:
+    """What seconds in tables are worth; empty where all arms were timed alone on their machine."""
+    timed = [arm.name for arm in summary.arms if arm.name in summary.timed]
+    if len(timed) == len(summary.arms):
+        return ""
+    but = f", but for those of {', '.join(timed)}, which had it alone," if timed else ""
+    return (
+        f"Seconds{but} were measured while the machine did other work at the same time, other runs among it, and vary "
+        "with that work from run to run; operations do not."
+    )
+
+
 def summary_table(summary: Summary, width: int = 250) -> Group:
     """Metrics and the most important costs, for the terminal.
 
@@ -77,7 +89,7 @@ def summary_table(summary: Summary, width: int = 250) -> Group:
                 table.add_row(*(Text(line[index]) for index in part))
             table.add_section()
         tables.append(table)
-    tables[-1].caption = "mean ± 95 % confidence interval"
+    tables[-1].caption = f"mean ± 95 % confidence interval. {seconds_note(summary)}".strip()
     return Group(*tables)
 
 

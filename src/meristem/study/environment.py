@@ -5,10 +5,28 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """A stretch of time in which runs of a study were made.
+
+    Attributes:
+        seconds: by the clock, evaluations, reading of data and starting of processes included.
+        jobs: how many runs at a time.
+        runs: how many were finished.
+        machine: where.
+    """
+
+    seconds: float
+    jobs: int
+    runs: int
+    machine: str
 
 
 def versions() -> dict[str, str]:

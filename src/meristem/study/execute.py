@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from meristem.errors import MeristemError
+from meristem.study.environment import Sitting, machine
 from meristem.study.pool import Failed, Pool, Stepped
 from meristem.study.study import Plan, Task
 from meristem.train.experiment import finished_run
-from meristem.train.record import Run
+from meristem.train.record import Run, write_json
 
 Report = Callable[[str, int, int, int], None]
 """Called with the arm, the seed, the steps done and all steps of that run."""
+
+SITTINGS = "sittings.json"
+"""In the folder of a study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,13 @@ class Outcome:
         runs: the finished runs by arm, in the order of their seeds.
         failures: what ended with an error.
         missing: how many runs were neither finished nor failed.
+        sittings: when they were made; of what was killed nothing is known.
     """
 
     runs: dict[str, list[Run]]
     failures: tuple[Failure, ...] = ()
     missing: int = 0
+    sittings: tuple[Sitting, ...] = ()
 
 
 def collect(plan: Plan, folder: Path) -> Outcome:
@@ -54,7 +62,7 @@ def collect(plan: Plan, folder: Path) -> Outcome:
             missing += 1
         else:
             runs[task.arm].append(run)
-    return Outcome(runs, (), missing)
+    return Outcome(runs, (), missing, _sittings(folder))
 
 
 def execute(
@@ -85,8 +93,20 @@ def execute(
             missing.append(task)
         else:
             report(task.arm, task.config.seed, 1, 1)
-    failures = _run_all(missing, data_dir, jobs, report) if missing else ()
-    return Outcome(collect(plan, folder).runs, tuple(failures))
+    start = time.perf_counter()
+    try:
+        failures = _run_all(missing, data_dir, jobs, report) if missing else []
+    finally:
+        made = sum(finished_run(task.config, task.folder) is not None for task in missing)
+        if made:
+            sitting = Sitting(time.perf_counter() - start, jobs, made, machine())
+            write_json(folder / SITTINGS, [asdict(each) for each in (*_sittings(folder), sitting)])
+    return Outcome(collect(plan, folder).runs, tuple(failures), sittings=_sittings(folder))
+
+
+def _sittings(folder: Path) -> tuple[Sitting, ...]:
+    path = folder / SITTINGS
+    return tuple(Sitting(**each) for each in json.loads(path.read_text())) if path.is_file() else ()
 
 
 def _run_all(tasks: Sequence[Task], data_dir: Path | str, jobs: int, report: Report) -> list[Failure]:

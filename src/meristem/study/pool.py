@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -50,29 +51,34 @@ class Failed:
 Message: TypeAlias = "Stepped | Done | Failed"
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Worker:
-    """One process with the end of its pipe that is on this side, and what it is busy with."""
+    """The process of one run, with the end of its pipe that is on this side."""
 
     process: BaseProcess
     pipe: Connection
-    task: Task | None = None
+    task: Task
 
 
 class Pool:
     """A few processes with one thread each; at the end of the `with` block they are killed, whatever they do.
 
-    If this process is killed itself, they end within moments: each watches it.
+    Every run has a process of its own, so that what it takes (memory above all) does not depend on which runs went
+    before. Where the system can fork, it is forked from a process that has imported what runs need and has never run
+    one, which takes hundredths of a second; elsewhere each imports it for itself. If this process is killed, all of
+    them end within moments: each watches it.
 
     Args:
-        jobs: how many processes.
-        data_dir: where data sets are read from; each process reads each of them once.
+        jobs: how many processes at a time.
+        data_dir: where data sets are read from; this process reads each of them once and hands it on.
     """
 
     def __init__(self, jobs: int, data_dir: Path | str) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._data_dir = str(data_dir)
-        self._workers = [self._start() for _ in range(jobs)]
+        self._jobs, self._data_dir = jobs, data_dir
+        self._data: dict[str | None, bytes] = {None: pickle.dumps(None)}
+        get = multiprocessing.get_context
+        self._context = get("forkserver") if _FORKS else get("spawn")
+        self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool:
         return self
@@ -86,39 +92,51 @@ class Pool:
             worker.pipe.close()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Message]]:
-        """Runs tasks in their order and tells what happens; a worker that dies is replaced."""
+        """Runs tasks in their order and tells what happens."""
+        if _FORKS:  # heeded by the first pool; what is not imported beforehand each run imports
+            kinds = (type(task.config).__module__ for task in tasks)
+            self._context.set_forkserver_preload(["__main__", *dict.fromkeys((__name__, *_LATE, *kinds))])
         waiting = list(reversed(tasks))
-        for worker in self._workers:
-            _next(worker, waiting)
-        while any(worker.task for worker in self._workers):
-            ready = wait([worker.pipe for worker in self._workers if worker.task])
-            for index, worker in enumerate(self._workers):
-                if worker.pipe not in ready or worker.task is None:
-                    continue
-                task, message = worker.task, _receive(worker)
+        while waiting or self._workers:
+            if waiting and len(self._workers) < self._jobs:
+                task = waiting.pop()
+                try:
+                    self._workers.append(self._start(task, self._read(task.config.data)))
+                except Exception as error:
+                    yield task, _failed(task, error)
+                continue
+            ready = wait([worker.pipe for worker in self._workers])
+            for worker in [worker for worker in self._workers if worker.pipe in ready]:
+                message = _receive(worker)
                 if not isinstance(message, Stepped):
-                    if not worker.process.is_alive() or message is _DIED:
-                        worker.process.join()
-                        worker.pipe.close()
-                        worker = self._workers[index] = self._start()
-                    _next(worker, waiting)
-                yield task, message
+                    worker.process.join()
+                    worker.pipe.close()
+                    self._workers.remove(worker)
+                yield worker.task, message
 
-    def _start(self) -> _Worker:
+    def _read(self, name: str | None) -> bytes:
+        """A data set, pickled."""
+        if name not in self._data:
+            assert name is not None
+            self._data[name] = pickle.dumps(load(name, self._data_dir), pickle.HIGHEST_PROTOCOL)
+        return self._data[name]
+
+    def _start(self, task: Task, data: bytes) -> _Worker:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(there, self._data_dir), daemon=True)
+        process = self._context.Process(target=_work, args=(task, there), daemon=True)
         process.start()
         there.close()
-        return _Worker(process, here)
+        with suppress(BrokenPipeError):  # it was killed, which is noticed as soon as it is listened to
+            here.send_bytes(data)
+        return _Worker(process, here, task)
 
+
+_FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+
+_LATE = ("torch._dynamo",)
+"""What torch imports only when an optimizer makes its first step, for more than a second."""
 
 _DIED = Failed("its process was killed (for want of memory?); with fewer --jobs each run has more")
-
-
-def _next(worker: _Worker, waiting: list[Task]) -> None:
-    worker.task = waiting.pop() if waiting else None
-    if worker.task:
-        worker.pipe.send(worker.task)
 
 
 def _receive(worker: _Worker) -> Message:
@@ -128,17 +146,13 @@ def _receive(worker: _Worker) -> Message:
         return _DIED
 
 
-def _work(pipe: Connection, data_dir: str) -> None:
-    """What a worker process does until its pipe is closed."""
+def _work(task: Task, pipe: Connection) -> None:
+    """All that a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well, and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    while True:
-        try:
-            task: Task = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_attempt(task, pipe, data_dir))
+    pipe.send(_attempt(task, pipe))
+    pipe.close()
 
 
 def _end_with_parent() -> None:
@@ -148,7 +162,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _attempt(task: Task, pipe: Connection, data_dir: str) -> Message:
+def _attempt(task: Task, pipe: Connection) -> Message:
     """One run; what goes wrong is a message, and with its traceback a file in the folder of the run."""
     last = 0.0
 
@@ -158,18 +172,20 @@ def _attempt(task: Task, pipe: Connection, data_dir: str) -> Message:
             last = time.monotonic()
             pipe.send(Stepped(done, total))
 
-    failure = task.folder / "failure.txt"
     try:
-        carry_out(task.config, _load(task.config.data, data_dir), task.folder, progress)
+        carry_out(task.config, pickle.loads(pipe.recv_bytes()), task.folder, progress)
     except Exception as error:
-        task.folder.mkdir(parents=True, exist_ok=True)
-        failure.write_text(traceback.format_exc())
-        kind = "" if isinstance(error, MeristemError) else f"{type(error).__name__}: "
-        return Failed(f"{kind}{error}")
-    failure.unlink(missing_ok=True)
+        return _failed(task, error)
+    _trace_of(task).unlink(missing_ok=True)
     return Done()
 
 
-@functools.cache
-def _load(name: str | None, data_dir: str) -> Any:
-    return None if name is None else load(name, data_dir)
+def _failed(task: Task, error: Exception) -> Failed:
+    task.folder.mkdir(parents=True, exist_ok=True)
+    _trace_of(task).write_text("".join(traceback.format_exception(error)))
+    kind = "" if isinstance(error, MeristemError) else f"{type(error).__name__}: "
+    return Failed(f"{kind}{error}")
+
+
+def _trace_of(task: Task) -> Path:
+    return task.folder / "failure.txt"

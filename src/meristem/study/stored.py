@@ -11,6 +11,7 @@ from typing import Any
 from meristem.errors import ConfigError
 from meristem.study.claim import Claim, Finding, Outcome
 from meristem.study.course import Course
+from meristem.study.environment import Sitting
 from meristem.study.execute import Failure
 from meristem.study.structure import AxisCourse, Structure
 from meristem.study.study import Measure
@@ -34,6 +35,8 @@ def read_summary(path: Path) -> Summary:
                 "measures": tuple(Measure(**m) for m in content["measures"]),
                 "course": Measure(**content["course"]),
                 "timed": tuple(content.get("timed", ())),
+                "sittings": tuple(Sitting(**sitting) for sitting in content.get("sittings", ())),
+                "main": tuple(content.get("main", ())),
                 "arms": tuple(_arm(arm) for arm in content["arms"]),
                 "findings": tuple(_finding(finding) for finding in content["findings"]),
                 "failures": tuple(Failure(**f) for f in content["failures"]),

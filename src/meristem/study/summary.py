@@ -11,7 +11,7 @@ from typing import Any
 
 from meristem.study.claim import Finding, judge
 from meristem.study.course import Course, courses
-from meristem.study.environment import machine, versions
+from meristem.study.environment import Sitting, machine, versions
 from meristem.study.execute import Failure
 from meristem.study.execute import Outcome as Done
 from meristem.study.statistics import Interval, interval
@@ -62,12 +62,13 @@ class Summary:
     Attributes:
         study, title, question, paper, notes: see `Study`.
         scale: its name, and `settings`: its numbers.
-        measures, course, timed: what is shown.
+        measures, course, timed, main: what is shown.
         arms: those that have runs.
         findings: what became of the claims; empty as long as an arm has no run.
         failures: what ended with an error.
         missing: how many runs are not there.
         versions, machine: what produced the numbers.
+        sittings: when the runs were made, as far as it is known.
     """
 
     study: str
@@ -86,11 +87,21 @@ class Summary:
     versions: Mapping[str, str]
     machine: str
     timed: tuple[str, ...] = ()
+    sittings: tuple[Sitting, ...] = ()
+    main: tuple[str, ...] = ()
 
     @property
     def groups(self) -> dict[str, list[ArmSummary]]:
         """Arms by group, in their order."""
         return {name: [a for a in self.arms if a.group == name] for name in dict.fromkeys(a.group for a in self.arms)}
+
+    @property
+    def effort(self) -> str:
+        """How many runs took how long by the clock, how many at a time; empty if it is not known."""
+        runs, seconds = (sum(getattr(sitting, name) for sitting in self.sittings) for name in ("runs", "seconds"))
+        jobs = " or ".join(str(number) for number in sorted({sitting.jobs for sitting in self.sittings}))
+        long = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+        return f"{runs} runs in {long} by the clock, {jobs} at a time" if runs else ""
 
     def write(self, path: Path) -> None:
         """As JSON; numbers that are not finite become null."""
@@ -127,8 +138,10 @@ def summarize(plan: Plan, done: Done) -> Summary:
         failures=done.failures,
         missing=sum(plan.seeds.values()) - sum(map(len, done.runs.values())),
         versions=versions(),
-        machine=machine(),
+        machine="; ".join(dict.fromkeys(sitting.machine for sitting in done.sittings)) or machine(),
+        sittings=done.sittings,
         timed=tuple(study.timed),
+        main=tuple(name for name in study.main if name in plan.seeds),
     )
 
 

@@ -11,9 +11,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from meristem.axes import AxisMap
+from meristem.diagnose import Monitor
 from meristem.train.memory import Memory
 from meristem.train.meter import FlopMeter
 from meristem.train.record import Change, Costs, Evaluation, Run, RunFolder
+
+SAMPLES = 30
+"""How often newborns are looked at in a run, about; edits are followed by looks of their own."""
 
 
 class Log:
@@ -45,6 +49,7 @@ class Log:
         self._losses: list[float] = []
         self._evaluations: list[Evaluation] = []
         self._changes: list[Change] = []
+        self._monitor: Monitor | None = None
 
     @contextmanager
     def timing(self) -> Iterator[None]:
@@ -73,6 +78,12 @@ class Log:
         self._edit_seconds += time.perf_counter() - started
         self._edit_flops += counter.get_total_flops()
         self._meter.structure_changed()
+
+    def monitor(self, steps: int) -> Monitor:
+        """Watches newborns beside incumbents, for figures: a few dozen samples of a run of so many optimizer steps. It
+        is to be given to what edits the net; what it has seen goes into the run."""
+        self._monitor = Monitor(max(1, steps // SAMPLES), cohorts=1, keep=2 * SAMPLES)
+        return self._monitor
 
     def loss(self, loss: float) -> None:
         """Notes the loss of a step; evaluations get the mean of those since the last one."""
@@ -127,11 +138,13 @@ class Log:
         axes: AxisMap | None = None,
         records: Iterable[Mapping[str, Any]] = (),
     ) -> Run:
-        """The whole run. The history of a map goes to `history.json`."""
+        """The whole run. The history of a map goes to `history.json`. Default records: those of `monitor`."""
+        seen = () if self._monitor is None else self._monitor.records
         if axes is not None and self._place is not None:
             self._place.history(axes.history)
+        found = tuple(records) or tuple(record.plain() for record in seen)
         costs = Costs(self.flops, self._edit_flops, self._seconds, self._edit_seconds, self._memory.peak())
-        return Run(seed, dict(metrics), tuple(self._evaluations), tuple(self._changes), costs, tuple(records))
+        return Run(seed, dict(metrics), tuple(self._evaluations), tuple(self._changes), costs, found)
 
     def mean(self, name: str) -> float:
         """A value averaged over all evaluations so far that measured it. Raises `ZeroDivisionError` if none did."""

@@ -12,7 +12,8 @@ class Memory:
     """Measures from its construction on.
 
     On a GPU: the most that was allocated on the device. Else the highest resident memory of the process, as Linux tells
-    it (interpreter, libraries and data included); elsewhere it is not known.
+    it (interpreter, libraries and data included); elsewhere it is not known. What earlier runs of the process have left
+    behind counts, too: what is to be compared needs a process of its own, as the runs of a study have.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:

@@ -7,17 +7,20 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from meristem.cli import app
 from meristem.errors import ConfigError
 from meristem.study.catalogue import find
-from meristem.study.studies.stability.arms import matched_epochs
+from meristem.study.studies.stability.budgets import early_like_grown, early_like_pruned, operations, pruned_like_grown
+from meristem.study.studies.stability.early import Early
 from meristem.study.studies.stability.experiment import Cycles
 from meristem.study.studies.stability.inserted import Insert, Remove
 from meristem.study.studies.stability.masked import Dense, Grow, Prune
+from meristem.study.studies.stability.metrics import unit_metrics
 from meristem.study.studies.stability.nets import Gated, build, hidden, linear
-from meristem.study.studies.stability.probe import MEASURES, Units, measure, record
+from meristem.study.studies.stability.probe import MEASURES, Newborn, Units, measure, newborns, record
 from meristem.study.studies.stability.settings import SCALES
 from meristem.study.studies.stability.turnover import Setting, due, share_of
 from meristem.train.data import load
@@ -31,6 +34,12 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def single():
+    torch.set_default_dtype(torch.float32)
+    return load("digits")
 
 
 def setting(masked: bool, cycles: int = 5, per_cycle: int = 3, seed: int = 0) -> Setting:
@@ -190,30 +199,74 @@ def test_a_probe_measures_gradients_of_the_loss_and_leaves_training_alone():
     torch.testing.assert_close(tables["fc1"][MEASURES.index("fan_out_gradient")], weight.grad.norm(dim=0))
 
 
-def test_matched_pruning_takes_as_many_unit_epochs():
+def test_ways_that_are_brought_to_a_budget_take_it():
     bench = SCALES["cpu"].benches[1]
-    grown, pruned = Grow(share=bench.focus / 100).shares(bench.cycles), Prune(share=bench.focus / 100)
-    assert matched_epochs(bench) * sum(pruned.shares(bench.cycles)) == pytest.approx(bench.epochs * sum(grown))
+    share, start = bench.focus / 100, Early(share=bench.focus / 100).start
+    grown, pruned = Grow(share=share).shares(bench.cycles), Prune(share=share).shares(bench.cycles)
+    assert pruned_like_grown(bench) * sum(pruned) == pytest.approx(bench.epochs * sum(grown))
+    course = [start + (share - start) * min(1.0, k / 3000) ** 0.5 for k in range(10_000)]
+    epochs = early_like_grown(bench) * bench.cycles
+    assert epochs * sum(course) / len(course) == pytest.approx(bench.epochs * sum(grown), rel=0.01)
+    spent = sum(operations(bench, each) for each in course) / len(course)
+    assert early_like_pruned(bench) * spent == pytest.approx(bench.epochs * operations(bench, 1.0), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_operations_are_those_that_a_step_takes(single, name):
+    bench = next(bench for bench in SCALES["smoke"].benches if bench.net == name)
+    for share in (1.0, 0.5):
+        widths = [round(share * width) for width in bench.widths]
+        net = build(bench.net, bench.shape, bench.classes, widths, "relu", False)
+        with FlopCounterMode(display=False) as counter:
+            net(torch.randn(1, *bench.shape)).sum().backward()
+        assert counter.get_total_flops() == 2 * operations(bench, share)
+
+
+def test_every_bench_knows_the_images_of_its_net(single):
+    for bench in SCALES["smoke"].benches:
+        data = load(bench.data)
+        assert (*data.train_images.shape[1:],) == bench.shape
+        assert data.classes == bench.classes
+
+
+def test_units_are_judged_one_by_one_and_cohorts_by_their_means():
+    young = [Newborn(200, 1.0, 0.1), Newborn(200, 1.0, 0.2), Newborn(200, 1.0, 3.0), Newborn(199, 9.0, 9.0)]
+    later = [Newborn(300, 2.0, 0.4), Newborn(300, 2.0, math.nan), Newborn(300, 2.0, 0.8)]
+    found = unit_metrics([[], young, later])
+    assert found["R_grad settled, units"] == pytest.approx(0.4)
+    assert found["R_grad least, units"] == pytest.approx(0.2)
+    assert found["R_act least, units"] == pytest.approx(1.0)
+    assert found["starved units"] == pytest.approx(3 / 5)
+    assert all(math.isnan(number) for number in unit_metrics([[Newborn(199, 1.0, 1.0)]]).values())
+
+
+def test_a_cohort_is_the_mean_of_its_units():
+    model = build("mlp", (1, 4, 4), 3, WIDTHS, "relu", True)
+    tables = measure(model, torch.randn(30, 1, 4, 4), torch.arange(30) % 3)
+    units = {name: Units(torch.ones(width, dtype=torch.bool), torch.tensor([-1] * 4 + [3] * 3 + [7] * (width - 7)))
+             for name, width in zip(hidden(model), WIDTHS, strict=True)}  # fmt: skip
+    single, cohorts = newborns(9, tables, units), record(9, tables, units)
+    expected = [c for axis in cohorts.axes.values() for c in axis.cohorts]
+    assert [each.age for each in single] == [c.age for c in expected for _ in range(c.units)]
+    parts = iter(single)
+    for found in expected:
+        each = [next(parts) for _ in range(found.units)]
+        assert sum(unit.gradient for unit in each) / found.units == pytest.approx(found.gradient)
+        assert sum(unit.activation for unit in each) / found.units == pytest.approx(found.activation)
 
 
 DIGITS = {"data": "digits", "widths": WIDTHS, "images": (64, 50), "cycles": 3, "epochs": 1, "learning_rate": 0.05}
 
 
-@pytest.fixture
-def single():
-    torch.set_default_dtype(torch.float32)
-    return load("digits")
-
-
 def test_a_run_is_the_same_again_and_tells_what_claims_need(single, tmp_path):
-    config = Cycles(**DIGITS, way=Grow(share=0.5), retrain=True)
+    config = Cycles(**DIGITS, way=Grow(share=0.5), retrain=2)
     first, second = (carry_out(config, single, tmp_path / name) for name in ("a", "b"))
     assert [e.values for e in first.evaluations] == [e.values for e in second.evaluations]
     assert first.metrics == pytest.approx(second.metrics, nan_ok=True)
     ends = [value for step, value in first.series("accuracy") if step % 2 == 0]
     assert first.metrics["TAA"] == pytest.approx(sum(ends) / 3)
     assert first.metrics["cycle accuracy"] == ends[-1]
-    assert {"WT accuracy", "R_grad early", "R_grad late fc2"} <= set(first.metrics)
+    assert {"WT accuracy", "R_grad early", "R_grad late fc2", "starved units"} <= set(first.metrics)
     assert sum(sum(change.births.values()) for change in first.changes) == sum(share_of(WIDTHS, 0.5)) - 2
     assert first.metrics["unit-epochs"] == pytest.approx((2 + 7 + 11) / 22, abs=0.1)
 
@@ -232,7 +285,10 @@ def test_a_cycle_without_a_step_is_refused(single, tmp_path):
 def test_the_study_has_enough_seeds_where_it_claims():
     plan = find("stability").plan("cpu")
     assert min(plan.seeds[arm.name] for arm in plan.arms if arm.seeds is None) >= 10
-    assert plan.claims
+    judged = [arm for arm in plan.arms if "unit-epochs of" in arm.name or "operations of" in arm.name]
+    assert len(judged) == 3
+    for arm in (*(arm.name for arm in judged), "Conv Grow 50 %", "Conv Prune 50 %", "Conv Early division 50 %"):
+        assert plan.seeds[arm] == 20
 
 
 @pytest.mark.heavy

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 import meristem
 from meristem.allocate import Allocator, Bottleneck, Limits, Proportional
 from meristem.axes import AxisMap
+from meristem.diagnose import Monitor
 from meristem.plasticity import Plasticity
 from meristem.schedule import At
 from meristem.study.studies.bottleneck.nets import Net, on, prepared
@@ -78,11 +79,11 @@ class Growing(Experiment):
         optimizer = build_optimizer(self.optimizer, model)
         steps = len(data.train_labels) // self.batch_size * self.epochs
         scheduler = build_scheduler(self.optimizer, optimizer, steps)
-        plasticity = self._plasticity(axes, optimizer, final, steps) if self.method else None
+        log, accuracy = Log(place, self.device), 0.0
+        plasticity = self._plasticity(axes, optimizer, final, steps, log.monitor(steps)) if self.method else None
         due = self._due(steps) if plasticity else []
         anew = {step for at in due for step in range(at - self.listen + 1, at + 1)}
         looks = {round(steps * k / self.evaluations) for k in range(1, self.evaluations + 1)}
-        log, accuracy = Log(place, self.device), 0.0
 
         model.train()
         for step, (images, labels) in enumerate(batches(data, self._training()), start=1):
@@ -116,7 +117,9 @@ class Growing(Experiment):
         gap = (self.last - self.first) / max(self.edits - 1, 1)
         return [max(self.listen, round(steps * (self.first + gap * edit))) for edit in range(self.edits)]
 
-    def _plasticity(self, axes: AxisMap, optimizer: Optimizer, final: Mapping[str, int], steps: int) -> Plasticity:
+    def _plasticity(
+        self, axes: AxisMap, optimizer: Optimizer, final: Mapping[str, int], steps: int, monitor: Monitor
+    ) -> Plasticity:
         due, growing = self._due(steps), [name for name, size in final.items() if size > axes.by_name[name].size]
         made: list[Plasticity] = []
 
@@ -136,6 +139,7 @@ class Growing(Experiment):
                 allocate=ALLOCATORS[self.where](limits=limits),
                 axes=lambda axis: axis.name in growing,
                 listen=self.listen,
+                monitor=monitor,
                 seed=self.seed,
             )
         )

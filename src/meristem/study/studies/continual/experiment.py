@@ -11,7 +11,7 @@ from pydantic import Field
 from torch.nn.functional import avg_pool2d, cross_entropy
 
 from meristem.axes import AxisMap, trace
-from meristem.diagnose import OnlineAccuracy, Probe, probe
+from meristem.diagnose import Monitor, OnlineAccuracy, Probe, probe
 from meristem.study.studies.continual.learner import Learner, Setting, Way, zeroed
 from meristem.study.studies.continual.nets import Activation, Net, build, head
 from meristem.study.studies.continual.resized import Elastic, Growing, Pruned
@@ -71,9 +71,9 @@ class Lifelong(Experiment):
         """Raises `ConfigError` if a task cannot be made."""
         torch.manual_seed(self.seed)
         stream = self._stream(data)
-        learner = self._learner(stream, self.way)
-        order = torch.Generator().manual_seed(self.seed)
         log, online, looks = Log(place, self.device), OnlineAccuracy(), list[dict[str, float]]()
+        learner = self._learner(stream, self.way, log.monitor(self.tasks * self.steps))
+        order = torch.Generator().manual_seed(self.seed)
         step, total, sizes = 0, self.tasks * self.steps, learner.axes.sizes
         for number in range(self.tasks):
             task = stream.task(number)
@@ -114,7 +114,7 @@ class Lifelong(Experiment):
         labels = data.train_labels[: self.pool]
         return Stream(self.stream, inputs, labels, data.classes, self.images, self.seed)
 
-    def _learner(self, stream: Stream, way: Way) -> Learner:
+    def _learner(self, stream: Stream, way: Way, monitor: Monitor) -> Learner:
         shape, example = stream.inputs.shape[1:], stream.inputs[:2].to(self.device)
         widths = [max(LEAST, round(way.begins * width)) for width in self.widths]
         model = build(self.net, shape, stream.outputs, widths, self.activation).to(self.device)
@@ -128,6 +128,7 @@ class Lifelong(Experiment):
                 per_task=self.steps,
                 tasks=self.tasks,
                 seed=self.seed,
+                monitor=monitor,
             )
         )
 

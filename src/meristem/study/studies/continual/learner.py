@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 import meristem
 from meristem.axes import AxisMap
+from meristem.diagnose import Monitor
 from meristem.integrate import L2Init
 from meristem.plasticity import Plasticity
 from meristem.train.experiment import Strict
@@ -34,6 +35,7 @@ class Setting:
         per_task: optimizer steps of a task.
         tasks: how many tasks there are.
         seed: of the run.
+        monitor: watches newborns, where units are born.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Setting:
     per_task: int
     tasks: int
     seed: int
+    monitor: Monitor
 
     @property
     def boundaries(self) -> Sequence[int]:

@@ -49,6 +49,7 @@ class Growing(Way):
             grow=METHODS[self.method](),
             integrate=StepCounts(),
             axes=list(setting.widths),
+            monitor=setting.monitor,
             seed=setting.seed,
         )
         return rewinding(plasticity) if self.rewind else Learner.edited(plasticity)
@@ -117,6 +118,7 @@ class Elastic(Way):
             integrate=StepCounts(),
             axes=list(setting.widths),
             listen=min(self.listen, setting.per_task),
+            monitor=setting.monitor,
             seed=setting.seed,
         )
         return Learner.edited(plasticity)

@@ -32,6 +32,7 @@ class ContinualBackprop(Way):
             rate=self.rate,
             maturity=self.maturity,
             every=self.every,
+            monitor=setting.monitor,
             seed=setting.seed,
         )
         return Learner.edited(plasticity)
@@ -53,6 +54,7 @@ class Recycled(Way):
             tau=self.tau,
             every=self.every,
             listen=self.listen,
+            monitor=setting.monitor,
             seed=setting.seed,
         )
         return Learner.edited(plasticity)
@@ -102,6 +104,7 @@ class Renewed(Way):
             follow=[anchor.start],
             axes=list(setting.widths),
             listen=self.listen,
+            monitor=setting.monitor,
             seed=setting.seed,
         )
         learner = Anchored.edited(plasticity)

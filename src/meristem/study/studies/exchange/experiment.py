@@ -173,6 +173,7 @@ class Training:
             margin=settings.margin,
             listen=settings.listen,
             seed=settings.seed,
+            monitor=self.log.monitor(self.steps),
         )
 
     def _net(self, widths: Sequence[int]) -> nn.Module:

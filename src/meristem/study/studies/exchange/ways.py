@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from meristem.allocate import Limits, Ranked
 from meristem.axes import AxisMap
+from meristem.diagnose import Monitor
 from meristem.grow import TINY
 from meristem.ledger import Exchange, Units, Weights
 from meristem.mask import RigL, Sparse, Static, Uniform
@@ -68,6 +69,7 @@ def controller(
     margin: float,
     listen: int,
     seed: int,
+    monitor: Monitor,
 ) -> Plasticity | None:
     """What edits the net while it trains; None where nothing does.
 
@@ -83,6 +85,7 @@ def controller(
         margin: see `Exchange`.
         listen: steps over which statistics are added up.
         seed: of edits.
+        monitor: watches newborns.
     """
     if way in ("still", "static", "rigl"):
         return None
@@ -112,6 +115,7 @@ def controller(
         follow=[] if sparse is None else [sparse],
         listen=listen,
         seed=seed,
+        monitor=monitor,
         **given,
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meristem.axes import AxisMap
+from meristem.diagnose import Monitor
 from meristem.plasticity import Plasticity
 from meristem.schedule import Schedule
 
@@ -49,6 +50,7 @@ class Setting:
         times: the steps after which the fixed schedule edits.
         tries: how often methods that train newborns before birth may evaluate the loss for each axis and edit.
         seed: of everything random.
+        monitor: watches newborns, where controllers edit units.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Setting:
     times: tuple[int, ...]
     tries: int
     seed: int
+    monitor: Monitor | None = None
 
     def reached(self, first: float, last: float, edits: int) -> float:
         """How far a number has gone from its first to its last value after so many edits of the fixed schedule."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 import meristem
 from meristem.axes import AxisMap
+from meristem.diagnose import Monitor
 from meristem.errors import ConfigError
 from meristem.mask import weights_of
 from meristem.study.studies.bottleneck.nets import on, prepared
@@ -96,10 +97,10 @@ class Contest(Experiment):
         scheduler = build_scheduler(self._optimizer(), optimizer, self.steps)
         probe = Probe(inputs(data.train_images[:PROBE]), data.train_labels[:PROBE])
         axes = meristem.trace(model, probe.x[:2])
-        setting = self._setting(axes, optimizer, probe.x)
+        log, accuracy = Log(place, self.device), 0.0
+        setting = self._setting(axes, optimizer, probe.x, log.monitor(self.steps))
         contender = self.way.begin(setting)
         watch = Watch(contender, optimizer, probe, setting.times, max(1, round(self.horizon * self.steps)))
-        log, accuracy = Log(place, self.device), 0.0
         closure = batch_loss(model, inputs, data, self.batch_size)
         running = Running(model, optimizer, scheduler, contender, watch, log, closure)
         looks = {round(self.steps * k / self.looks) for k in range(1, self.looks + 1)}
@@ -114,7 +115,7 @@ class Contest(Experiment):
         metrics |= running.metrics(self._allowed(data))
         return log.finish(self.seed, metrics, contender.axes)
 
-    def _setting(self, axes: AxisMap, optimizer: Optimizer, example: Tensor) -> Setting:
+    def _setting(self, axes: AxisMap, optimizer: Optimizer, example: Tensor, monitor: Monitor) -> Setting:
         large, small = self.widths, halved(self.widths)
         first, last = {"growing": (small, large), "shrinking": (large, small), "constant": (large, large)}[self.course]
         neurons = self.level == "neuron"
@@ -132,6 +133,7 @@ class Contest(Experiment):
             times=tuple(max(1, round(share * self.steps)) for share in self.times),
             tries=self.tries,
             seed=self.seed,
+            monitor=monitor,
         )
 
     def _allowed(self, data: DataSet) -> int:

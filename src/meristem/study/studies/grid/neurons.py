@@ -80,6 +80,7 @@ def _controller(setting: Setting, way: Neurons) -> tuple[Plasticity, Schedule]:
             integrate=helpers(way.grow, setting.norm, way.insertion, gate) if way.grow else None,
             axes=list(setting.sizes),
             listen=LISTEN,
+            monitor=setting.monitor,
             seed=setting.seed,
         )
     )
@@ -108,9 +109,16 @@ def _early(setting: Setting) -> tuple[Plasticity, Schedule]:
     """meristem's own: the recipe `early_growth`, and when it edits."""
     every = max(LISTEN, round(setting.steps / 50))
     factor = {name: last / first for name, (first, last) in setting.sizes.items()}
-    settings = {"integrate": None, "listen": LISTEN, "seed": setting.seed, "axes": list(setting.sizes)}
+    given = {"integrate": None, "listen": LISTEN, "seed": setting.seed, "axes": list(setting.sizes)}
     plasticity = early_growth(
-        setting.model, setting.optimizer, setting.axes, factor=factor, steps=setting.steps, every=every, **settings
+        setting.model,
+        setting.optimizer,
+        setting.axes,
+        factor=factor,
+        steps=setting.steps,
+        every=every,
+        monitor=setting.monitor,
+        **given,
     )
     return plasticity, Every(every, end=round(0.3 * setting.steps), grow=1)
 

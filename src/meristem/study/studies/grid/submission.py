@@ -124,6 +124,7 @@ class Submission:
                 integrate=self.integrate or None,
                 axes=list(setting.sizes),
                 listen=LISTEN,
+                monitor=setting.monitor,
                 seed=setting.seed,
             )
         )

@@ -92,6 +92,7 @@ class _Course:
         self.average = self._averaged()
         self.factor = 1.0
         self.log = Log(place, settings.device)
+        self.monitor = self.log.monitor(settings.steps).begin(self.axes)
         self.step = self.born = 0
         self.since = 0.0
 
@@ -125,6 +126,7 @@ class _Course:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.average.update_parameters(self.model)
+            self.monitor.step()
         self.step += 1
         self.log.loss(loss.item())
 
@@ -135,6 +137,7 @@ class _Course:
             self.axes, births = grown(
                 self.axes, self.optimizer, stage, self._drawn_loss, self.settings.seed, self.average
             )
+            self.monitor.follow(self.axes)
             if stage.learned is not None:  # the average has copies, which is not what was learned
                 self.average = self._averaged()
             self.factor, self.born = stage.rate, self.step if stage.warm_up else self.born

@@ -81,13 +81,14 @@ class Learn(Experiment):
         target = deepcopy(model)
         axes = meristem.trace(model, torch.zeros(2, *shape))
         optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
-        setting = Setting(axes, optimizer, target, self.updates, self.listen, self.seed)
+        log = Log(place)
+        setting = Setting(axes, optimizer, target, self.updates, self.listen, self.seed, log.monitor(self.updates))
         plasticity = self.change.begin(setting) if self.change else None
         due = set(self.change.due(self.updates)) if self.change else set()
         heard = {step for at in due for step in (at - self.listen + 1, at + 1)}
         looks = {round(self.updates * k / self.evaluations) for k in range(1, self.evaluations + 1)}
         memory = Replay(self.capacity, shape[0])
-        explorers, log = Explorers(worlds, memory, self.repeat, 1000 * self.seed), Log(place)
+        explorers = Explorers(worlds, memory, self.repeat, 1000 * self.seed)
         found: dict[str, float] = {}
 
         for _ in range(self.begin):

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from meristem.allocate import Limits, Proportional
 from meristem.axes import AxisMap
+from meristem.diagnose import Monitor
 from meristem.integrate import StepCounts
 from meristem.plasticity import Plasticity
 from meristem.prune import Taylor
@@ -32,6 +33,7 @@ class Setting:
         updates: optimizer steps of the whole run.
         listen: steps over which statistics are added up.
         seed: of everything random.
+        monitor: watches newborns.
     """
 
     axes: AxisMap
@@ -40,11 +42,18 @@ class Setting:
     updates: int
     listen: int
     seed: int
+    monitor: Monitor
 
     @property
     def common(self) -> dict[str, Any]:
         """What all controllers are given."""
-        return {"follow": [self.target], "listen": self.listen, "seed": self.seed, "integrate": StepCounts()}
+        return {
+            "follow": [self.target],
+            "listen": self.listen,
+            "seed": self.seed,
+            "integrate": StepCounts(),
+            "monitor": self.monitor,
+        }
 
 
 class Change(Strict, ABC):

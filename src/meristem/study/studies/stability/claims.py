@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from meristem.study.claim import Claim, Test
 from meristem.study.comparisons import Above, Below, Equivalent, Greater
 from meristem.study.ranks import Correlated, Trend
-from meristem.study.studies.stability.arms import arms, dense, early, further, grow, insert, lengths, prune, remove
+from meristem.study.studies.bottleneck.comparisons import NotWorse
+from meristem.study.studies.stability.arms import (
+    EARLY_LIKE_GROWN,
+    EARLY_LIKE_PRUNED,
+    PRUNED_LIKE_GROWN,
+    arms,
+    dense,
+    early,
+    further,
+    grow,
+    insert,
+    lengths,
+    prune,
+    remove,
+)
+from meristem.study.studies.stability.early import Early
+from meristem.study.studies.stability.experiment import Cycles
+from meristem.study.studies.stability.inserted import Insert
+from meristem.study.studies.stability.masked import Grow
 from meristem.study.studies.stability.metrics import SETTLED
 from meristem.study.studies.stability.settings import Bench, Size
 
@@ -35,6 +53,8 @@ def _without_trunk(mlp: Bench) -> Iterator[Claim]:
     yield Claim("In an MLP growth and pruning end alike.", same, "Table: MLP")
     really = Equivalent("cycle accuracy", insert(mlp), remove(mlp), POINT)
     yield Claim("In an MLP real insertion and real removal end alike, too.", [really], OURS)
+    anew = Equivalent("WT accuracy", grow(mlp, mlp.focus), prune(mlp, mlp.focus), POINT)
+    yield Claim("MLPs trained anew under the final masks do not differ.", [anew], "Table: MLP")
 
 
 def _removal(bench: Bench) -> Claim:
@@ -58,17 +78,24 @@ def _starvation(mlp: Bench, bench: Bench) -> Iterator[Claim]:
     yield Claim(
         f"{bench.group}: the starvation is worse than in an MLP.",
         [
-            Greater("R_grad late", grow(mlp, share), grow(bench, share), PARITY, paired=False)
+            test
             for share in bench.shares
             if share in mlp.shares
+            for test in _more_starved(grow(bench, share), grow(mlp, share))
         ],
         "minor in the MLP, clear with a trunk",
     )
     yield Claim(
         f"{bench.group}: with real insertion the starvation is worse than in an MLP.",
-        [Greater("R_grad late", insert(mlp), insert(bench), PARITY, paired=False)],
+        list(_more_starved(insert(bench), insert(mlp))),
         OURS,
     )
+
+
+def _more_starved(arm: str, other: str) -> Iterator[Test]:
+    """At the end of the cycle in which newborns were born, over their whole life, and at the worst look."""
+    for when in ("late", "settled, cohorts", "least, cohorts"):
+        yield Greater(f"R_grad {when}", other, arm, PARITY, paired=False)
 
 
 def _accuracy(bench: Bench) -> Iterator[Claim]:
@@ -129,7 +156,8 @@ def _interventions(size: Size, bench: Bench) -> Iterator[Claim]:
 def _births(size: Size, bench: Bench) -> Iterator[str]:
     """The arms of a bench that have newborns."""
     for arm in arms(size):
-        if arm.group == bench.group and ("Grow" in arm.name or "Insert" in arm.name):
+        assert isinstance(arm.config, Cycles)
+        if arm.group == bench.group and isinstance(arm.config.way, (Grow, Insert, Early)):
             yield arm.name
 
 
@@ -155,7 +183,7 @@ def _controls(bench: Bench) -> Iterator[Claim]:
     )
     yield ours(
         "pruning leads over the cycles at equal unit-epochs, too.",
-        Greater("TAA", further(bench, "Prune, matched unit-epochs"), base, POINT),
+        Greater("TAA", further(bench, PRUNED_LIKE_GROWN), base, POINT),
     )
     yield ours(
         "pruning leads over the cycles with Leaky-ReLU, too.",
@@ -167,50 +195,73 @@ def _controls(bench: Bench) -> Iterator[Claim]:
     )
 
 
-def _parity(arm: str) -> Iterator[Test]:
+def _parity(arm: str, what: str) -> Iterator[Test]:
     """Medians over newborns of at least this age, over all looks and at the worst of them."""
     for ratio in ("R_act", "R_grad"):
         for when in ("settled", "least"):
-            yield Above(f"{ratio} {when}", arm, 0.9)
+            yield Above(f"{ratio} {when}, {what}", arm, 0.9)
 
 
 def _answer(bench: Bench) -> Iterator[Claim]:
     """What meristem's own way shall do."""
     if not bench.controls:
         return
-    ours = early(bench, bench.focus)
-    fewer = further(bench, "Early division, matched unit-epochs")
+    fewer, more = further(bench, EARLY_LIKE_GROWN), further(bench, EARLY_LIKE_PRUNED)
     dividing = (*(early(bench, share) for share in bench.shares), further(bench, "Insert, dividing"))
-    yield Claim(
-        f"{bench.group}: newborns that divide are as active as incumbents and get as much gradient, from {SETTLED} "
-        "steps after their birth on.",
-        [test for arm in dividing for test in _parity(arm)],
-        "meristem",
+
+    def ours(sentence: str, *tests: Test) -> Claim:
+        return Claim(f"{bench.group}: {sentence}", tests, "meristem")
+
+    yield ours(
+        "newborns that divide are as active as incumbents and get as much gradient, in the median over cohorts, from "
+        f"{SETTLED} steps after their birth on.",
+        *(test for arm in dividing for test in _parity(arm, "cohorts")),
     )
-    yield Claim(
-        f"{bench.group}: so it is where they have fewer epochs, at equal unit-epochs.", list(_parity(fewer)), "meristem"
+    yield ours("so it is where they have fewer epochs, at the unit-epochs of growth.", *_parity(fewer, "cohorts"))
+    yield ours(
+        "so it is in the median over newborn units, too.",
+        *(test for arm in (*dividing, fewer) for test in _parity(arm, "units")),
     )
     for share in bench.shares:
-        yield Claim(
-            f"{bench.group}: early division to {share} % has the accuracy of pruning over the cycles and ends with "
-            "that of growth, or higher ones, in as many epochs and fewer operations than pruning.",
-            [
-                Greater("TAA", early(bench, share), prune(bench, share)),
-                Greater("cycle accuracy", early(bench, share), grow(bench, share)),
-                Greater("flops", prune(bench, share), early(bench, share)),
-            ],
-            "meristem",
+        arm, pruned, grown = early(bench, share), prune(bench, share), grow(bench, share)
+        yield ours(
+            f"early division to {share} % has at least the accuracy of pruning over the cycles and ends with at least "
+            "that of growth, to a point, in as many epochs and fewer operations than masked pruning.",
+            *_at_least((arm, pruned), (arm, grown)),
+            Greater("flops", pruned, arm),
         )
-    yield Claim(
-        f"{bench.group}: so it is at equal unit-epochs.",
-        [
-            Greater("TAA", fewer, further(bench, "Prune, matched unit-epochs")),
-            Greater("cycle accuracy", fewer, grow(bench, bench.focus)),
-        ],
-        "meristem",
+        yield ours(f"early division to {share} % is ahead of both.", *_ahead((arm, pruned), (arm, grown)))
+    pruned, grown = prune(bench, bench.focus), grow(bench, bench.focus)
+    short = further(bench, PRUNED_LIKE_GROWN)
+    yield from _equal(ours, "at the unit-epochs of growth", (fewer, short), (fewer, grown))
+    yield from _equal(ours, "at the operations that masked pruning and growth execute", (more, pruned), (more, grown))
+    arm, removed, inserted = early(bench, bench.focus), remove(bench), insert(bench)
+    yield ours(
+        "against real removal and real insertion, too, early division has at least the accuracy of pruning over the "
+        "cycles and ends with at least that of growth, to a point, in fewer operations each.",
+        *_at_least((arm, removed), (fewer, inserted)),
+        Greater("flops", removed, arm),
+        Greater("flops", inserted, fewer),
     )
-    yield Claim(
-        f"{bench.group}: early growth alone is not enough, newborns must divide.",
-        [Greater("TAA", ours, further(bench, f"Early, {what}")) for what in ("unread", "at random")],
-        "meristem",
+    yield ours(
+        "early growth alone is not enough, newborns must divide.",
+        *(Greater("TAA", arm, further(bench, f"Early, {what}")) for what in ("unread", "at random")),
     )
+
+
+def _equal(ours: Callable[..., Claim], budget: str, over: tuple[str, str], end: tuple[str, str]) -> Iterator[Claim]:
+    yield ours(
+        f"{budget}, early division has at least the accuracy of pruning over the cycles and ends with at least that of "
+        "growth, to a point.",
+        *_at_least(over, end),
+    )
+    yield ours(f"{budget}, early division is ahead of both.", *_ahead(over, end))
+
+
+def _at_least(over: tuple[str, str], end: tuple[str, str]) -> tuple[Test, Test]:
+    """Not worse by a point: the first arm of each pair, over the cycles and at the end."""
+    return NotWorse("TAA", *over, POINT), NotWorse("cycle accuracy", *end, POINT)
+
+
+def _ahead(over: tuple[str, str], end: tuple[str, str]) -> tuple[Test, Test]:
+    return Greater("TAA", *over), Greater("cycle accuracy", *end)

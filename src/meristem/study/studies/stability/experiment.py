@@ -28,7 +28,7 @@ class Cycles(Experiment):
         cycles: how many; `epochs`: how long each is.
         batch_size, learning_rate, momentum: of SGD; the rate falls to 0 over the whole run along half a cosine.
         looks: evaluations in each cycle, equally far apart, the last at its end.
-        retrain: afterwards, train a freshly initialized net under the final mask.
+        retrain: afterwards, train a freshly initialized net under the final mask for so many epochs, in as many cycles.
         device: where it runs.
     """
 
@@ -45,18 +45,19 @@ class Cycles(Experiment):
     learning_rate: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     looks: int = Field(default=2, ge=1)
-    retrain: bool = False
+    retrain: float = Field(default=0, ge=0)
     device: str = "cpu"
 
     def run(self, data: DataSet, place: RunFolder, progress: Progress) -> Run:
         """Raises `ConfigError` if a cycle has no step."""
-        images, parts = prepared(data, self), 2 if self.retrain else 1
+        images = prepared(data, self)
         log = Log(place, self.device)
         first = Training(self, images, self.way, self.seed)
-        ends = first.run(log, lambda step: progress(step, parts * first.total))
+        total = round(first.total * (1 + self.retrain / (self.cycles * self.epochs)))
+        ends = first.run(log, lambda step: progress(step, total))
         metrics = {"cycle accuracy": ends[-1], "TAA": sum(ends) / len(ends), **first.metrics()}
         if self.retrain:
-            again = first.fresh()
-            ends = again.run(Log(None, self.device), lambda step: progress(first.total + step, parts * first.total))
+            again = first.fresh(self.retrain / self.cycles)
+            ends = again.run(Log(None, self.device), lambda step: progress(min(first.total + step, total), total))
             metrics |= {"WT accuracy": ends[-1], "WT TAA": sum(ends) / len(ends)}
         return log.finish(self.seed, metrics, first.turnover.axes, [found.plain() for found in first.records])

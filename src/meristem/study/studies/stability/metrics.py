@@ -9,18 +9,27 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from meristem.diagnose.record import MEASURES, Cohort, Record
-from meristem.study.studies.stability.probe import Units
+from meristem.study.studies.stability.probe import Newborn, Units
 
 SETTLED = 200
 """Optimizer steps after which newborns should have found their place."""
 
 
-def newborn_metrics(records: Sequence[Record], early: int, late: int) -> dict[str, float]:
-    """R_act, R_grad and the ratio of fan-out norms at birth, at an early age and at the end of a cycle, or about then.
+STARVED = 0.5
+"""R_grad below which a unit counts as starved."""
 
-    Means over edits and hidden layers. And of R_act and R_grad the medians over all newborns from an age of 200 steps
-    on (`settled`), and the least of these medians over the looks at the net (`least`). NaN where no unit was born, and
-    where newborns are compared with incumbents that give or get nothing at all.
+
+def newborn_metrics(records: Sequence[Record], early: int, late: int) -> dict[str, float]:
+    """What newborns give and get, cohort by cohort: R_act, R_grad and the ratio of fan-out norms.
+
+    A cohort is what one edit inserted into one layer; its R is the ratio of means of arXiv 2605.15435: the
+    mean over its units divided by the mean over all older units. One number for each, whatever its size.
+
+    `birth`, `early`, `late`: at birth, at an early age and at the end of a cycle, or about then: means over cohorts.
+    `settled, cohorts`: the median over all cohorts of an age of 200 steps or more, at all looks. `least, cohorts`: the
+    least, over the looks, of the median over these cohorts. Neither is a median over units: see `unit_metrics`.
+
+    NaN where no unit was born, and where newborns are compared with older units that give or get nothing at all.
 
     Args:
         records: of a run.
@@ -32,13 +41,38 @@ def newborn_metrics(records: Sequence[Record], early: int, late: int) -> dict[st
         found[f"R_act {when}"] = _mean([cohort.activation for cohort in cohorts])
         found[f"R_grad {when}"] = _mean([cohort.gradient for cohort in cohorts])
         found[f"fan-out ratio {when}"] = _mean([cohort.fan_out for cohort in cohorts])
-    for name in ("activation", "gradient"):
-        short = {"activation": "R_act", "gradient": "R_grad"}[name]
-        looks = [[getattr(c, name) for c in _cohorts(each) if c.age >= SETTLED] for each in records]
-        medians = [_median(look) for look in looks if look]
-        found[f"{short} settled"] = _median([number for look in looks for number in look])
-        found[f"{short} least"] = min((number for number in medians if not math.isnan(number)), default=math.nan)
-    return found
+    old = [[cohort for cohort in _cohorts(each) if cohort.age >= SETTLED] for each in records]
+    found |= _settled("R_act", "cohorts", [[_number(c.activation) for c in look] for look in old])
+    return found | _settled("R_grad", "cohorts", [[_number(c.gradient) for c in look] for look in old])
+
+
+def unit_metrics(looks: Sequence[Sequence[Newborn]]) -> dict[str, float]:
+    """What newborns give and get, unit by unit: each in units of the mean over all that are older than its cohort.
+
+    `settled, units`: the median over all newborn units of an age of 200 steps or more, at all looks. `least, units`:
+    the least, over the looks, of the median over these units. `starved units`: the share of them, over all looks,
+    whose R_grad is below 0.5. NaN where there is none.
+
+    Args:
+        looks: all newborn units at every look at the net.
+    """
+    old = [[unit for unit in look if unit.age >= SETTLED] for look in looks]
+    gradients = [[unit.gradient for unit in look] for look in old]
+    known = [number for look in gradients for number in look if not math.isnan(number)]
+    return {
+        **_settled("R_act", "units", [[unit.activation for unit in look] for look in old]),
+        **_settled("R_grad", "units", gradients),
+        "starved units": sum(number < STARVED for number in known) / len(known) if known else math.nan,
+    }
+
+
+def _settled(ratio: str, what: str, looks: Sequence[Sequence[float]]) -> dict[str, float]:
+    known = [[number for number in look if not math.isnan(number)] for look in looks]
+    everything = [number for look in known for number in look]
+    return {
+        f"{ratio} settled, {what}": statistics.median(everything) if everything else math.nan,
+        f"{ratio} least, {what}": min((statistics.median(look) for look in known if look), default=math.nan),
+    }
 
 
 def by_layer(records: Sequence[Record], age: int) -> dict[str, float]:
@@ -80,9 +114,8 @@ def _aged(records: Sequence[Record], age: int) -> list[Cohort]:
     return list(found.values())
 
 
-def _median(numbers: Sequence[float | None]) -> float:
-    there = [number for number in numbers if number is not None]
-    return statistics.median(there) if there else math.nan
+def _number(found: float | None) -> float:
+    return math.nan if found is None else found
 
 
 def _mean(numbers: Sequence[float | None]) -> float:

@@ -15,6 +15,9 @@ from meristem.integrate import RandomizedSmoothLeaky
 Net: TypeAlias = Literal["mlp", "conv"]
 Activation: TypeAlias = Literal["relu", "leaky", "rsl"]
 
+TRUNK = (32, 64)
+"""Channels of the convolutions before the hidden layers; each is pooled."""
+
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky": lambda: nn.LeakyReLU(0.1),
@@ -65,7 +68,7 @@ def build(
     channels, height, width = shape
     layers = OrderedDict[str, nn.Module]()
     if net == "conv":
-        for depth, units in enumerate((32, 64), start=1):
+        for depth, units in enumerate(TRUNK, start=1):
             layers[f"conv{depth}"] = nn.Conv2d(channels, units, 3, padding=1)
             layers[f"relu{depth}"] = ACTIVATIONS[activation]()
             layers[f"pool{depth}"] = nn.MaxPool2d(2)

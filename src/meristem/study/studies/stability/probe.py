@@ -30,6 +30,21 @@ class Units:
     born: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Newborn:
+    """One unit that joined, at one look.
+
+    Attributes:
+        age: optimizer steps since it joined.
+        activation, gradient: R_act and R_grad of this unit alone: what it gives and gets, divided by the means over all
+            units that are older than its cohort and take part; NaN where such a mean is 0.
+    """
+
+    age: int
+    activation: float
+    gradient: float
+
+
 def measure(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """The measures of every unit of every hidden layer, in the order of `MEASURES`: float64, shape (measures, units).
 
@@ -54,6 +69,21 @@ def record(step: int, measured: Mapping[str, Tensor], units: Mapping[str, Units]
     """All hidden layers at a step, in cohorts of newborns beside all that are older and take part."""
     axes = {name: _axis(step, table.cpu(), units[name]) for name, table in measured.items()}
     return Record(step, axes, {})
+
+
+def newborns(step: int, measured: Mapping[str, Tensor], units: Mapping[str, Units]) -> list[Newborn]:
+    """Every unit of every hidden layer that joined and takes part, one by one."""
+    return [each for name, table in measured.items() for each in _each(step, table.cpu(), units[name])]
+
+
+def _each(step: int, table: Tensor, units: Units) -> Iterator[Newborn]:
+    rows = table[[MEASURES.index("frequency"), MEASURES.index("gradient")]]
+    for born in sorted(set(units.born[units.active & (units.born >= 0)].tolist())):
+        young, old = units.active & (units.born == born), units.active & (units.born < born)
+        means = rows[:, old].mean(1, keepdim=True)
+        ratios = torch.where(means > 0, rows[:, young] / means, torch.nan)
+        for activation, gradient in ratios.T.tolist():
+            yield Newborn(step - born, activation, gradient)
 
 
 def _rows(model: nn.Module, name: str, h: Tensor, delta: Tensor, gradients: Mapping[str, Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from meristem.diagnose.record import Record
 from meristem.errors import ConfigError
 from meristem.study.studies.stability.masked import Dense
-from meristem.study.studies.stability.metrics import by_layer, newborn_metrics, survivor_change
+from meristem.study.studies.stability.metrics import by_layer, newborn_metrics, survivor_change, unit_metrics
 from meristem.study.studies.stability.nets import Activation, Gated, Net, build, hidden
-from meristem.study.studies.stability.probe import measure, record
+from meristem.study.studies.stability.probe import Newborn, measure, newborns, record
 from meristem.study.studies.stability.turnover import Setting, Way
 from meristem.train.data import DataSet
 from meristem.train.log import Log
@@ -109,6 +109,7 @@ class Training:
             raise ConfigError(f"a cycle of {config.epochs} epochs has no step of {config.batch_size} images")
         self.total = self.per_cycle * config.cycles
         self.records: list[Record] = []
+        self._newborns: list[list[Newborn]] = []
         self._offsets = {max(1, round(age * self.per_cycle)) for age in AGES}
         self._looks = {max(1, round(k * self.per_cycle / config.looks)) for k in range(1, config.looks + 1)}
         self._changes: list[float] = []
@@ -165,17 +166,22 @@ class Training:
         return {
             "unit-epochs": self._unit_steps / sum(self.config.widths) / epochs,
             **newborn_metrics(self.records, max(1, round(EARLY * self.per_cycle)), self.per_cycle),
+            **unit_metrics(self._newborns),
             **by_layer(self.records, self.per_cycle),
             "survivor change": sum(self._changes) / len(self._changes) if self._changes else math.nan,
         }
 
-    def fresh(self) -> Training:
-        """The same training of a freshly initialized net: under the final mask, or of the final widths."""
+    def fresh(self, epochs: float) -> Training:
+        """The same training of a freshly initialized net: under the final mask, or of the final widths.
+
+        Args:
+            epochs: of each cycle.
+        """
         units, masked = self.turnover.units(), self.turnover.axes is None
-        config: Any = self.config
+        config, changes = cast(Any, self.config), dict[str, Any](epochs=epochs)
         if not masked:
-            config = config.model_copy(update={"widths": tuple(len(found.active) for found in units.values())})
-        made = Training(config, self.images, Dense(), self.seed + FRESH)
+            changes["widths"] = tuple(len(found.active) for found in units.values())
+        made = Training(config.model_copy(update=changes), self.images, Dense(), self.seed + FRESH)
         for name, found in units.items():
             gate = made.turnover.model.get_submodule(f"act{name[2:]}")
             assert isinstance(gate, Gated)
@@ -212,7 +218,9 @@ class Training:
 
     def _probe(self, step: int) -> dict[str, Tensor]:
         tables = measure(self.turnover.model, self.images.x[:PROBE], self.images.y[:PROBE])
-        self.records.append(record(step, tables, self.turnover.units()))
+        units = self.turnover.units()
+        self.records.append(record(step, tables, units))
+        self._newborns.append(newborns(step, tables, units))
         return tables
 
     def _closure(self) -> Tensor:
