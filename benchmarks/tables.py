@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.growth_quality.figure import figure
-from benchmarks.growth_quality.table import TITLES, by_case, cells
+from benchmarks.growth_quality.table import TITLES, asked, by_case, cells
 from benchmarks.pair import RESULTS, ROOT
 from benchmarks.pruning.summary import page as pruning
 from benchmarks.zoo.summary import page as zoo
@@ -202,11 +202,17 @@ def growth_quality() -> str:
     (ROOT / "docs" / "_static" / "growth_quality.svg").write_text(figure(rows))
     missing = f" {found['missing_runs']} runs are missing." if found["missing_runs"] else ""
     picture = "```{image} _static/growth_quality.svg\n:alt: Test accuracy against training FLOPs\n```\n\n"
-    tables = [f"### {case}\n\n{table(TITLES, map(cells, members))}" for case, members in by_case(rows).items()]
+    tables = []
+    for case, members in by_case(rows).items():
+        whole = asked(members)
+        lines = [cells(row, whole, settings["seeds"]) for row in members]
+        tables.append(f"### {case}\n\n{table(TITLES, lines)}")
     return (
         "## Growth methods under equal conditions\n\n"
-        f"From the same small nets to the same widths in {settings['edits']} edits; {settings['epochs']} epochs, "
-        f"{settings['seeds']} seeds, settings `{found['scale']}`. Mean ± 95 % confidence interval. Operations and "
+        f"From the same small nets, asked for the same widths in {settings['edits']} edits; {settings['epochs']} "
+        f"epochs, {settings['seeds']} seeds, settings `{found['scale']}`. A method that gives fewer newborns than it "
+        "is asked for ends smaller: remarks say at what share of the parameters of the large net, and its accuracy is "
+        "to be read beside that. Mean ± 95 % confidence interval, of the seeds whose runs did not fail. Operations and "
         "seconds include those of growth. A newborn is inactive if at the end, on the test images, its readers see "
         "less than a thousandth of what they see of the mean unit of its axis; fixed nets: all units. "
         f"Axes for which a method is not defined keep their small width.{missing}\n\n" + picture + "\n".join(tables)

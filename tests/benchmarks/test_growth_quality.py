@@ -16,8 +16,9 @@ from benchmarks.growth_quality.nets import prepared, remove_norms, shrunk
 from benchmarks.growth_quality.run import run
 from benchmarks.growth_quality.settings import SCALES, Scale, Widths
 from benchmarks.growth_quality.summary import write_summary
-from benchmarks.growth_quality.table import TITLES, cells
+from benchmarks.growth_quality.table import TITLES, asked, by_case, cells
 from benchmarks.growth_quality.tasks import ARMS, LARGE, SMALL, Task, all_tasks, label
+from benchmarks.pair import RESULTS, ROOT
 from meristem.errors import ConfigError
 from meristem.grow import METHODS
 from meristem.train.data import DataSet
@@ -128,7 +129,42 @@ def test_a_run_that_fails_is_reported_and_tried_again(toy, data, tmp_path, monke
     assert "ZeroDivisionError" in str(task("ZeroFanOut").failure(tmp_path))
     write_summary("cpu", [task("ZeroFanOut")], tmp_path, tmp_path)
     (row,) = json.loads((tmp_path / "growth_quality.json").read_text())["results"]
-    assert cells(row)[-1] == "1 runs failed"
+    assert cells(row)[-1] == "1 run failed"
+
+
+def test_nets_that_end_smaller_than_asked_for_and_seeds_that_are_missing_are_marked():
+    number = [0.5, 0.1]
+    row = {"final_accuracy": number, "mean_accuracy": number, "flops": number, "seconds": number, "inactive": number,
+           "undefined": {}, "failures": [], "seeds": 5}  # fmt: skip
+    rows = [
+        {"case": "a", "arm": arm, "parameters": [size, None], **row}
+        for arm, size in ((SMALL, 100.0), (LARGE, 1000.0), ("TINY", 780.4), ("GradMax", 999.9), ("Random", 1000.0))
+    ]
+    rows[2] |= {"seeds": 3, "failures": ["SignalError", "SignalError"]}
+    whole = asked(rows)
+    assert whole == 1000
+    assert [cells(r, whole, 5)[-1] for r in rows] == [
+        "", "", "ended at 78 % of the size asked for; 3 of 5 seeds; 2 runs failed",
+        "ended at 99 % of the size asked for", "",
+    ]  # fmt: skip
+    assert asked(rows[2:]) is None
+    assert cells(rows[3], None, 5)[-1] == ""
+
+
+def test_the_page_marks_all_committed_results_of_smaller_nets():
+    found = json.loads((RESULTS / "growth_quality.json").read_text())
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    marked = 0
+    for rows in by_case(found["results"]).values():
+        whole = asked(rows)
+        for row in rows:
+            line = "| " + " | ".join(cells(row, whole, found["settings"]["seeds"])) + " |"
+            assert line in page
+            if "parameters" in row and row["arm"] not in (SMALL, LARGE):
+                smaller = row["parameters"][0] < whole
+                assert smaller == ("of the size asked for" in line)
+                marked += smaller
+    assert marked
 
 
 def test_every_method_takes_part_under_a_name_of_its_own():

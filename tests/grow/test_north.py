@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import meristem
-from meristem.errors import ConfigError
+from meristem.errors import ConfigError, SignalError
 from meristem.grow import NorthOpt, NorthPre, NorthSelect
-from meristem.grow.north_opt import singular_values
+from meristem.grow.north_opt import step
+from meristem.grow.parts.north import unit
 from meristem.signals import Activations, Proposals, Recorder, View
 from tests.grow.sites import SITES, STREAM, commit, make, objective, planned
 
@@ -100,6 +101,11 @@ def test_without_room_the_plan_is_none_and_says_so():
     assert len(plan.gather) == axis.size
 
 
+def singular_values(z):
+    """Their sum, of pre-activations and the constant at unit size."""
+    return float(torch.linalg.svdvals(unit(torch.cat([torch.ones_like(z[:, :1]), z], 1).T)).sum())
+
+
 @pytest.mark.parametrize("site", ["linear", "same", "transposed"])
 def test_opt_beats_random_newborns_in_what_it_maximises(site):
     model, x, labels, name = make(SITES[site], nn.ReLU())
@@ -119,7 +125,7 @@ def test_opt_beats_random_newborns_in_what_it_maximises(site):
     f = rows(fresh(seen[0])) * (old.norm(dim=1).mean() / candidates.norm(dim=1))
 
     def total(new):
-        return float(torch.linalg.svdvals(torch.cat([z, new], 1) / len(z) ** 0.5).sum())
+        return singular_values(torch.cat([z, new], 1))
 
     best = max(total(f[:, torch.randperm(2000)[:count]]) for _ in range(300))
     commit(axes, plan)
@@ -132,20 +138,118 @@ def test_no_step_of_opt_lowers_what_it_maximises():
     for steps in range(6):
         axes, _, plan = planned(NorthOpt(steps), model, objective(model, x, labels), x, name, 3)
         with meristem.edit.trial(axes, [meristem.edit.Change(axes[name], plan.gather, plan.start)]):
-            totals.append(float(torch.linalg.svdvals(produced(model, name, x)).sum()))
+            totals.append(singular_values(produced(model, name, x)))
     assert totals == sorted(totals)
     assert totals[-1] > totals[0]
 
 
-def test_the_gradient_of_the_singular_values():
+@pytest.mark.parametrize("taken", [4, 12])
+def test_a_step_of_opt_follows_the_gradient(taken):
+    """With fewer rows than there are directions, and with more; one row is zero."""
     generator = torch.Generator().manual_seed(0)
-    x, old, new = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((30, 8), (4, 8), (3, 8)))
+    old, new = (unit(torch.randn(n, 9, dtype=torch.float64, generator=generator)) for n in (taken, 3))
+    old[1] = 0
     new.requires_grad_()
-    expected = torch.linalg.svdvals(torch.cat([old, new]) @ x.T / 30**0.5).sum()
-    expected.backward()
-    total, gradient = singular_values(x.T @ x / 30, old, old @ x.T @ x / 30, new.detach())
-    assert total == pytest.approx(expected.item(), rel=1e-12)
-    torch.testing.assert_close(gradient, new.grad)
+    torch.linalg.svdvals(torch.cat([old, new])).sum().backward()
+    torch.testing.assert_close(step(old, new.detach()), unit(new.grad))
+
+
+def cosines(h, incumbents):
+    """Mean absolute cosine of newborns with incumbents, and among newborns."""
+    found = (unit(h.T) @ unit(h.T).T).abs()
+    new = found[incumbents:, incumbents:]
+    others = ~torch.eye(len(new), dtype=torch.bool)
+    return float(found[incumbents:, :incumbents].mean()), float(new[others].mean())
+
+
+def classifier(inputs, activation=nn.ReLU):
+    """Two hidden layers, trained a little: the second reads what a ReLU gives, or what is centred."""
+    torch.manual_seed(0)
+    x, labels = torch.rand(256, 40).double(), torch.randint(5, (256,))
+    first = nn.ReLU() if inputs == "non-negative" else nn.BatchNorm1d(60, affine=False)
+    model = nn.Sequential(nn.Linear(40, 60), first, nn.Linear(60, 16), activation(), nn.Linear(16, 5)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    return model, x, labels
+
+
+def drawn(model, x, count):
+    """Pre-activations and activations with random newborns, of the incumbents' mean norm."""
+    inputs, old = model[:2](x).detach(), fan_in(model, "2")
+    new = torch.randn(count, old.shape[1], dtype=torch.float64)
+    new *= old.norm(dim=1).mean() / new.norm(dim=1, keepdim=True)
+    z = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1) @ torch.cat([old, new]).T
+    return z, model[3](z)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("inputs", ["non-negative", "centred"])
+@pytest.mark.parametrize("method", ["opt", "select"])
+def test_newborns_are_less_like_incumbents_and_each_other_than_random_ones(method, inputs, activation):
+    model, x, labels = classifier(inputs, activation)
+    random = [[cosines(h, 16) for h in drawn(model, x, 8)] for _ in range(20)]
+    expected = torch.tensor(random).mean(0)
+    chosen = {"opt": NorthOpt(), "select": NorthSelect()}[method]
+    axes, axis, plan = planned(chosen, model, objective(model, x, labels), x, "2", 8)
+    assert (axis.size, plan.births) == (16, 8)
+    commit(axes, plan)
+    z = produced(model, "2", x)
+    for kind, h in enumerate((z, model[3](z).detach())):
+        found = torch.tensor(cosines(h, 16))
+        if kind == 0 or method == "select" or activation is nn.Tanh:  # what Opt sees ends at pre-activations
+            assert bool((found < expected[kind]).all()), (kind, found, expected[kind])
+    assert float(z[:, 16:].square().mean()) <= float(z[:, :16].square().mean())
+    on = (z[:, 16:] > 0).double().mean(0)
+    assert bool(((on > 0.1) & (on < 0.9)).all()), on  # neither always off nor always on behind ReLU
+
+
+@pytest.mark.parametrize("inputs", ["non-negative", "centred"])
+def test_where_there_is_room_what_opt_gives_is_orthogonal(inputs):
+    model, x, labels = classifier(inputs)
+    axes, _, plan = planned(NorthOpt(), model, objective(model, x, labels), x, "2", 8)
+    commit(axes, plan)
+    z = produced(model, "2", x)
+    for h in (z, z - z.mean(0)):
+        assert max(cosines(h, 16)) < 0.02
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_decomposition_that_fails_says_what_to_do(method, which, monkeypatch):
+    model, x, labels, name = make(SITES["linear"], nn.ReLU())
+    calls = []
+
+    def failing(decompose):
+        def instead(*args, **options):
+            calls.append(args)
+            if len(calls) > which:
+                raise torch.linalg.LinAlgError("did not converge")
+            return decompose(*args, **options)
+
+        return instead
+
+    for name_of in ("eigh", "svd"):
+        monkeypatch.setattr(torch.linalg, name_of, failing(getattr(torch.linalg, name_of)))
+    with pytest.raises(SignalError, match=r"could not be decomposed \(did not converge\); nothing was edited"):
+        planned(METHODS[method], model, objective(model, x, labels), x, name, 2)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e15])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_and_inputs_of_any_finite_size(method, size):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3)).double(), torch.randn(20, 9).double()
+    for parameter in model[0].parameters():
+        parameter.data *= size
+    axes, _, plan = planned(METHODS[method], model, lambda: model(x / max(size, 1)).square().mean(), x, "0", 3)
+    commit(axes, plan)
+    assert model[0].weight.isfinite().all()
+    if size:
+        norms = fan_in(model, "0").norm(dim=1)
+        torch.testing.assert_close(norms[4:], norms[:4].mean().expand(plan.births))
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -256,7 +360,14 @@ def test_where_it_is_not_defined():
 
 @pytest.mark.parametrize(
     "make_bad",
-    [lambda: NorthSelect(0), lambda: NorthSelect(cutoff=-1.0), lambda: NorthPre(0.0), lambda: NorthOpt(-1)],
+    [
+        lambda: NorthSelect(0),
+        lambda: NorthSelect(cutoff=-1.0),
+        lambda: NorthSelect(offset=0.0),
+        lambda: NorthPre(0.0),
+        lambda: NorthOpt(-1),
+        lambda: NorthOpt(tolerance=1.0),
+    ],
 )
 def test_settings_are_checked(make_bad):
     with pytest.raises(ConfigError):

@@ -11,7 +11,7 @@ from meristem.axes import trace
 from meristem.edit import Edit
 from meristem.errors import ConfigError
 from meristem.grow import Paired, VarianceTransfer
-from meristem.grow.variance_transfer import homogeneous
+from meristem.grow.variance_transfer import holders
 from meristem.signals import View
 
 
@@ -92,7 +92,11 @@ def test_depthwise_kernels_are_the_same_for_both_halves():
         ([nn.GELU()], False),
         ([nn.Tanh()], False),
         ([nn.Softplus()], False),
-        ([nn.BatchNorm1d(8), nn.ReLU()], False),
+        ([nn.BatchNorm1d(8), nn.ReLU()], True),
+        ([nn.GELU(), nn.BatchNorm1d(8), nn.ReLU()], True),
+        ([nn.BatchNorm1d(8), nn.ReLU(), nn.BatchNorm1d(8)], True),
+        ([nn.BatchNorm1d(8), nn.GELU()], False),
+        ([nn.BatchNorm1d(8, affine=False), nn.ReLU()], False),
         ([nn.LayerNorm(8)], False),
     ],
     ids=repr,
@@ -100,7 +104,7 @@ def test_depthwise_kernels_are_the_same_for_both_halves():
 def test_where_activations_scale_with_weights(between, expected):
     model, x = network(between)
     axes = trace(model, x)
-    assert homogeneous(axes, axes["0"]) is expected
+    assert (holders(axes, axes["0"]) is not None) is expected
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -118,6 +122,111 @@ def test_variance_follows_the_new_width(bias):
     torch.testing.assert_close(model[2].weight[:, 8:].norm(dim=0), norms.expand(24))
     torch.testing.assert_close(model[0].weight[8:].norm(dim=1), (old[0].weight.norm(dim=1).mean() / a).expand(24))
     torch.testing.assert_close(model(x), before, rtol=1e-12, atol=1e-12)
+
+
+class Stream(nn.Module):
+    """What a norm gives is added to what another gave, and read twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = nn.Linear(6, 8), nn.BatchNorm1d(8)
+        self.inner, self.second = nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.first(self.stem(x)))
+        return self.head(torch.relu(x + self.second(self.inner(x))))
+
+
+class WithAndWithout(nn.Module):
+    """One activation is read through a norm and without it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Linear(6, 8), nn.BatchNorm1d(8)
+        self.left, self.right = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.left(torch.relu(self.norm(h))) + self.right(torch.relu(h))
+
+
+def normed(kind):
+    """A net with norms that have seen data, whose scales are not 1."""
+    torch.manual_seed(0)
+    convolutional = [nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4),
+                     nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)]  # fmt: skip
+    dense = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)]
+    built = {"dense": nn.Sequential(*dense), "conv": nn.Sequential(*convolutional), "stream": Stream(),
+             "with and without": WithAndWithout()}  # fmt: skip
+    model, x = built[kind].double(), torch.randn(12, 6, *((6, 6) if kind == "conv" else ()), dtype=torch.float64)
+    model(x)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+            nn.init.normal_(module.bias)
+    for _ in range(3):
+        model(x)
+    return model, x, "0" if kind in ("dense", "conv") else "stem"
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv", "stream", "with and without"])
+def test_behind_batch_norm_too_variance_follows_the_new_width_and_the_function_stays(kind):
+    model, x, name = normed(kind)
+    old = copy.deepcopy(model)
+    axes = trace(model, x)
+    plan = VarianceTransfer().propose(View(axes), axes[name], 24)
+    assert not plan.inexact
+    Edit(axes).gather(plan.axis, plan.gather, plan.start).commit()
+    for training in (True, False):
+        before, after = (copy.deepcopy(m).train(training)(x) for m in (old, model))
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
+    a = math.sqrt(8 / 32)
+    held = kind != "with and without"
+    scales = {"dense": ["1"], "conv": ["1"], "stream": ["first", "second"], "with and without": ["norm"]}[kind]
+    readers = {"dense": ["3"], "conv": ["3"], "stream": ["inner", "head"], "with and without": ["left", "right"]}[kind]
+    producers = {"stream": ["stem", "inner"]}.get(kind, [name])
+    for other in scales:
+        found, known = model.get_submodule(other), old.get_submodule(other)
+        for ours, theirs in ((found.weight, known.weight), (found.bias, known.bias)):
+            torch.testing.assert_close(ours[:8], theirs / a if held else theirs)
+        assert torch.equal(found.running_mean[:8], known.running_mean)
+        assert torch.equal(found.running_var[:8], known.running_var)
+        torch.testing.assert_close(found.weight[8:], torch.full((24,), 1 / a if held else 1.0, dtype=torch.float64))
+        assert not found.bias[8:].any()
+    for reader in readers:
+        found, known = model.get_submodule(reader).weight.detach(), old.get_submodule(reader).weight.detach()
+        torch.testing.assert_close(found[: len(known), :8], known * a if held else known)
+        if reader not in producers:
+            norms = known.transpose(0, 1).flatten(1).norm(dim=1).mean() * a
+            torch.testing.assert_close(found[:, 8:].transpose(0, 1).flatten(1).norm(dim=1), norms.expand(24))
+    for producer in producers:
+        known = old.get_submodule(producer).weight
+        found = model.get_submodule(producer).weight[:8, : known.shape[1]]
+        torch.testing.assert_close(found, known * a if held and producer in readers else known)
+
+
+def test_adams_state_of_scales_and_shifts_follows_too():
+    model, x, _ = normed("dense")
+    wide = copy.deepcopy(model)
+
+    def gather(m):
+        optimizer = torch.optim.Adam(m.parameters(), lr=0.0)
+        for passes in range(3):
+            (m(x * (1 + passes)) ** 3).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return optimizer
+
+    optimizer = gather(model)
+    axes = trace(model, x)
+    plan = VarianceTransfer().propose(View(axes), axes["0"], 24)
+    Edit(axes, optimizer).gather(plan.axis, plan.gather, plan.start).commit()
+    grown(wide, x, VarianceTransfer(), count=24)
+    state = gather(wide).state
+    for ours, theirs in ((model[1].weight, wide[1].weight), (model[1].bias, wide[1].bias)):
+        for key in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(optimizer.state[ours][key][:8], state[theirs][key][:8], rtol=1e-9, atol=1e-12)
 
 
 def test_around_other_activations_incumbents_stay():

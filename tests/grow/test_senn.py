@@ -98,6 +98,45 @@ def recorded(method, model, loss, x, name):
     return View(axes, signals=recorder.finish()), axes[name]
 
 
+def sizes(model, name):
+    """The norm of every unit's fan-in, biases counted."""
+    module = model.get_submodule(name)
+    return torch.cat([module.weight.detach().flatten(1), module.bias.detach()[:, None]], 1).norm(dim=1)
+
+
+@pytest.mark.parametrize("steps", [0, 10, 100])
+@pytest.mark.parametrize("site", ["linear", "pointwise", "same"])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh()], ids=["relu", "tanh"])
+def test_newborns_have_the_incumbents_size_however_long_it_is_sampled(site, activation, steps):
+    model, x, labels, name = make(SITES[site], activation, 64)
+    with torch.no_grad():
+        for parameter in model.get_submodule(name).parameters():
+            parameter *= 0.3  # of a size that the drawing of proposals cannot know
+    norm = sizes(model, name).mean()
+    axes, axis, plan = planned(SENN(20, steps), model, objective(model, x, labels), x, name, 3)
+    assert plan.births
+    commit(axes, plan)
+    torch.testing.assert_close(sizes(model, name)[axis.size :], norm.expand(plan.births))
+
+
+def test_gains_are_those_of_newborns_as_they_are_inserted():
+    """Behind tanh, where the score depends on the size: predictions follow that of the incumbents."""
+    found = []
+    for size in (0.3, 3.0):
+        model, x, labels, name = make(SITES["linear"], nn.Tanh(), 400)
+        with torch.no_grad():
+            for parameter in model.get_submodule(name).parameters():
+                parameter *= size
+        loss = objective(model, x, labels)
+        score = fisher_score(model, READERS["linear"], loss, len(x))
+        axes, _, plan = planned(EXACT, model, loss, x, name, 1)
+        commit(axes, plan)
+        grown = fisher_score(model, READERS["linear"], loss, len(x))
+        assert 2 * plan.gains[0] == pytest.approx(grown - score, rel=1e-4)
+        found.append(plan.gains[0])
+    assert found[0] != pytest.approx(found[1], rel=0.1)
+
+
 def test_sampling_finds_better_newborns_than_drawing():
     model, x, labels, name = make(SITES["same"], nn.ReLU(), 60)
     loss = objective(model, x, labels)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from meristem.signals.langevin import climbed
+from meristem.signals.langevin import climbed, on_sphere
 from meristem.signals.natural import Reader, Remaining, bound, chosen, most_additions, score
 
 RIDGE = 1e-13
@@ -127,3 +127,21 @@ def test_chains_sample_their_distribution():
 
     ends = climbed(flat, start, steps=400, temperature=1.0, deviation=1.0, generator=torch.Generator().manual_seed(0))
     assert 1.5 < float(ends.mean()) < 3.5
+
+
+def test_on_a_sphere_the_best_direction_is_found_and_the_norm_stays():
+    """A score that rises with the norm as well: without the sphere states would only grow."""
+    start = torch.randn(30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pole = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+
+    def score(states):
+        return (states @ pole).exp()
+
+    draw = torch.Generator().manual_seed(1)
+    settings = {"steps": 200, "temperature": 0.1, "deviation": 1.0, "generator": draw}
+    found = on_sphere(climbed(lambda states: score(on_sphere(states, 2.0)), start, **settings), 2.0)
+    torch.testing.assert_close(found.norm(dim=1), torch.full((30,), 2.0, dtype=torch.float64))
+    assert float((found @ pole / 2).median()) > 0.97
+    assert bool((score(found) >= score(on_sphere(start, 2.0)) * (1 - 1e-12)).all())
+    free = climbed(score, start, **settings)
+    assert float(free.norm(dim=1).median()) > 3

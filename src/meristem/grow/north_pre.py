@@ -10,7 +10,7 @@ from torch import Tensor
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
-from meristem.grow.parts.north import fan_ins, finite, mean_norm, plan
+from meristem.grow.parts.north import Whitened, decomposing, fan_ins, finite, mean_norm, plan
 from meristem.signals import SecondMoment, Statistic, View, unfollowed
 from meristem.signals.directions import spread
 
@@ -37,7 +37,7 @@ class NorthPre(Method):
 
     Raises:
         ConfigError: the tolerance is out of its range.
-        SignalError: (when it proposes) weights or the second moment are not finite.
+        SignalError: (when it proposes) weights or the second moment are not finite, or cannot be decomposed.
     """
 
     tolerance: float = 1e-6
@@ -60,7 +60,9 @@ class NorthPre(Method):
         block = found.fan_in[0]
         old = fan_ins(view, axis, block)
         finite(axis, found.matrix, block, old)
-        incoming, left = uncorrelated(found.matrix, old, count, self.tolerance, view.generator)
+        space = Whitened.of(axis, found.matrix, old, self.tolerance)
+        with decomposing(f"the incumbents' pre-activations along {axis.name!r}"):
+            incoming, left = uncorrelated(space, count, self.tolerance, view.generator)
         incoming = incoming * (mean_norm(old) / incoming.norm(dim=1, keepdim=True))
         note = None
         if len(incoming) < count:
@@ -70,31 +72,23 @@ class NorthPre(Method):
         return plan(self, view, axis, found.fan_in, incoming, spread(found.matrix, incoming), note)
 
 
-def uncorrelated(
-    moment: Tensor, old: Tensor, count: int, tolerance: float, generator: torch.Generator
-) -> tuple[Tensor, int]:
+def uncorrelated(space: Whitened, count: int, tolerance: float, generator: torch.Generator) -> tuple[Tensor, int]:
     """Random weights whose pre-activations have unit square, and are uncorrelated with old ones and each other.
 
     Args:
-        moment: mean of `u u^T` with u = (what is read, 1), shape (entries + 1, entries + 1).
-        old: weights of incumbents, shape (incumbents, entries), or (incumbents, entries + 1) with biases.
+        space: of pre-activations, with those that there are.
         count: how many are wanted.
         tolerance: what is taken for zero, relative to the largest.
         generator: on the CPU.
 
     Returns:
-        shape (at most count, as old), and how many there could be.
+        shape (at most count, entries), and how many there could be.
     """
-    used = old.shape[1]
-    eigenvalues, vectors = torch.linalg.eigh(moment[:used, :used])
-    kept = eigenvalues > tolerance * eigenvalues[-1:]
-    root, vectors = eigenvalues[kept].sqrt(), vectors[:, kept]
-    taken = torch.cat([old @ vectors * root, (moment[-1:, :used] @ vectors) / root])  # the last: what is constant
-    taken = taken / taken.norm(dim=1, keepdim=True).clamp(min=torch.finfo(taken.dtype).tiny)
-    _, sizes, rows = torch.linalg.svd(taken, full_matrices=False)
+    _, sizes, rows = torch.linalg.svd(space.taken, full_matrices=False)
     rows = rows[sizes > tolerance * sizes[:1]]
-    left = len(root) - len(rows)
-    drawn = torch.randn(min(count, left), len(root), dtype=torch.float64, generator=generator).to(root.device)
+    left = len(space.roots) - len(rows)
+    shape = (min(count, left), len(space.roots))
+    drawn = torch.randn(shape, dtype=torch.float64, generator=generator).to(rows.device)
     for _ in range(2):  # once more, for what rounding left
         drawn = torch.linalg.qr((drawn - drawn @ rows.T @ rows).T).Q.T
-    return drawn / root @ vectors.T, left
+    return space.back(drawn), left

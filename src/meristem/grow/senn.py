@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
-from meristem.grow.parts.north import plan
+from meristem.grow.parts.north import fan_ins, mean_norm, plan
 from meristem.signals import Expanded, Expansion, Statistic, View, obstacle
 from meristem.signals.natural import chosen, score
 
@@ -30,6 +30,12 @@ class SENN(Method):
     E[f f^T] there, a lower bound, which guides the sampling here too. Newborns are taken one after the other, each for
     what it adds to those before it. For convolutional readers a and f are patches and E is over samples and positions,
     as in KFC (Grosse, Martens 2016, arXiv 1602.01407); flattened maps are one patch.
+
+    Fan-in has the incumbents' mean norm of the recorded step (biases counted), and sampling keeps to that sphere, so
+    that what is scored, and predicted, is the newborn as it is inserted. (The authors sample under a Gaussian prior of
+    variance 1 on every weight, whatever size incumbents have, and insert where the chain ends; with tanh, whose score
+    goes on rising with the weights, newborns then are the larger the longer it is sampled: measured, 2 to 15 times as
+    large as incumbents. The sphere is that prior at a given norm: derived, not of the paper.)
 
     Attributes:
         proposals: how many are sampled (default 100).
@@ -72,7 +78,8 @@ class SENN(Method):
         return Role.READS
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
-        return (self._statistic(axis),)
+        size = lambda fan_in: mean_norm(fan_ins(View(axes), axis, fan_in[0]))  # noqa: E731
+        return (replace(self._statistic(axis), norm=size),)
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         found: Expanded = view.signals[self._statistic(axis)]

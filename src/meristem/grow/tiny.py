@@ -28,7 +28,15 @@ class TINY(Method):
 
         fan-in  a_i = sqrt(s_i) S^-1/2 u_i          fan-out  w_i = -sqrt(s_i) v_i
 
-    is the best approximation of rank k to the move of the readers' results that the loss asks for.
+    is the best approximation of rank k to the move of the readers' results that the loss asks for. Where several
+    channels belong to one unit, one of every group of a convolution say, M and S have a block for each, and the i-th
+    newborn has the i-th pair of every block.
+
+    The loss is taken as it is differentiated: as a mean over samples, S is the mean of `x x^T`, M that of a sample's
+    gradient times `x^T`, and newborns make one step of size 1 in the space of activations. Of a loss that is a *sum*
+    over n samples gradients are n times as large, and so are M, that step and what newborns contribute; gains, in units
+    of that loss, n^2 times. They are right to first order still, but the step is far too long: newborns are as of the
+    mean with `amplitude=1 / n`, or with `mean` as the loss's reduction.
 
     What is nearly the same in all samples, as the difference between units that were twins some steps ago is, S^-1/2
     amplifies: newborns that read it need a large fan-in or fan-out, and the loss, though lower at birth, may explode
@@ -85,7 +93,8 @@ class TINY(Method):
             raise ConfigError(f"expected 0 <= threshold < 1, and ridge, amplitude and steepness > 0, got {self!r}")
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        blocked = one_reader(axes, axis) if self.best_move else obstacle(axes, axis, one_producer=True)
+        alone = one_reader(axes, axis) if self.best_move else None
+        blocked = alone or obstacle(axes, axis, one_producer=True, several=True)
         if blocked is not None:
             return blocked
         if any(norm.weight is None or norm.bias is None for norm in batch_norms(axes, axis)):

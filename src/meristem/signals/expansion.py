@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from meristem.axes.map import Axis, AxisMap
 from meristem.signals.batch import Arrival, Batch, Block
 from meristem.signals.contraction import Contraction
 from meristem.signals.convolve import forward, weight_gradient
-from meristem.signals.langevin import climbed
+from meristem.signals.langevin import climbed, on_sphere
 from meristem.signals.memory import plain, restored
 from meristem.signals.moments import second_moment
 from meristem.signals.natural import Reader, bound, inverse_root, ridged
@@ -62,6 +62,8 @@ class Expansion(Statistic):
         temperature: of the sampling, as a share of the candidates' mean score.
         ridge: on all second moments that are inverted, as a share of their mean diagonal.
         seed: of the candidates, together with the axis and its size.
+        norm: the norm that the fan-in of every candidate has, biases counted, from how fan-in is composed; asked for at
+            the first pass. None: the mean norm of Kaiming's weights. No part of the question.
     """
 
     count: int = 100
@@ -69,6 +71,7 @@ class Expansion(Statistic):
     temperature: float = 0.1
     ridge: float = 1e-2
     seed: int = 0
+    norm: Callable[[Sequence[Block]], float] | None = field(default=None, compare=False, repr=False)
 
     def accumulator(self) -> Accumulator:
         return _Accumulator(self)
@@ -149,14 +152,15 @@ class _Accumulator(Accumulator):
         self.sums = {name: _Moments(**restored(found)) for name, found in sums.items()}
 
     def _found(self, batch: Batch) -> Tensor:
-        """The candidates: drawn, and improved a few at a time."""
+        """The candidates: drawn, and improved a few at a time, all of one norm."""
         asked = self.asked
         generator = torch.Generator().manual_seed(zlib.crc32(f"{asked.seed}/{asked.axis}".encode()))
         start = kaiming(batch, asked.count, generator)
+        radius = float(start.norm(dim=1).mean()) if asked.norm is None else asked.norm(batch.fan_in)
         reads = [_part(a, _residual(batch, a, asked.ridge)) for a in batch.arrivals]
 
-        def score(incoming: Tensor) -> Tensor:
-            total = incoming.new_zeros(len(incoming))
+        def score(directions: Tensor) -> Tensor:
+            incoming, total = on_sphere(directions, radius), directions.new_zeros(len(directions))
             for arrival, residual in reads:
                 f = activations(arrival, pre_activations(batch, arrival, incoming))
                 total = total + len(residual) * bound(_taps(arrival, f), residual, asked.ridge)
@@ -165,7 +169,7 @@ class _Accumulator(Accumulator):
         deviation = math.sqrt(2 / batch.arrivals[0].producer.fan_in)
         at_once = max(1, _ENTRIES // max(len(residual) * _width(a) for a, residual in reads))
         found = [self._improved(score, part, deviation, generator) for part in start.to(batch.dtype).split(at_once)]
-        return torch.cat(found).double()
+        return on_sphere(torch.cat(found).double(), radius)
 
     def _improved(
         self, score: Callable[[Tensor], Tensor], start: Tensor, deviation: float, generator: torch.Generator

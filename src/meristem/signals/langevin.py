@@ -61,6 +61,17 @@ def climbed(
     return best
 
 
+def on_sphere(states: Tensor, radius: float) -> Tensor:
+    """States moved in or out to a norm: what is climbed for the score of these keeps to the sphere, and samples
+    `exp(score / (temperature * m))` uniformly on it, because the prior of `climbed` has no preferred direction.
+
+    Args:
+        states: shape (chains, entries), none of them zero.
+        radius: the norm.
+    """
+    return states * (radius / torch.linalg.vector_norm(states, dim=1, keepdim=True))
+
+
 def _drift(states: Tensor, slopes: Tensor, deviation: float) -> Tensor:
     return slopes - states / deviation**2
 

@@ -1,8 +1,11 @@
-"""What the initialisations of NORTH* share: fan-in of the incumbents' size, zero fan-out."""
+"""What NORTH*'s initialisations share: fan-in of the incumbents' size, zero fan-out, pre-activations as vectors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from meristem.axes.expression import units_along
 from meristem.axes.map import Axis
 from meristem.axes.path import BatchNorm
 from meristem.edit import Explicit, Gather
+from meristem.errors import SignalError
 from meristem.grow.method import Growth, Method
 from meristem.signals import Block, View, entries
 from meristem.signals.finite import require_finite
@@ -39,6 +43,76 @@ def finite(axis: Axis, moment: Tensor, block: Block, old: Tensor) -> None:
     bias = f" and {block.bias}" if block.bias is not None else ""
     require_finite(old, f"{block.weight}{bias}, which produce {axis.name!r}")
     require_finite(moment, f"the second moment of what {block.weight} reads")
+
+
+@contextmanager
+def decomposing(what: str) -> Iterator[None]:
+    """Raise `SignalError` where a decomposition fails.
+
+    Args:
+        what: what is decomposed, and of which weight or axis, for the message.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+        raise SignalError(
+            f"{what} could not be decomposed ({error}); nothing was edited. Numbers are too large or too far apart: "
+            "training may have diverged. Go on from an earlier checkpoint, with a lower learning rate or smaller "
+            "inputs, or leave the axis out with `axes=`"
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Whitened:
+    """Weights as the vectors that their pre-activations are.
+
+    With `S = V diag(e) V^T` the second moment of what is read, weights w become `w V e^1/2`, whose products are the
+    mean products of the pre-activations.
+
+    Attributes:
+        vectors: V without the directions that do not vary, shape (entries, directions).
+        roots: `e^1/2`, shape (directions,), positive.
+        taken: of norm 1, or zero: the pre-activations of incumbents, and in the last row as much of the constant 1 as
+            can be read; shape (incumbents + 1, directions).
+    """
+
+    vectors: Tensor
+    roots: Tensor
+    taken: Tensor
+
+    @classmethod
+    def of(cls, axis: Axis, moment: Tensor, old: Tensor, tolerance: float) -> Whitened:
+        """From the second moment.
+
+        Args:
+            axis: where newborns are born.
+            moment: mean of `u u^T` with u = (what is read, 1), shape (entries + 1, entries + 1).
+            old: weights of incumbents, shape (incumbents, entries), or (incumbents, entries + 1) with biases.
+            tolerance: directions whose eigenvalue is below this share of the largest do not count.
+
+        Raises:
+            SignalError: the moment cannot be decomposed.
+        """
+        used = old.shape[1]
+        with decomposing(f"the second moment of what produces {axis.name!r}"):
+            eigenvalues, vectors = torch.linalg.eigh(moment[:used, :used])
+        kept = (eigenvalues > tolerance * eigenvalues[-1:]) & (eigenvalues > 0)
+        roots, vectors = eigenvalues[kept].sqrt(), vectors[:, kept]
+        constant = (moment[-1:, :used] @ vectors) / roots
+        return cls(vectors, roots, unit(torch.cat([old @ vectors * roots, constant])))
+
+    def into(self, weights: Tensor) -> Tensor:
+        """What pre-activations weights make: of norm 1, or zero."""
+        return unit(weights @ self.vectors * self.roots)
+
+    def back(self, responses: Tensor) -> Tensor:
+        """The smallest weights that make such pre-activations."""
+        return responses / self.roots @ self.vectors.T
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Every row divided by its norm; zero stays zero."""
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
 
 
 def mean_norm(fan_in: Tensor) -> float:

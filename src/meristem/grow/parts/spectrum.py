@@ -54,6 +54,19 @@ def raises_rank(eigenvalues: Tensor, squares: Tensor, own: Tensor, cutoff: float
     return own - bar - (squares / (eigenvalues - bar)).sum(1) > 0
 
 
+def unit_rows(gram: Tensor) -> Tensor:
+    """The Gram matrix of rows that are divided by their root mean squares.
+
+    Rows whose root mean square is rounding beside the largest become zero.
+
+    Args:
+        gram: mean of `h h^T` over samples, shape (rows, rows).
+    """
+    sizes = gram.diagonal().clamp(min=0).sqrt()
+    inverse = torch.where(sizes > 1e-6 * sizes.max(), 1 / sizes, 0.0)
+    return gram * inverse * inverse[:, None]
+
+
 def select(gram: Tensor, incumbents: int, count: int, cutoff: float = 0.01) -> list[int]:
     """Candidates that extend the spectrum of the incumbents most, chosen one after the other.
 
