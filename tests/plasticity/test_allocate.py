@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+import meristem
 from meristem.allocate import (
     Alike,
     Bottleneck,
@@ -29,7 +31,7 @@ from meristem.edit import Gather
 from meristem.errors import ConfigError, EditError, FrozenAxisError, UnknownAxisError
 from meristem.grow import Growth, Method, ZeroFanOut
 from meristem.prune import Criterion, Magnitude, Protect
-from meristem.schedule import Budget, Demand
+from meristem.schedule import At, Budget, Demand
 from meristem.signals import View
 from tests.plasticity.models import build
 
@@ -602,3 +604,44 @@ def test_alike_takes_whole_multiples_of_a_form_and_the_nearest_total():
     assert Alike().counts(13, offers) == (8, 8)
     assert Alike().counts(3, offers) == (0, 0)
     assert Alike().counts(8, [offers[0], offers[1].up_to(3)]) == (0, 0)
+
+
+class Comparing(nn.Module):
+    """Its code goes another way where two widths are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        y = self.second(h)
+        return self.last(y + h if y.shape == h.shape else y)
+
+
+@pytest.mark.parametrize(("asked", "born"), [(3, 3), (4, 3), (5, 5)])
+def test_growth_steps_aside_where_the_code_would_go_another_way(asked: int, born: int) -> None:
+    """It was refused in the middle of training."""
+    torch.manual_seed(0)
+    model, x = Comparing(), torch.randn(4, 6)
+    plasticity = meristem.Plasticity(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        x,
+        grow=ZeroFanOut(),
+        schedule=At(1, grow=asked),
+        axes=["second"],
+    )
+    before = model(x)
+    event = plasticity.step()
+    assert event is not None
+    assert event.births == {"second": born}
+    assert torch.allclose(model(x), before, atol=1e-6)
+    assert bool(event.notes) == (born < asked)
+
+
+def test_pruning_steps_aside_where_the_code_would_go_another_way() -> None:
+    model, x = Comparing(), torch.randn(4, 6)
+    axes = trace(model, x)
+    (plan,) = plan_pruning(View(axes), [axes["first"]], Demand("prune", {"first": 4}), Magnitude(), Uniform())
+    assert len(plan.units) == 3

@@ -1,21 +1,18 @@
-"""The study of expansion: its vote, its measures, and that all of it runs."""
+"""The study of expansion: its measures, and that all of it runs."""
 
 import math
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import meristem
-from meristem.edit import Edit
 from meristem.study import judge
 from meristem.study.catalogue import find
 from meristem.study.execute import execute
 from meristem.study.studies.expansion.experiment import idle
 from meristem.study.studies.expansion.nets import GROWING, Part, Parts, Trunk, net, parts
 from meristem.study.studies.expansion.study import STUDY, at
-from meristem.study.studies.expansion.vote import BOUND, Candidates, counted, gate_scores, vote
 from meristem.train.data import load
 
 
@@ -23,73 +20,6 @@ def classifier(features=6, widths=(4, 4, 4), classes=3, trunk=None) -> nn.Sequen
     torch.manual_seed(0)
     part = Part(torch.randn(8, features), torch.zeros(8, dtype=torch.int64))
     return net(Parts(part, part, part, trunk, classes), widths)
-
-
-def batches(count=3, rows=10, dtype=torch.float32):
-    torch.manual_seed(1)
-    return [(torch.randn(rows, 6, dtype=dtype), torch.randint(3, (rows,))) for _ in range(count)]
-
-
-def test_the_lowest_scores_vote_for_their_axis():
-    scores = {"a": torch.tensor([-3.0, 1.0, -0.5]), "b": torch.tensor([-2.0, -1.0, 5.0]), "c": torch.tensor([0.0, 9.0])}
-    for total in range(1, 9):
-        everyone = sorted((float(s), name) for name, found in scores.items() for s in found)[:total]
-        assert counted(scores, total) == {n: sum(owner == n for _, owner in everyone) for n in scores}
-
-
-def test_gate_scores_are_derivatives_in_gates():
-    model, data = classifier().double(), batches(dtype=torch.float64)
-    scores = gate_scores(model, GROWING, data, cross_entropy)
-
-    def loss(name: str, unit: int, y: float) -> float:
-        gate = torch.ones(4, dtype=torch.float64)
-        gate[unit] += y
-        hook = model.get_submodule(name).register_forward_hook(lambda _, __, z: z * gate)
-        total = sum(cross_entropy(model(x), t).item() for x, t in data)
-        hook.remove()
-        return total
-
-    for name in GROWING:
-        expected = [(loss(name, unit, 1e-5) - loss(name, unit, -1e-5)) / 2e-5 for unit in range(4)]
-        assert scores[name].tolist() == pytest.approx(expected, abs=1e-8)
-    assert all(not module._forward_hooks for module in model.modules())
-
-
-def test_candidates_are_small_on_all_sides():
-    model = classifier()
-    axes = meristem.trace(model, torch.randn(2, 6))
-    edit = Edit(axes)
-    for name in GROWING:
-        edit.grow(name, 5, Candidates())
-    edit.commit()
-    weight, before = model.get_submodule("layer2").weight, 4
-    newborn = torch.cat([weight[before:].flatten(), weight[:, before:].flatten()])
-    assert BOUND / 2 < newborn.abs().max().item() <= BOUND
-    assert model.get_submodule("layer2").bias[before:].abs().max().item() <= BOUND
-
-
-def test_a_vote_gives_out_everything_and_leaves_the_model_alone():
-    model = classifier()
-    axes = meristem.trace(model, torch.randn(2, 6))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = vote(axes, GROWING, 7, batches(), batches(), cross_entropy, seed=3)
-    assert sum(found.values()) == 7
-    assert set(found) == set(GROWING)
-    assert found == vote(axes, GROWING, 7, batches(), batches(), cross_entropy, seed=3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert len(axes.history) == 0
-
-
-def test_votes_go_where_the_loss_can_be_lowered():
-    """Nothing behind a layer without fan-out can help, so candidates before it have scores of 0."""
-    model = classifier()
-    scores = {"blocked": torch.zeros(14), "open": torch.full((14,), -0.1)}
-    assert counted(scores, 7) == {"blocked": 0, "open": 7}
-    with torch.no_grad():
-        model.get_submodule("layer2").weight.zero_()
-        model.get_submodule("layer2").bias.fill_(-1.0)
-    found = gate_scores(model, GROWING, batches(), cross_entropy)
-    assert float(found["layer1"].abs().max()) == 0
 
 
 def test_idle_units_are_counted():

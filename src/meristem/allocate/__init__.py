@@ -4,7 +4,7 @@ from meristem.allocate.alike import Alike
 from meristem.allocate.allocator import Allocator, Offer, Per
 from meristem.allocate.bottleneck import Bottleneck
 from meristem.allocate.custom import Custom
-from meristem.allocate.division import at_most, axis_by_axis, by_axis, replaceable
+from meristem.allocate.division import at_most, by_axis, replaceable
 from meristem.allocate.in_step import out_of_step
 from meristem.allocate.limits import Limits, fast_multiple, require_known
 from meristem.allocate.nested import Nested
@@ -13,7 +13,8 @@ from meristem.allocate.proportional import Proportional
 from meristem.allocate.ranked import Ranked
 from meristem.allocate.selection import Selection, choose, choose_among
 from meristem.allocate.separately import Separately
-from meristem.allocate.shortfall import cut
+from meristem.allocate.shortfall import Parts, axis_by_axis
+from meristem.allocate.svod import SVoD
 from meristem.allocate.turnover import Turnover, plan_turnover, takes_places
 from meristem.allocate.uniform import Uniform
 
@@ -25,9 +26,11 @@ __all__ = [
     "Limits",
     "Nested",
     "Offer",
+    "Parts",
     "Per",
     "Proportional",
     "Ranked",
+    "SVoD",
     "Selection",
     "Separately",
     "Turnover",
@@ -37,7 +40,6 @@ __all__ = [
     "by_axis",
     "choose",
     "choose_among",
-    "cut",
     "fast_multiple",
     "out_of_step",
     "plan_growth",

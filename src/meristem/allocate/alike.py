@@ -10,6 +10,7 @@ from meristem.allocate.limits import LimitsByName
 from meristem.allocate.uniform import Uniform
 from meristem.prune.isomorphic import form
 from meristem.schedule.demand import Action
+from meristem.signals import View
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Alike(Allocator):
     @property
     def wants_gains(self) -> bool:
         return self.among.wants_gains
+
+    @property
+    def polls(self) -> bool:
+        return self.among.polls
+
+    def polled(self, view: View, offers: Sequence[Offer], total: int) -> Sequence[Offer]:
+        return self.among.polled(view, offers, total)
 
     def for_action(self, action: Action) -> Allocator:
         return Alike(self.among.for_action(action))

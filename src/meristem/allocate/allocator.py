@@ -15,6 +15,7 @@ from meristem.allocate.limits import Limits, LimitsByName
 from meristem.allocate.linked import common, linked
 from meristem.axes.map import Axis, AxisMap
 from meristem.schedule.demand import Action
+from meristem.signals import View
 
 Per: TypeAlias = Literal["unit", "parameter", "flop"]
 """What a unit's worth is held against: nothing, its parameters, or its floating-point operations in a forward pass."""
@@ -32,8 +33,8 @@ class Offer:
         scores: the worth of every unit, float64, shape (axis.size,) on the CPU, `inf` where it must stay; None for
             growth.
         gains: for growth the predicted decrease of the loss by each newborn, float64 on the CPU, descending; for as
-            many as the method predicts of all units that are asked for, also where the axis has no room for them. None
-            if the allocator does not want them.
+            many as the method predicts of all units that are asked for, also where the axis has no room for them. Or
+            what the allocator found out itself (see `Allocator.polled`). None if it wants neither.
         comparable: whether the scores of different axes can be compared as they are.
     """
 
@@ -110,6 +111,21 @@ class Allocator(ABC):
     def wants_gains(self) -> bool:
         """Whether growth is divided by `Offer.gains`; they are predicted only if so. Default: no."""
         return False
+
+    @property
+    def polls(self) -> bool:
+        """Whether it looks at the model before it divides growth (see `polled`). Default: no."""
+        return False
+
+    def polled(self, view: View, offers: Sequence[Offer], total: int) -> Sequence[Offer]:
+        """The same offers for growth, with `gains` as the allocator itself sees them. Default: as they are.
+
+        Args:
+            view: the model today.
+            offers: what can be given to each axis.
+            total: how many units are asked for in all.
+        """
+        return offers
 
     def for_action(self, action: Action) -> Allocator:
         """The allocator that divides growth, or pruning and replacement: this one."""

@@ -79,19 +79,6 @@ def replaceable(chosen: Sequence[Axis], demand: Demand) -> dict[Axis, int]:
     return {axis: min(axis.size, most) for axis, most in by_axis(demand.amount, chosen).items() if most}
 
 
-def axis_by_axis(axes: AxisMap, chosen: Sequence[Axis], demand: Demand, allocator: Allocator) -> list[Demand]:
-    """A demand for growth as one demand for every axis, those that are read last first.
-
-    For methods that grow one axis at a time. Where the allocator divides by predicted gains, there is one demand.
-    """
-    allocator = divider(demand, allocator)
-    if allocator.wants_gains:
-        return [demand]
-    offers = growth_offers(axes, chosen, demand, allocator)
-    counts = divided(demand, chosen, allocator, offers)
-    return [Demand("grow", {o.axis.name: n}) for o, n in reversed(list(zip(offers, counts, strict=True))) if n]
-
-
 def predictable(offer: Offer, most: int, allocator: Allocator) -> int:
     """For how many newborns a method is asked on an axis: to propose them, or to predict their gains.
 
@@ -103,14 +90,14 @@ def predictable(offer: Offer, most: int, allocator: Allocator) -> int:
 def growth_offers(axes: AxisMap, chosen: Sequence[Axis], demand: Demand, allocator: Allocator) -> list[Offer]:
     """What can be given to each axis, before anything has been predicted.
 
-    Where shares do not depend on gains, an axis is offered twice its share: so it may take over what a method does not
-    give on another one, and yet statistics need not be recorded for the whole amount on every axis.
+    Where shares do not depend on gains or votes, an axis is offered twice its share: so it may take over what a method
+    does not give on another one, and yet statistics need not be recorded for the whole amount on every axis.
     """
     offers = [
         Offer(axis, "grow", limits_of(allocator.limits, axis).counts("grow", axis.size, most), axes)
         for axis, most in by_axis(demand.amount, chosen).items()
     ]
-    if allocator.wants_gains:
+    if allocator.wants_gains or allocator.polls:
         return offers
     counts = divided(demand, chosen, allocator, offers)
     return [offer.nearly(2 * count) for offer, count in zip(offers, counts, strict=True)]
@@ -123,7 +110,8 @@ def divided(demand: Demand, chosen: Sequence[Axis], allocator: Allocator, offers
     `Allocator.counts`). Of growth the largest amount that keeps the budget, by bisection; if a multiple makes the cost
     fall somewhere as the amount rises, a larger one may keep it, too. Of pruning the smallest removal that meets the
     budget, of all in the order of the ranking, each of which contains the ones before (`Nested`); what was asked for if
-    that removes fewer units, or if none meets it.
+    that removes fewer units, or if none meets it. Then fewer where the model's code compares sizes and would go another
+    way with these.
 
     Args:
         demand: how many units in all, and the budget.
@@ -131,6 +119,29 @@ def divided(demand: Demand, chosen: Sequence[Axis], allocator: Allocator, offers
         allocator: divides.
         offers: what can be done to the axes that take part.
     """
+    counts = _within(demand, chosen, allocator, offers)
+    return _aside(demand, allocator, offers, counts) if offers and demand.action != "replace" else counts
+
+
+def _aside(demand: Demand, allocator: Allocator, offers: Sequence[Offer], counts: Sequence[int]) -> tuple[int, ...]:
+    """One unit, or multiple, less at a time of an axis with whose size the code would go another way; where no smaller
+    amount helps, the edit is refused."""
+    axes, found = offers[0].axes, list(counts)
+    sign = 1 if demand.action == "grow" else -1
+    while True:
+        sizes = list(axes.sizes)
+        for offer, count in zip(offers, found, strict=True):
+            sizes[offer.axis.index] += sign * count
+        guard = axes.turned(sizes)
+        compared = [i for i, o in enumerate(offers) if guard is not None and o.axis.index in guard.axes and found[i]]
+        if not compared:
+            return tuple(found)
+        most = max(compared, key=found.__getitem__)
+        found[most] = max(0, found[most] - limits_of(allocator.limits, offers[most].axis).multiple)
+
+
+def _within(demand: Demand, chosen: Sequence[Axis], allocator: Allocator, offers: Sequence[Offer]) -> tuple[int, ...]:
+    """As `divided`, before the code is asked."""
     total = in_units(demand.amount, chosen)
     budget = demand.budget
     if budget is None or not offers or demand.action == "replace":

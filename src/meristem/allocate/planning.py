@@ -57,7 +57,8 @@ def plan_growth(view: View, chosen: Sequence[Axis], demand: Demand, method: Meth
         allocator: divides the amount over the axes.
 
     Raises:
-        ConfigError: the allocator wants gains, which the method does not predict; or the demand names another axis.
+        ConfigError: the allocator wants gains, which the method does not predict, or a closure, which was not given; or
+            the demand names another axis.
         EditError: the method gave more newborns than it was asked for, or gains that cannot be ranked.
     """
     allocator = divider(demand, allocator)
@@ -66,6 +67,7 @@ def plan_growth(view: View, chosen: Sequence[Axis], demand: Demand, method: Meth
         require_gains(method, type(allocator).__name__)
         amounts = by_axis(demand.amount, chosen)
         offers = [_predicted(view, amounts[offer.axis], method, allocator, offer) for offer in offers]
+    offers = list(allocator.polled(view, offers, in_units(demand.amount, chosen)))
     made: dict[tuple[int, int], Growth] = {}
     notes: dict[int, Growth] = {}
     limited: tuple[str, ...] | None = None

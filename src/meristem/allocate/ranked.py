@@ -17,9 +17,8 @@ class Ranked(Allocator):
     """The best newborns of all axes are made, and the lowest-scoring units of all axes removed, wherever they are.
 
     Growth: newborns are ordered by the decrease of the loss that the growth method predicts for them, and each of the
-    best N votes for its axis. With candidates' first-order scores as gains this is the Steepest Voting Distributor
-    (SVoD) of Chatzis, Kordonis, Theodosis, Maragos, arXiv 2509.18842. Where fewer newborns are predicted than asked
-    for, the rest is divided evenly.
+    best N votes for its axis; `SVoD` has candidates of its own vote. Where fewer newborns are predicted than asked for,
+    the rest is divided evenly.
 
     Pruning and replacement: each unit's score is divided by the mean score of its axis first, since otherwise deep or
     wide layers vanish whole (global pruning); but not if the criterion says that scores are comparable as they are.
@@ -52,9 +51,14 @@ class Ranked(Allocator):
         worths = [_by_cost(_worth(offer), offer.cost(self.per)) for offer in offers]
         growing = offers[0].action == "grow"
         offered = [w.sort(descending=growing).values[: o.most] for w, o in zip(worths, offers, strict=True)]
-        owners = torch.cat([torch.full((len(worth),), i) for i, worth in enumerate(offered)])
-        first = torch.cat(offered).argsort(descending=growing, stable=True)[:total]
-        return torch.bincount(owners[first], minlength=len(offers)).tolist()
+        return best(offered if growing else [-worth for worth in offered], total)
+
+
+def best(worths: Sequence[Tensor], total: int) -> list[float]:
+    """How many of the `total` largest numbers there are in each tensor; of equal ones the first."""
+    owners = torch.cat([torch.full((len(worth),), i) for i, worth in enumerate(worths)])
+    first = torch.cat(list(worths)).argsort(descending=True, stable=True)[:total]
+    return torch.bincount(owners[first], minlength=len(worths)).tolist()
 
 
 def _worth(offer: Offer) -> Tensor:

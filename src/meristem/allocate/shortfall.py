@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from typing import NamedTuple
 
 from meristem.allocate.allocator import Allocator, Offer
 from meristem.allocate.division import by_axis, divided, divider, growth_offers, in_units
 from meristem.allocate.limits import limits_of
-from meristem.axes.map import Axis, AxisMap
+from meristem.axes.map import Axis
 from meristem.schedule.budget import Budget
 from meristem.schedule.demand import Demand
+from meristem.signals import View
 
 
 def held_back(
@@ -34,19 +36,38 @@ def held_back(
     reasons = list(_limits(offers, free, allocator)) if sum(free) < asked else []
     if demand.budget is not None and given < sum(free):
         reasons.append(f"the budget is {_bounds(demand.budget)}")
+    if not reasons:
+        reasons.append("the model's code compares sizes, and would go another way with more")
     return (f"grow: {given} of {asked} units within limits and budget ({', '.join(reasons)})",)
 
 
-def cut(axes: AxisMap, chosen: Sequence[Axis], demand: Demand, allocator: Allocator) -> tuple[str, ...]:
-    """The same for an allocator that does not look at gains.
+class Parts(NamedTuple):
+    """A demand for growth as several.
+
+    Attributes:
+        demands: one for every axis that grows, those that are read last first.
+        notes: which limits kept back how much.
+    """
+
+    demands: Sequence[Demand]
+    notes: tuple[str, ...]
+
+
+def axis_by_axis(view: View, chosen: Sequence[Axis], demand: Demand, allocator: Allocator) -> Parts:
+    """A demand for growth as one demand for every axis, for methods that grow one axis at a time.
 
     Args:
-        axes: today's map.
-        chosen, demand, allocator: as for `held_back`.
+        view: the model today, for allocators that look at it.
+        chosen, demand, allocator: as for `held_back`; the allocator must not want gains.
     """
     allocator = divider(demand, allocator)
-    offers = growth_offers(axes, chosen, demand, allocator)
-    return held_back(demand, chosen, allocator, offers, sum(divided(demand, chosen, allocator, offers)))
+    offers = growth_offers(view.axes, chosen, demand, allocator)
+    offers = allocator.polled(view, offers, in_units(demand.amount, chosen))
+    counts = divided(demand, chosen, allocator, offers)
+    notes = held_back(demand, chosen, allocator, offers, sum(counts))
+    return Parts(
+        [Demand("grow", {o.axis.name: n}) for o, n in reversed(list(zip(offers, counts, strict=True))) if n], notes
+    )
 
 
 def _counts(axis: Axis, amount: int, allocator: Allocator) -> range:

@@ -18,6 +18,7 @@ from meristem.edit import Gather, Newborns, Slice
 from meristem.edit.compute import widened
 from meristem.errors import EditError
 from meristem.grow import Growth, Method
+from meristem.grow.parts.counterparts import uncompensated
 from meristem.prune import Criterion, Removal
 from meristem.schedule.demand import Demand
 from meristem.signals import View
@@ -92,6 +93,13 @@ class _InPlace(Newborns):
             return more if found is None else found
         return found + more.to(found)
 
+    def weight_factor(self, s: Slice) -> Tensor | None:
+        """What makes up for a size that is another one."""
+        return self.plan.growth.start.weight_factor(s)
+
+    def gradient_factor(self, s: Slice) -> Tensor | None:
+        return self.plan.growth.start.gradient_factor(s)
+
     def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
         return self.plan.inexact
 
@@ -165,7 +173,7 @@ def plan_turnover(
 
 def takes_places(growth: Growth) -> bool:
     """Whether newborns could take the places of units that die: they copy nobody, and incumbents stay as they are."""
-    return _appended(growth) and type(growth.start).weight_factor is Newborns.weight_factor
+    return _appended(growth) and type(uncompensated(growth.start)).weight_factor is Newborns.weight_factor
 
 
 def _appended(growth: Growth) -> bool:

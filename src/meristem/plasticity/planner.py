@@ -8,11 +8,11 @@ from typing import TypeAlias
 
 from meristem.allocate import (
     Allocator,
+    Parts,
     Turnover,
     at_most,
     axis_by_axis,
     by_axis,
-    cut,
     plan_growth,
     plan_next_pruning,
     plan_turnover,
@@ -147,17 +147,14 @@ class Planner:
             found += self._exchange.running(axes, chosen)
         return tuple(dict.fromkeys(needed for needed in found if isinstance(needed, Running)))
 
-    def parts(self, axes: AxisMap, chosen: Sequence[Axis], demand: Demand) -> Sequence[Demand]:
-        """A demand as several, one after another: layers one by one, axes if the method wants one at a time."""
+    def parts(self, view: View, chosen: Sequence[Axis], demand: Demand) -> Parts:
+        """A demand as several, one after another: layers one by one, axes if the method wants one at a time; and which
+        limits keep back some of it before it comes in parts. What keeps back the rest, `plan` says."""
         if demand.action in ("deepen", "shorten") and isinstance(demand.amount, int):
-            return (replace(demand, amount=1),) * demand.amount
+            return Parts((replace(demand, amount=1),) * demand.amount, ())
         if self._one_by_one(demand):
-            return axis_by_axis(axes, chosen, demand, self._allocator)
-        return (demand,)
-
-    def cut(self, axes: AxisMap, chosen: Sequence[Axis], demand: Demand) -> tuple[str, ...]:
-        """Which limits keep back some of a demand before it comes in parts; what keeps back the rest, `plan` says."""
-        return cut(axes, chosen, demand, self._allocator) if self._one_by_one(demand) else ()
+            return axis_by_axis(view, chosen, demand, self._allocator)
+        return Parts((demand,), ())
 
     def _one_by_one(self, demand: Demand) -> bool:
         """Whether axes grow one at a time, as far as the allocator knows how much without asking the method."""

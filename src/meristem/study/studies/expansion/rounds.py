@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
-from meristem.allocate import Uniform
+from meristem.allocate import SVoD, Uniform
 from meristem.axes import AxisMap
 from meristem.diagnose import Monitor
 from meristem.grow import Method
 from meristem.plasticity import Event, Plasticity
 from meristem.schedule import Action, Demand, Fixed, Moment, Schedule
 from meristem.schedule.schedule import State
+from meristem.signals import View
 from meristem.study.studies.expansion.nets import GROWING, Part, Parts
-from meristem.study.studies.expansion.vote import vote
 from meristem.train.experiment import Strict
 from meristem.train.log import Log
 
@@ -194,8 +194,17 @@ class Course:
             return self.plasticity.step(closure=self._closure)
 
     def _votes(self, wanted: int) -> dict[str, int]:
-        train, judge = ([(batch.x, batch.y) for batch in self._batches()] for _ in range(2))
-        return vote(self.axes, GROWING, wanted, train, judge, cross_entropy, self._seed + self.units)
+        """Candidates are trained for one epoch and judged in another, as published."""
+        batches = chain(self._batches(), self._batches())
+
+        def closure() -> Tensor:
+            batch = next(batches)
+            return cross_entropy(self.model(batch.x), batch.y)
+
+        seed = torch.Generator().manual_seed(self._seed + self.units)
+        view = View(self.axes, generator=seed, closure=closure)
+        growing = [self.axes.by_name[name] for name in GROWING]
+        return SVoD(steps=self.per_epoch, passes=self.per_epoch).votes(view, growing, wanted)
 
     def _closure(self) -> Tensor:
         part = self.parts.train
