@@ -114,6 +114,38 @@ def test_a_layer_replaced_behind_our_back(mlp):
     refused(Edit(mlp.axes).grow("0", 1), StaleMapError, "has the shape")
 
 
+def test_modules_exchanged_behind_our_back():
+    def softer(model):
+        model[1] = nn.Sequential(nn.ReLU(), nn.Softmax(-1))
+
+    def other(model):
+        model[1] = nn.Tanh()
+
+    def gone(model):
+        del model[1]
+
+    def more(model):
+        model.append(nn.Softmax(-1))
+
+    for change, message in (
+        (softer, "'1' was a ReLU, it is a Sequential now"),
+        (other, "'1' was a ReLU, it is a Tanh now"),
+        (gone, "."),
+        (more, "a module 3 that the map does not know"),
+    ):
+        model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+        edit = Edit(trace(model, torch.randn(4, 6))).grow("0", 1)
+        change(model)
+        refused(edit, StaleMapError, message)
+
+
+def test_a_module_that_only_watches_may_come():
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    edit = Edit(trace(model, torch.randn(4, 6))).grow("0", 1)
+    model[1].register_module("watch", nn.Identity())
+    edit.commit()
+
+
 def test_a_parameter_added_behind_our_back(mlp):
     mlp.model.register_parameter("extra", nn.Parameter(torch.zeros(2)))
     refused(Edit(mlp.axes).grow("0", 1), StaleMapError, "extra")
@@ -136,6 +168,74 @@ def test_weights_untied_behind_our_back():
     module = found.model.get_submodule(owner)
     setattr(module, name, nn.Parameter(getattr(module, name).detach().clone()))
     refused(Edit(found.axes).grow(found.axes.editable[0], 1), StaleMapError, "no longer the same tensor")
+
+
+def _squares() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 3)).double()
+
+
+@pytest.mark.parametrize(
+    "tie",
+    [
+        pytest.param(lambda m: setattr(m[2], "weight", m[1].weight), id="weights"),
+        pytest.param(lambda m: setattr(m[0], "bias", m[2].bias), id="biases"),
+        pytest.param(lambda m: setattr(m[2], "bias", m[1].bias), id="apart from what is edited"),
+    ],
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda e: e.permute("0", range(11, -1, -1)), id="permute"),
+        pytest.param(lambda e: e.prune("0", [1]), id="prune"),
+        pytest.param(lambda e: e.grow("0", 1), id="grow"),
+    ],
+)
+def test_parameters_tied_behind_our_back(tie, change):
+    model = _squares()
+    edit = change(Edit(trace(model, torch.randn(2, 6).double())))
+    tie(model)
+    refused(edit, StaleMapError, "have become the same tensor; trace the model again")
+
+
+def test_buffers_tied_behind_our_back():
+    model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Linear(12, 12), nn.BatchNorm1d(12), nn.Linear(12, 3))
+    axes = trace(model, torch.randn(4, 6))
+    model[3].running_mean = model[1].running_mean
+    refused(Edit(axes).grow("0", 1), StaleMapError, "running_mean .* the same tensor")
+    refused(Edit(axes).grow("2", 1), StaleMapError, "running_mean .* the same tensor")
+
+
+def test_tied_and_traced_again():
+    model = _squares()
+    model[2].weight = model[1].weight
+    axes = trace(model, torch.randn(2, 6).double())
+    before = model(torch.ones(1, 6).double())
+    Edit(axes).permute("0", range(11, -1, -1)).commit()
+    assert model[2].weight is model[1].weight
+    torch.testing.assert_close(model(torch.ones(1, 6).double()), before, rtol=1e-12, atol=1e-12)
+
+
+class TestMeta:
+    """A model without values."""
+
+    @pytest.fixture
+    def model(self):
+        with torch.device("meta"):
+            return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+
+    def test_nothing_can_be_born(self, model):
+        axes = trace(model, torch.randn(2, 6, device="meta"))
+        before = dict(model.named_parameters())
+        for act in (Edit(axes).grow("0", 1).commit, Edit(axes).prune("0", [2]).grow("0", 1).preview):
+            with pytest.raises(EditError, match=r"0 cannot grow: 0.weight is on the meta device .*to_empty"):
+                act()
+        assert all(p is before[name] and p.shape == before[name].shape for name, p in model.named_parameters())
+
+    def test_units_can_go(self, model):
+        axes = trace(model, torch.randn(2, 6, device="meta"))
+        Edit(axes).prune("0", [2]).commit()
+        assert model(torch.randn(2, 6, device="meta")).shape == (2, 3)
+        assert model[0].out_features == 11
 
 
 def test_a_model_that_is_gone():
@@ -203,6 +303,25 @@ class TestFollow:
         ema = copy.deepcopy(mlp.model)
         axes = Edit(mlp.axes).grow("0", 1).commit().axes
         refused(Edit(axes, follow=ema).grow("0", 1), StaleMapError, "no copy of the model", ema)
+
+    def test_a_copy_with_other_ties(self):
+        found = subject("tied_language_model")
+        layout = next(layout for layout in found.axes.layouts.values() if len(layout.names) > 1)
+        untied = copy.deepcopy(found.model)
+        owner, _, name = layout.names[1].rpartition(".")
+        module = untied.get_submodule(owner)
+        setattr(module, name, nn.Parameter(getattr(module, name).detach().clone()))
+        axis = next(
+            axis for axis in found.axes.editable if any(p.layout is layout for p in found.axes.places[axis.index])
+        )
+        refused(Edit(found.axes, follow=untied).grow(axis, 1), StaleMapError, "are two tensors in it, one in", untied)
+
+        model = _squares()
+        tied = copy.deepcopy(model)
+        tied[2].weight = tied[1].weight
+        axes = trace(model, torch.randn(2, 6).double())
+        edit = Edit(axes, follow=tied).grow("0", 1).grow("1", 1)
+        refused(edit, StaleMapError, "are one tensor in it, two in", tied)
 
 
 def test_growth_methods_must_give_what_they_promise(mlp):

@@ -40,7 +40,10 @@ REFUSALS: dict[str, dict[str, set[str]]] = {
         "sigmoid": {"TINY"}, "softplus": {"TINY"},
     },
     "the activation function is flat at 0, so that newborns would add next to nothing": {"squared relu": {"TINY"}},
-    SEVERAL: dict.fromkeys(("group norm, groups", "heads", "swiglu, chunked", "groups", "within groups"), FOLLOWING),
+    SEVERAL: {
+        **dict.fromkeys(("group norm, groups", "heads", "swiglu, chunked", "groups"), FOLLOWING),
+        "within groups": FOLLOWING - {"GradMax", "TINY"},
+    },
     NORMALIZED: dict.fromkeys(COUPLED, FOLLOWING),
     f"{NORMALIZED}, so that copies alone change the function": dict.fromkeys(COUPLED, SPLITTING),
     "its units are not independent (bilinear, scaled)": {"head size": FOLLOWING},

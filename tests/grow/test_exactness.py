@@ -64,7 +64,9 @@ def test_gradients_are_transferred_exactly(name, method):
         ("group_norm", "trunk.0[1]", {"HyperCloning"}),  # the channels within a group
         ("encoder_layer", "stem[0]", {"HyperCloning"}),  # whole heads of a normalized stream
         ("code_sized_attention", "qkv[0]", {*PLAIN} - {"NorthWeight", "Random", "ZeroExtension"}),  # heads
-        ("code_sized_attention", "qkv[1]", set()),  # the size of heads, of queries and keys too
+        ("code_sized_attention", "qkv[1]", {"ZeroFanOut"}),  # the size of heads, of queries and keys too
+        ("grouped_query", "query[2]", {"ZeroFanOut"}),
+        ("multihead_attention", "stem[1]", {"ZeroFanOut"}),
         ("einsum_attention", "value", {*PLAIN} - {"Random", "ZeroExtension"}),  # the size of heads, of values alone
     ],
 )

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import meristem
 from meristem.edit import Edit
-from meristem.errors import UnreachedWarning, WrappedModelError
+from meristem.errors import ConfigError, UnreachedWarning, WrappedModelError
 
 from ..zoo.models import row
 
@@ -69,11 +69,22 @@ def test_the_controller_warns_of_other_branches_once_when_it_is_made(recwarn: py
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     rules: Any = {"grow": meristem.grow.ZeroFanOut(), "schedule": meristem.schedule.Every(1, grow=1)}
     with pytest.warns(UnreachedWarning):
-        plasticity = meristem.Plasticity(model, optimizer, x, **rules)
+        plasticity = meristem.Plasticity(model, optimizer, x, axes="stem", **rules)
     recwarn.clear()
     for _ in range(3):
         assert plasticity.step() is not None
     assert not recwarn.list
+
+
+def test_the_controller_leaves_alone_what_another_branch_shares() -> None:
+    model, x = Branching(), torch.randn(2, 6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    rules: Any = {"grow": meristem.grow.ZeroFanOut(), "schedule": meristem.schedule.Every(1, grow=1)}
+    with (
+        pytest.warns(UnreachedWarning, match="no example reaches"),
+        pytest.raises(ConfigError, match=r"stem \(perhaps with right.weight\).*also=\[.*axes=\['stem'\]"),
+    ):
+        meristem.Plasticity(model, optimizer, x, **rules)
 
 
 def test_several_examples_cover_all_branches(recwarn: pytest.WarningsRecorder) -> None:

@@ -170,6 +170,21 @@ def growth_check(count: Callable[[int], int], tolerance: float) -> Check:
     return check
 
 
+def resize_check(size: int) -> Check:
+    """Give axes one size, whatever they had: those that shrink as a pruning, then those that grow as a growth."""
+
+    def check(subject: Subject, axes: Sequence[Axis]) -> str | None:
+        shrink = [axis for axis in axes if axis.size > max(size, axis.minimum)]
+        grow = [axis for axis in axes if axis.size < size]
+        problem = prune_check(lambda _: size)(subject, shrink) if shrink else None
+        if problem or not grow:
+            return problem
+        work = pruned(subject, shrink, lambda _: size)[0] if shrink else subject
+        return growth_check(lambda now: size - now, 1e-12)(work, [work.axes.axes[axis.index] for axis in grow])
+
+    return check
+
+
 def permutation_check(subject: Subject, axes: Sequence[Axis]) -> str | None:
     """Reorder: the function is unchanged."""
     work = subject.copied()

@@ -18,6 +18,7 @@ from .judge import (
     half,
     permutation_check,
     prune_check,
+    resize_check,
     subject,
 )
 from .models import AWKWARD_ROWS, SMALL_ROWS
@@ -51,6 +52,17 @@ def test_map_equals_what_was_found_by_hand(traced: Subject) -> None:
 def test_every_axis_on_its_own(traced: Subject, what: str) -> None:
     problems = {axis.name: attempt(CHECKS[what], traced, [axis]) for axis in traced.axes.editable}
     assert not {name: problem for name, problem in problems.items() if problem}
+
+
+@pytest.mark.parametrize("how", ["alone", "all at once"])
+def test_lengths_that_become_equal(traced: Subject, how: str) -> None:
+    """Each axis gets the size of another one, or all get one size: what is not refused by the line of code that
+    compares sizes works as any other edit does."""
+    axes = traced.axes.editable
+    aims = sorted({axis.size for axis in traced.axes if axis.size > 1})[:4]
+    cases = [[axis] for axis in axes] if how == "alone" else [list(axes)] if axes else []
+    problems = {f"{case[0].name} to {n}": attempt(resize_check(n), traced, case) for case in cases for n in aims}
+    assert not {name: problem for name, problem in problems.items() if problem and "compares sizes" not in problem}
 
 
 def test_all_axes_at_once(traced: Subject) -> None:

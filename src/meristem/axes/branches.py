@@ -61,11 +61,11 @@ def _joined(axis: int, runs: Sequence[Run]) -> tuple[Path, ...]:
                 found[ends] = own if run is runs[0] else [_of(path, run) for path in own]
             first.setdefault(ends, run)
     paths = tuple(path for several in found.values() for path in several)
-    if any(path.blocked for path in paths):
+    if any(path.blocked and not path.several for path in paths):
         return paths
     reasons = (_contradiction(axis, run, found, first) for run in runs)
     reason = next(filter(None, reasons), None)
-    return paths if reason is None else tuple(replace(path, steps=(), blocked=reason) for path in paths)
+    return paths if reason is None else tuple(replace(path, steps=(), blocked=reason, several=False) for path in paths)
 
 
 def _contradiction(axis: int, run: Run, found: Mapping[_Ends, list[Path]], first: Mapping[_Ends, Run]) -> str | None:
@@ -74,7 +74,7 @@ def _contradiction(axis: int, run: Run, found: Mapping[_Ends, list[Path]], first
     for ends, paths in found.items():
         other = first[ends]
         if run.called.issuperset(ends) and not _alike(own.get(ends, []), paths):
-            blocked = next((path.blocked for path in own.get(ends, ()) if path.blocked), None)
+            blocked = next((path.blocked for path in own.get(ends, ()) if path.blocked and not path.several), None)
             if blocked is not None:
                 return f"{blocked}, in {run.title}"
             here, there = _way(own.get(ends, ())), _way(paths)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
+from meristem.axes.factors import find_counterparts
 from meristem.axes.follow import find_paths
+from meristem.axes.guards import Guard, Quantity, computed, replaced
 from meristem.axes.map import AttributeBinding, Axis, AxisMap, Example, Role, TensorLayout, Work
 from meristem.axes.solution import Solution
 
@@ -61,9 +64,13 @@ def build(
         )
         for name, expressions in dims.items()
     }
+    guards = _guards(solution, number)
+    least = _least(guards, [space.sizes[root] for root in number])
     kinds = _kinds(solution)
     titles = _titles(solution, dims, order)
     nonlinear = _nonlinear(solution)
+    trained = {name for name, parameter in _parameters(model) if parameter.requires_grad}
+    counterparts = find_counterparts(solution, layouts, number, trained.__contains__)
     axes = tuple(
         Axis(
             index=index,
@@ -72,8 +79,9 @@ def build(
             kind=kinds.get(root, "units"),
             frozen="; ".join(space.reasons[root]) or (None if root in placed else "no parameter is laid out over it"),
             couplings=frozenset(space.couplings[root]),
-            minimum=space.minimums[root],
+            minimum=max(space.minimums[root], least.get(index, 1)),
             nonlinear=nonlinear.get(root, frozenset()),
+            counterpart=counterparts.get(index),
         )
         for root, index in number.items()
     )
@@ -82,7 +90,38 @@ def build(
     work = _work(solution, number, numbered)
     paths = find_paths(solution, layouts, number, model, examples)
     alike = _alike(solution, number, numbered)
-    return AxisMap(axes, layouts, attributes, work, unreached, model, history, caches, paths, alike=alike)
+    return AxisMap(
+        axes, layouts, attributes, work, unreached, model, history, caches, paths, alike=alike, guards=guards
+    )
+
+
+def _guards(solution: Solution, number: Mapping[int, int]) -> tuple[Guard, ...]:
+    """What the code compares, over numbered axes; the sizes of what no tensor is laid out over are constants."""
+    space = solution.space
+
+    def named(leaf: Leaf) -> Quantity:
+        return computed(
+            space.resolve(leaf), lambda root: Leaf(number[root.axis]) if root.axis in number else space.sizes[root.axis]
+        )
+
+    found = (replace(g, left=replaced(g.left, named), right=replaced(g.right, named)) for g in solution.guards)
+    return tuple(dict.fromkeys(guard for guard in found if guard.axes and guard.left != guard.right))
+
+
+def _least(guards: Sequence[Guard], sizes: Sequence[int]) -> dict[int, int]:
+    """The least number of units of each axis with which every comparison in which it is the only one comes out as it
+    did."""
+    found: dict[int, int] = {}
+    for guard in guards:
+        if len(guard.axes) == 1:
+            (axis,) = guard.axes
+            found[axis] = max(found.get(axis, 1), guard.least(sizes[axis]))
+    return found
+
+
+def _parameters(model: weakref.ref[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    held = model()
+    return iter(()) if held is None else held.named_parameters(remove_duplicate=False)
 
 
 def _copied(solution: Solution, name: str) -> frozenset[Role]:

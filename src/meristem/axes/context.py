@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch._ops import OpOverload
 
 from meristem.axes.expression import ONE, Expression
+from meristem.axes.guards import Guard, computed
 from meristem.axes.map import Coupling, Role
 from meristem.axes.recorder import Call, Ref
 from meristem.axes.solution import Fact, Literal, Mark, Operations, Origin, Solution, Value
@@ -102,10 +103,17 @@ class Context:
     def couple(self, expression: Expression, coupling: Coupling) -> None:
         """Growth of this length is not exact."""
         self.space.couple(expression, coupling)
+        if coupling is Coupling.BILINEAR:
+            self.solution.products.append((self._number, self._index, expression))
 
     def alike(self, first: Expression, second: Expression) -> None:
         """A faster kernel computes the call where these two lengths are the same."""
         self.solution.alike.append((first, second))
+
+    def differ(self, first: Expression, second: Expression) -> None:
+        """The operator tells what to do by the difference of these two lengths."""
+        left, right = (computed(self.space.resolve(each), lambda leaf: leaf) for each in (first, second))
+        self.solution.guards.setdefault(Guard("!=", left, right, True, self.call.site.where))
 
     def kind(self, expression: Expression, word: str) -> None:
         """What a unit of this length is called."""

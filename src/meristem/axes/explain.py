@@ -14,7 +14,7 @@ from meristem.axes.map import AttributeBinding
 from meristem.axes.module_path import within
 from meristem.axes.recorder import Site, references
 from meristem.axes.rehearsal import Divergence, Mismatch, Outcome
-from meristem.axes.solution import Literal, Solution
+from meristem.axes.solution import INPUT, Literal, Solution
 
 
 class Explainer:
@@ -215,10 +215,14 @@ class Explainer:
             call.outputs[0]
         ].dims:  # a quotient: the code divides one length by another
             divisor, new_divisor = self.space.size(sibling), self._new_size(sibling)
-            for other, whole, new_whole in seen:
+            for other, whole, new_whole in seen if not self._given(sibling) else ():
                 if divisor > 1 and whole == divisor * old and new_whole // new_divisor == new:
                     return [(other, Product((sibling, value)))]
         return []
+
+    def _given(self, value: Expression) -> bool:
+        """Whether a length is that of the example, its batch size say: another example has another one."""
+        return all(INPUT in self.space.reasons[axis] for axis in self.space.roots(value))
 
     def _attribute_pairs(self, literal: Literal, distance: int, path: Path) -> list[tuple[Expression, Expression]]:
         """A number follows a bound attribute, and so do those of other modules that run the same line of code."""

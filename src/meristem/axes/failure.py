@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import FrameType
 from typing import Any
 
@@ -19,11 +20,24 @@ def trace_error(model: nn.Module, example: Example, error: Exception) -> TraceEr
     It names the innermost line outside of PyTorch, the operator if one refused its arguments, and the innermost module.
     """
     name, message = type(model).__name__, (str(error).splitlines() or [""])[0].rstrip(".")
+    kind = "" if isinstance(error, TraceError) else f"{type(error).__name__}: "
+    advice = "" if _binds(model, example) else ". Give the arguments that its forward takes: trace(model, args, kwargs)"
     return TraceError(
-        f"{name} could not be run on the example input: {type(error).__name__}: {message}{_place(model, error)}. "
-        f"It was called as {name}({_shown(example)}). Give the arguments that the model's forward takes: "
-        "trace(model, args, kwargs)."
+        f"{name} could not be run on the example input: {kind}{message}{_place(model, error)}. "
+        f"It was called as {name}({_shown(example)}){advice}."
     )
+
+
+def _binds(model: nn.Module, example: Example) -> bool:
+    """Whether the model's forward takes so many arguments, of these names."""
+    args, kwargs, _ = example
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # no signature is known
+        return True
+    return True
 
 
 def _place(model: nn.Module, error: Exception) -> str:

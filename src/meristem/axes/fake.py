@@ -46,3 +46,21 @@ def _needs_values(error: BaseException) -> bool:
     return isinstance(error, _NEEDS_VALUES) or any(
         text in str(error) for text in ("data-dependent", "Cannot access data pointer", "FakeTensor", "fake tensor")
     )
+
+
+def without_graph(job: Callable[[bool], Result]) -> Result:
+    """What a job gives that keeps no graph from which to compute gradients; where it needs one, with it.
+
+    Args:
+        job: told whether to keep the graph.
+    """
+    try:
+        return job(False)
+    except Exception as error:
+        if not any(text in str(error) for text in _NEEDS_GRAPH):
+            raise
+    return job(True)
+
+
+_NEEDS_GRAPH = ("does not require grad", "nference tensor", "requires_grad=True")
+"""Parts of what PyTorch says where there is no graph."""

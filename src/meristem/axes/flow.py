@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from meristem.axes.fake import fake_or_real
+from meristem.axes.fake import fake_or_real, without_graph
 from meristem.axes.map import Example
 from meristem.axes.operators import reshapes
 from meristem.axes.recorder import SAME_TENSOR, Call, Recorder, Recording, Ref, references, tensors_in
@@ -179,10 +179,10 @@ def record_flow(model: nn.Module, example: Example) -> Flow:
     Raises:
         Exception: whatever the model's code raises.
     """
-    return fake_or_real(lambda real: _recorded(model, example, real=real))
+    return without_graph(lambda graph: fake_or_real(lambda real: _recorded(model, example, real=real, graph=graph)))
 
 
-def _recorded(model: nn.Module, example: Example, *, real: bool) -> Flow:
+def _recorded(model: nn.Module, example: Example, *, real: bool, graph: bool) -> Flow:
     args, kwargs, training = example
     names = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
     begun: list[int] = []
@@ -222,7 +222,7 @@ def _recorded(model: nn.Module, example: Example, *, real: bool) -> Flow:
     handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
     handles += [module.register_forward_hook(leave, with_kwargs=True) for module in model.modules()]
     try:
-        recording = run(model, args, kwargs, make, real=real, training=training).recording
+        recording = run(model, args, kwargs, make, real=real, training=training, graph=graph).recording
     finally:
         for handle in handles:
             handle.remove()

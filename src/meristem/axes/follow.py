@@ -8,7 +8,10 @@ forward pass knows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+
+import torch
 
 from meristem.axes.branches import Run, joined, titles
 from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
@@ -41,8 +44,12 @@ _ARRANGING = {
 }  # fmt: skip
 """These leave entries as they are; whether they arrive where they would without, the arrangement at the end shows."""
 
-_POOLING = ("max_pool", "avg_pool")
 _SUMS = ("aten.add", "aten.sub")
+_SEVERAL = "several channels belong to one unit"
+_PADS = ("aten.pad", "aten.constant_pad_nd")
+_POSITIONS = 16
+"""So many positions along a dimension an operator is tried on at first."""
+
 MOST = 16
 """Up to so many weights may add into one activation; beyond, a stream is too long to be followed one by one."""
 
@@ -58,6 +65,7 @@ class _Partial:
     unknown: str | None = None
     cut: bool = False
     last: tuple[Step, ...] = ()
+    several: bool = False
 
 
 _Carried = dict[int, list[_Partial]]
@@ -104,6 +112,7 @@ class _Search:
         self._calls: dict[str, int] = {}
         self._operands = Operands(self._recording, self._values, layouts, model, self._dims)
         self._found: dict[int, list[Path]] = {}
+        self._tried: dict[int, str | None] = {}
 
     def run(self, title: str) -> Run:
         """Walk, and give what was found under that title."""
@@ -132,7 +141,7 @@ class _Search:
         return name if name is not None and not self._layouts[name].buffer else None
 
     def _contract(self, call: Call, weight: str) -> None:
-        end = End(weight, self._calls.get(weight, 0), self._bias(call))
+        end = End(weight, self._calls.get(weight, 0), self._bias(call), _groups(call))
         self._calls[weight] = end.call + 1
         layout = self._layouts[weight]
         roles = {(axis, role) for found in layout.roles for axis, kinds in found.items() for role in kinds}
@@ -145,12 +154,26 @@ class _Search:
                     found = self._finished(axis, replace(partial, cut=partial.cut or cut), end, x, layout)
                     self._found.setdefault(axis, []).append(found)
             else:
-                self._block(out, axis, f"{call.name} at {call.site.where} mixes positions", end)
+                name = f"{call.name.removeprefix('aten.')} at {call.site.where}"
+                drawn = f", with {weight} that is drawn for newborns," if (axis, Role.CARRIES) in roles else ""
+                self._block(out, axis, f"{name}{drawn} mixes positions", end)
         dims = self._dims(out)
         for axis in dict.fromkeys(leaf for dim in dims for leaf in leaves(dim)):
             if (axis, Role.PRODUCES) in roles:
-                blocked = None if _alone(layout, Role.PRODUCES, axis) else "several channels belong to one unit"
-                self._carried.setdefault(out, {})[axis] = [_Partial(end, (), dims, blocked)]
+                several = end.groups > 1 or not _alone(layout, Role.PRODUCES, axis)
+                blocked = None if not several or self._inside(out, axis, end.groups) else "units are whole groups"
+                self._carried.setdefault(out, {})[axis] = [_Partial(end, (), dims, blocked, several=several)]
+
+    def _inside(self, out: int, axis: int, groups: int) -> bool:
+        """Whether a unit has channels in every group that a convolution gives, and does not make a group of its own."""
+        channels = self._space.resolve(self._values[out].dims[1]) if groups > 1 else ONE
+        for factor in channels.factors if isinstance(channels, Product) else (channels,):
+            if groups == 1:
+                break
+            if axis in leaves(self._numbered(factor)):
+                return False
+            groups //= self._space.size(factor)
+        return True
 
     def _look_up(self, call: Call) -> None:
         """What an embedding produces can be followed to those who read it, but no newborn computed from statistics."""
@@ -172,10 +195,16 @@ class _Search:
             flattened = before != after
             if flattened and _flattened(partial.dims, axis) != after:
                 blocked = "its units are rearranged before they are read"
-            elif not flattened and not _alone(layout, Role.READS, axis):
-                blocked = "several channels belong to one unit"
+            elif not flattened and not partial.several and not _alone(layout, Role.READS, axis):
+                blocked = _SEVERAL
+        if partial.several and flattened:
+            blocked = blocked or "its positions are flattened"
         steps = () if blocked else partial.steps
-        return Path(partial.producer, end, steps, flattened, blocked, partial.unknown, partial.cut, partial.last)
+        several = partial.several and blocked is None
+        if partial.several:
+            blocked = f"{blocked}, and {_SEVERAL}" if blocked else _SEVERAL
+        cut, last, unknown = partial.cut, partial.last, partial.unknown
+        return Path(partial.producer, end, steps, flattened, blocked, unknown, cut, last, several)
 
     # ------------------------------------------------------------------ everything else
 
@@ -218,12 +247,14 @@ class _Search:
             return partial
         where = f"{call.name.removeprefix('aten.')} at {call.site.where}"
         others = [ref for ref in references(call) if ref != source]
+        if out != call.outputs[0]:
+            return replace(partial, blocked=f"{where} gives something else besides")
         if call.name == "aten.batch_norm":
             return replace(partial, steps=(*partial.steps, self._batch_norm(call)))
-        if any(word in call.name for word in _POOLING) or call.name == "aten.mean":
-            return self._pooled(call, source, out, axis, partial, where)
+        if call.name == "aten.mean":
+            return self._averaged(call, source, axis, partial, where)
         if not elementwise(call.operator):
-            return replace(partial, blocked=f"{where} is not applied unit by unit")
+            return self._mixed(call, source, out, axis, partial, where)
         if all(map(self._operands.shared, others)):
             return replace(partial, steps=(*partial.steps, self._operands.step(call, source)))
         if self._dims(source) != self._dims(out) and _arranged(self._dims(source), axis) != _arranged(
@@ -233,10 +264,34 @@ class _Search:
         if self._adds(call, source):
             reason = None if self._adds_nothing(axis, others) else f"{where} adds what may not be zero for newborns"
             return replace(partial, unknown=partial.unknown or reason)
-        neutral = {self._operands.neutral(other, axis) for other in others}
-        if call.name == "aten.mul" and neutral == {1.0}:
+        own = {other: self._operands.neutral(other, axis) for other in others if not self._operands.shared(other)}
+        born = {other: number for other, number in own.items() if number is not None}
+        if call.name == "aten.mul" and own.keys() == set(others) and {*own.values()} == {1.0}:
             return partial
-        return replace(partial, blocked=f"{where} combines it with another activation")
+        if len(born) == len(own):
+            return replace(partial, steps=(*partial.steps, self._operands.step(call, source, born)))
+        reason = "combines it with another activation"
+        if all(value is not None and value.static for value in map(self._values.get, own.keys() - born.keys())):
+            reason = "combines it with numbers that are not known before newborns are born"
+        return replace(partial, blocked=f"{where} {reason}")
+
+    def _mixed(self, call: Call, source: int, out: int, axis: int, partial: _Partial, where: str) -> _Partial:
+        """An operator that is not elementwise, one operator further: tried where each unit is a map of positions."""
+        dims, after = self._dims(source), self._dims(out)
+        moved = _arranged(dims, axis) != _arranged(after, axis)
+        if call.name in _PADS and not moved:
+            return partial  # it pads with other units
+        if "norm" in call.name:
+            return replace(partial, blocked=f"{where} normalizes, so that nothing is in proportion to weights of units")
+        if len([*references(call)]) != 1 or not _straight(dims, partial.dims, axis) or after[:2] != dims[:2]:
+            return replace(partial, blocked=f"{where} is not known to leave units apart")
+        args, kwargs = self._operands.arguments(call, lambda _: Slot())
+        step = Step(call.operator, args, kwargs)
+        if out not in self._tried:
+            self._tried[out] = _not_proportional(step, self._recording.shapes[source][2:])
+        if (reason := self._tried[out]) is not None:
+            return replace(partial, blocked=f"{where} {reason}")
+        return replace(partial, steps=(*partial.steps, step), dims=after)
 
     def _last(self, call: Call, source: int, partial: _Partial) -> tuple[Step, ...]:
         """What was applied last, one operator further: a norm makes a new beginning, as a contraction does."""
@@ -259,15 +314,10 @@ class _Search:
         axis with a neutral entry of 0."""
         return all(axis in self._carried.get(o, {}) or self._operands.neutral(o, axis) == 0 for o in others)
 
-    def _pooled(self, call: Call, source: int, out: int, axis: int, partial: _Partial, where: str) -> _Partial:
+    def _averaged(self, call: Call, source: int, axis: int, partial: _Partial, where: str) -> _Partial:
         dims = self._dims(source)
-        straight = _arranged(dims, axis) == _arranged(partial.dims, axis) and len(dims) > 2 and Leaf(axis) == dims[1]
-        if not straight:
-            return replace(partial, blocked=f"{where} pools over rearranged positions")
-        if call.name != "aten.mean":
-            args, kwargs = self._operands.arguments(call, lambda _: Slot())
-            step = Step(call.operator, args, kwargs)
-            return replace(partial, steps=(*partial.steps, step), dims=self._dims(out))
+        if not _straight(dims, partial.dims, axis):
+            return replace(partial, blocked=f"{where} averages over rearranged positions")
         over = call.args[1] if len(call.args) > 1 else None
         spatial = set(range(2, len(dims)))
         if not isinstance(over, (list, tuple)) or {d % len(dims) for d in over} != spatial:
@@ -296,6 +346,13 @@ class _Search:
         return Concat(tuple(self._numbered(part) for part in expression.parts))
 
 
+def _groups(call: Call) -> int:
+    """Into how many blocks a convolution cuts what it reads and gives; 1 for everything else."""
+    names = [argument.name for argument in call.operator._schema.arguments]
+    place = names.index("groups") if "groups" in names else len(call.args)
+    return int(call.args[place] if place < len(call.args) else call.kwargs.get("groups", 1))
+
+
 def _alone(layout: TensorLayout, role: Role, axis: int) -> bool:
     """Whether one index of the dimension with this role is one unit, and nothing else."""
     dims = [d for d, roles in zip(layout.dims, layout.roles, strict=True) if role in roles.get(axis, ())]
@@ -318,12 +375,38 @@ def _arranged(dims: Iterable[Expression], axis: int) -> tuple[Expression | None,
     return tuple(found)
 
 
+def _straight(dims: Sequence[Expression], before: Iterable[Expression], axis: int) -> bool:
+    """Whether units are channels or consist of them, `(batch, axis, *positions)`, arranged as they were before."""
+    channels = len(dims) > 2 and _piece(dims[1], axis) is not None
+    return channels and _arranged(dims, axis) == _arranged(before, axis)
+
+
 def _flattened(dims: Sequence[Expression], axis: int) -> tuple[Expression | None, ...]:
     """What `_arranged` gives once channels and positions `(batch, axis, *positions)` are flattened."""
     if len(dims) < 3 or dims[1] != Leaf(axis):
         return ()
     factors = tuple(dim for dim in dims[2:] if dim != ONE)
     return (dims[0], Product((Leaf(axis), *factors)) if factors else Leaf(axis))
+
+
+def _not_proportional(step: Step, positions: Sequence[int]) -> str | None:
+    """Why an operator on maps does something else than to change each unit alone and in proportion to itself, or None:
+    tried on two samples of two units, with few positions if it takes them."""
+    if torch.Tag.nondeterministic_seeded in step.operator.tags:
+        return "draws at random"
+    for most in (_POSITIONS, max(positions)):
+        generator = torch.Generator().manual_seed(0)
+        size = [min(length, most) for length in positions]
+        z = torch.randn(2, 2, *size, generator=generator, dtype=torch.float64, device="cpu")
+        with torch.no_grad(), suppress(RuntimeError, TypeError, ValueError):
+            whole, larger, alone = step(z), step(4 * z), [step(z[i : i + 1, i : i + 1]) for i in range(2)]
+            apart = whole.shape[:2] == z.shape[:2] and all(
+                torch.allclose(whole[i : i + 1, i : i + 1], part) for i, part in enumerate(alone)
+            )
+            if not apart:
+                return "is not applied unit by unit"
+            return None if torch.allclose(larger, 4 * whole) else "gives what is not in proportion to what it is given"
+    return "is not applied unit by unit"
 
 
 def _cut(call: Call, ref: int) -> bool:

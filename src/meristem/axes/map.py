@@ -11,9 +11,12 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
+from meristem.axes.counterpart import Counterpart
 from meristem.axes.expression import ONE, Expression, Leaf, leaves, size_of
+from meristem.axes.guards import Guard
 from meristem.axes.path import Path
 from meristem.errors import StaleMapError, UnknownAxisError
 
@@ -50,11 +53,13 @@ class Axis:
         size: number of units.
         kind: what a unit is, for people: "channels", "features", "heads", "head size", "hidden", ...
         frozen: why it may not be edited, or None if it may.
-        couplings: why growth with zero fan-out is not exact; empty if it is.
+        couplings: why growth with zero fan-out alone is not exact; empty if it is.
         minimum: the least number of units with which the model's code still works (2 where it squeezes all lengths 1).
         nonlinear: the roles in which weights meet it that are not linear in their parameters slice by slice: divided by
             a norm, say. With `reads`, fan-out of newborns that is not zero changes what incumbents' fan-out does; with
             `produces`, zero fan-in may be 0 / 0.
+        counterpart: where two activations are contracted over it, what must be zero of newborns so that they add
+            nothing; None if there is no such product, or that is not known, or not all that it takes.
     """
 
     index: int
@@ -65,6 +70,7 @@ class Axis:
     couplings: frozenset[Coupling]
     minimum: int = 1
     nonlinear: frozenset[Role] = frozenset()
+    counterpart: Counterpart | None = None
 
     @property
     def editable(self) -> bool:
@@ -73,8 +79,13 @@ class Axis:
 
     @property
     def exact(self) -> bool:
-        """Whether growth with zero fan-out preserves the function to float rounding."""
-        return self.editable and not self.couplings
+        """Whether growth with zero fan-out, and a zero counterpart, preserves the function to float rounding."""
+        return self.editable and not self.unsettled
+
+    @property
+    def unsettled(self) -> frozenset[Coupling]:
+        """The couplings because of which newborns whose fan-out and whose counterpart are zero change the function."""
+        return self.couplings - {Coupling.BILINEAR} if self.counterpart is not None else self.couplings
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +178,12 @@ class Place:
 class AxisMap:
     """All axes of one model. Immutable: an edit returns a new map.
 
-    `paths` says, for each axis by number, how its units get from the weights that produce them to those that read them,
-    as far as they can be followed; `examples` are the inputs that the model was traced with; `alike` are pairs of
-    lengths for which an operator has a faster kernel where they are the same. Iterating yields every axis;
-    `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by the name of a tensor whose
-    first dimension it is. Printed, it lists the editable axes.
+    `paths` says, for each axis by number, how its units get from the weights that produce them to those that read
+    them, as far as they can be followed; `kinds` the class of every module by its path, as it was traced; `examples`
+    are the inputs that the model was traced with; `alike` are pairs of lengths for which an operator has a faster
+    kernel where they are the same; `guards` are the comparisons of sizes on which the way through the code hangs.
+    Iterating yields every axis; `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by
+    the name of a tensor whose first dimension it is. Printed, it lists the editable axes.
     """
 
     axes: tuple[Axis, ...]
@@ -185,6 +197,8 @@ class AxisMap:
     paths: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
     examples: tuple[Example, ...] = field(default=(), compare=False)
     alike: tuple[tuple[Expression, Expression], ...] = ()
+    kinds: Mapping[str, type[nn.Module]] = field(default_factory=dict, compare=False)
+    guards: tuple[Guard, ...] = ()
 
     def __post_init__(self) -> None:
         bound = {axis: tuple(path.bound(self.model_reference) for path in paths) for axis, paths in self.paths.items()}
@@ -239,7 +253,21 @@ class AxisMap:
 
     def __str__(self) -> str:
         lines = [f"{axis.name}: {axis.size} {axis.kind}" for axis in self.editable]
-        return "\n".join([f"{len(lines)} of {len(self)} axes editable", *lines])
+        return "\n".join([f"{len(lines)} of {len(self)} axes editable{self._none}", *lines])
+
+    @property
+    def _none(self) -> str:
+        """Why there are no axes, if there are none."""
+        model = self.model_reference()
+        if self.axes or model is None:
+            return ""
+        packed = [name for name, module in model.named_modules() if _packed(module)]
+        if packed:
+            return (
+                f": the weights of {packed[0]!r}{' and others' if len(packed) > 1 else ''} are packed, as those of "
+                "quantized layers are; edit the model first and quantize it then"
+            )
+        return ": no parameter or buffer has a dimension"
 
     def __iter__(self) -> Iterator[Axis]:
         return iter(self.axes)
@@ -274,7 +302,10 @@ class AxisMap:
 
     def _listed(self) -> str:
         names = [axis.name for axis in self.editable]
-        return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none at all"
+        return (
+            ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+            or f"none at all{self._none}"
+        )
 
     def dimension(self, tensor: str, dim: int) -> Expression:
         """The expression of one dimension of a parameter or buffer."""
@@ -311,10 +342,21 @@ class AxisMap:
         tensors = dict(found)
         return sum(prod(y.shape(sizes)) * tensors[y.name].element_size() for y in self.layouts.values())
 
+    def turned(self, sizes: Sequence[int]) -> Guard | None:
+        """What the code compares and what would come out differently if axes had the given sizes, so that nothing is
+        known of the way that the code would go; None if there is nothing of the kind."""
+        changed = {i for i, (one, other) in enumerate(zip(self.sizes, sizes, strict=True)) if one != other}
+        return next((g for g in self.guards if not changed.isdisjoint(g.axes) and not g.kept(sizes)), None)
+
     def resized(self, sizes: Mapping[int, int], record: Mapping[str, Any]) -> AxisMap:
         """The map after an edit that gave some axes (by number) new sizes, with its record appended to the history."""
         axes = tuple(replace(a, size=sizes[a.index]) if a.index in sizes else a for a in self.axes)
         return replace(self, axes=axes, history=(*self.history, record))
+
+
+def _packed(module: nn.Module) -> bool:
+    """Whether a module keeps something that is no tensor to Python."""
+    return any(isinstance(held, torch.ScriptObject) for held in vars(module).values())
 
 
 __all__ = ["AttributeBinding", "Axis", "AxisMap", "Cache", "Coupling", "Leaf", "Place", "Role", "TensorLayout", "Work"]

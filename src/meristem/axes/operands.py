@@ -12,7 +12,7 @@ from meristem.axes.expression import Expression, leaves
 from meristem.axes.live import Computed, Live, Model, owner
 from meristem.axes.map import TensorLayout
 from meristem.axes.operators import elementwise
-from meristem.axes.path import Slot, Step
+from meristem.axes.path import Born, Slot, Step
 from meristem.axes.recorder import Call, Recording, Ref, Site, references
 from meristem.axes.solution import Value
 
@@ -77,11 +77,18 @@ class Operands:
         found = {self._layouts[name].neutral for origins in carrying for name, _ in origins}
         return found.pop() if len(found) == 1 else None
 
-    def step(self, call: Call, source: int) -> Step:
-        """A call in which units meet nothing but shared numbers."""
+    def step(self, call: Call, source: int, born: Mapping[int, float] | None = None) -> Step:
+        """A call in which units meet nothing but shared numbers, and numbers of their own that newborns are born with.
 
-        def filled(ref: int) -> Slot | Live:
-            return Slot() if ref == source else self._live[ref]
+        Args:
+            call: the call.
+            source: the units.
+            born: the numbers of newborns, by operand.
+        """
+        own = {ref: Born(number) for ref, number in (born or {}).items()}
+
+        def filled(ref: int) -> Slot | Born | Live:
+            return Slot() if ref == source else own[ref] if ref in own else self._live[ref]
 
         args, kwargs = self.arguments(call, filled)
         args = tuple(self._number(item, call.site) for item in args)

@@ -12,8 +12,9 @@ FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """PyTorch's modules that in inference compute by one fused operator, which reads the weights of the modules in them
 without calling these. Nothing else tells: they call them after all as soon as anybody listens."""
 
-_UNTAGGED = {"aten._conj_physical", "aten.hardswish", "aten.ldexp", "aten.leaky_relu"}
-"""Those that some releases of torch since 2.6 do not tag as elementwise."""
+_UNTAGGED = {"aten._conj_physical", "aten.hardswish", "aten.ldexp", "aten.leaky_relu", "aten.prelu"}
+"""Those that some releases of torch since 2.6 do not tag as elementwise; no release tags prelu, whose slopes lie along
+the second dimension."""
 
 
 def short_name(operator: OpOverload) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,13 +20,21 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Born:
+    """Stands for an operand with an entry for every unit, as a slope is: the entry with which newborns are born."""
+
+    number: float
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """An operator that is applied to every unit alike: an activation function, a pooling, a gate that all units share.
+    """An operator that is applied to each unit alone, and to all newborns alike: an activation function, a pooling, an
+    interpolation or padding of positions, a gate that all units share.
 
     Attributes:
-        operator: the operator.
-        args, kwargs: its arguments, with a `Slot` where the activation stands, and what may change as `Live` and
-            `Computed`.
+        operator: the operator. Of several results the first counts.
+        args, kwargs: its arguments, with a `Slot` where the activation stands, what may change as `Live` and
+            `Computed`, and `Born` for what units have of their own.
     """
 
     operator: OpOverload
@@ -36,7 +44,8 @@ class Step:
     def __call__(self, x: Tensor) -> Tensor:
         """Apply it; shape (batch, units, *positions), or (samples, units). The argument stays as it is."""
         x = x.clone() if self.operator._schema.is_mutable else x
-        return self.operator(*_filled(self.args, x), **{key: _filled(value, x) for key, value in self.kwargs.items()})
+        given = self.operator(*_filled(self.args, x), **{key: _filled(value, x) for key, value in self.kwargs.items()})
+        return given[0] if isinstance(given, tuple) else given
 
     @property
     def live(self) -> bool:
@@ -68,11 +77,13 @@ class End:
         weight: the name of the weight.
         call: which of the calls in a run of the model that contract with it.
         bias: the name of the bias that the call adds, or None.
+        groups: into how many blocks the call cuts what it reads and gives.
     """
 
     weight: str
     call: int
     bias: str | None = None
+    groups: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,8 @@ class Path:
         unknown: what a newborn would meet on the way that is neither its own nor a known number, or None.
         cut: whether what is read was detached on the way, so that no gradient comes back along the path.
         last: the elementwise operators behind the last contraction or norm on the way, also where the path is blocked.
+        several: whether it is blocked for no other reason than that several channels belong to one unit, each of which
+            can be followed on its own.
     """
 
     producer: End
@@ -97,6 +110,7 @@ class Path:
     unknown: str | None = None
     cut: bool = False
     last: tuple[Step, ...] = ()
+    several: bool = False
 
     @property
     def obstacle(self) -> str | None:
@@ -122,13 +136,13 @@ class Path:
 
     @property
     def mixes_positions(self) -> bool:
-        """Whether something on the way, a pooling, is not elementwise."""
+        """Whether something on the way, a pooling, an interpolation or padding, is not elementwise."""
         return any(isinstance(step, Step) and not elementwise(step.operator) for step in self.steps)
 
     @property
     def homogeneous(self) -> bool:
         """Whether pre-activations times a positive number give the same times that number: tried on numbers from 1e-4
-        to 1e4 with a factor of 4, by which arithmetic is exact. Every pooling does."""
+        to 1e4 with a factor of 4, by which arithmetic is exact. All that mixes positions does."""
         z = torch.randn(1024, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         z = z * torch.logspace(-4, 4, len(z), dtype=torch.float64)[:, None]
         return torch.equal(self.activation(4 * z), 4 * self.activation(z))
@@ -169,6 +183,8 @@ def _filled(item: Any, x: Tensor) -> Any:
         return x
     if isinstance(item, (Live, Computed)):
         return item.value(x)
+    if isinstance(item, Born):
+        return x.new_full((), item.number)
     return type(item)(_filled(i, x) for i in item) if isinstance(item, (list, tuple)) else item
 
 

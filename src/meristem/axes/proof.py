@@ -3,17 +3,23 @@
 A difference is explained in one of three ways, and the rehearsal is repeated until nothing differs: an attribute of a
 module holds the old number (it is bound to the length, and lengths that share it become one axis); the number follows
 another length (the two become one axis); or neither: the axis is frozen, with the line of code that fixes its size.
+
+All new sizes are larger than the old ones, and all different. What other sizes may do, smaller ones or equal ones, is
+seen from the comparisons that the code makes meanwhile: as long as each of them comes out as it did, the code goes the
+way that was proven. They are the map's guards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 from torch._ops import OpOverload
 
 from meristem.axes.explain import Explainer
-from meristem.axes.expression import leaves
+from meristem.axes.expression import Leaf, leaves
+from meristem.axes.guards import Guard, Quantity, computed, replaced
 from meristem.axes.map import AttributeBinding, Coupling, Example
 from meristem.axes.rehearsal import Mismatch, Outcome, rehearse
 from meristem.axes.scaled import scaled
@@ -44,12 +50,14 @@ class Proof:
         for _ in range(_ROUNDS):
             candidates = self.candidates()
             new_sizes = self._distinct(candidates)
-            outcome = self._rehearse(new_sizes, brief=brief > 0) if candidates else None
+            outcome = self._rehearse(new_sizes, brief=brief > 0, watched=True) if candidates else None
             brief -= 1
             if outcome is None:
                 break
             if outcome.passed:
-                self._couple_scaled(self._drop_needless(outcome, new_sizes), new_sizes)
+                outcome = self._drop_needless(outcome, new_sizes)
+                self._couple_scaled(outcome, new_sizes)
+                self._guard(outcome, new_sizes)
                 break
             if self._explainer.explain(outcome, new_sizes):
                 continue
@@ -60,7 +68,9 @@ class Proof:
         else:
             self._freeze_culprits(self.candidates())
             new_sizes = self._distinct(self.candidates())
-            self._couple_scaled(self._rehearse(new_sizes), new_sizes)
+            outcome = self._rehearse(new_sizes, watched=True)
+            self._couple_scaled(outcome, new_sizes)
+            self._guard(outcome, new_sizes)
         return self._explainer.attribute_bindings()
 
     def _drop_needless(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> Outcome:
@@ -71,7 +81,7 @@ class Proof:
             kept = {key: value for key, value in bindings.items() if key in self._explainer.guessed and key[1] == path}
             for key in kept:
                 del bindings[key]
-            without = self._rehearse(new_sizes)
+            without = self._rehearse(new_sizes, watched=True)
             if without.passed:
                 outcome = without
             else:
@@ -86,9 +96,9 @@ class Proof:
                 found.update(dict.fromkeys(leaves(self.space.resolve(dim))))
         return [axis for axis in found if not self.space.reasons[axis]]
 
-    def _rehearse(self, new_sizes: Mapping[int, int], *, brief: bool = False) -> Outcome:
+    def _rehearse(self, new_sizes: Mapping[int, int], **how: bool) -> Outcome:
         bindings = self._explainer.attribute_bindings()
-        return rehearse(self.model, self.examples, self.solution, bindings, new_sizes, self._known, brief=brief)
+        return rehearse(self.model, self.examples, self.solution, bindings, new_sizes, self._known, **how)
 
     def _distinct(self, candidates: Iterable[int]) -> dict[int, int]:
         """New sizes, all different and far from the old ones, so that a number tells its axis; less far where a
@@ -108,8 +118,32 @@ class Proof:
     def _couple_scaled(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
         """A number that is not a length changed with the sizes, 1/sqrt(head size) say: growth is not exact."""
         dims = (dim for values in self.solution.values for value in values.values() for dim in value.dims)
-        for axis in scaled(outcome, new_sizes, self.space, dims, self._rehearse):
+        for axis, powers in scaled(outcome, new_sizes, self.space, dims, self._rehearse).items():
             self.space.couplings[axis].add(Coupling.SCALED)
+            self.solution.powers[axis] = powers
+
+    def _guard(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
+        """Keep what the code compared: an edit must not turn it. A comparison that came out differently at the new
+        sizes did no harm, as all went as predicted."""
+        if not outcome.comparisons:
+            return
+        sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
+        found: dict[Guard, None] = {}
+        for guard in self._rehearse({}, watched=True).comparisons:  # the numbers of the code, as they are now
+            left, right = (replaced(side, self._resolved) for side in (guard.left, guard.right))
+            guard = replace(guard, left=left, right=right)
+            free = any(not self.space.reasons[axis] for axis in guard.axes)
+            if free and left != right and guard.kept(sizes) and not guard.trivial:
+                found.setdefault(guard)
+        single = {axis for guard in found if guard.only_single for axis in guard.axes}
+        if single:
+            alone = {axis: 1 if axis in single else size for axis, size in new_sizes.items()}
+            if self._rehearse(alone, lenient=True).passed:
+                found = {guard: None for guard in found if not guard.only_single}
+        self.solution.guards.update(found)
+
+    def _resolved(self, leaf: Leaf) -> Quantity:
+        return computed(self.space.resolve(leaf), lambda root: root)
 
     def _give_up(self, outcome: Outcome, candidates: Sequence[int]) -> None:
         """Freeze what cannot be explained."""

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from meristem.axes.map import Cache
 from meristem.axes.operators import reshapes, short_name
+from meristem.axes.types import check_types
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _HERE = os.path.dirname(__file__) + os.sep
@@ -98,6 +99,7 @@ class Recording:
         inputs, results: numbers of the tensors that went into the model and that came out of it.
         caches: attributes of modules into which the run put tensors.
         real: whether real tensors were needed.
+        graph: whether the graph that gradients are computed from was needed.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -109,6 +111,7 @@ class Recording:
     results: list[int] = field(default_factory=list)
     caches: list[Cache] = field(default_factory=list)
     real: bool = False
+    graph: bool = False
 
 
 def references(call: Call) -> Iterator[int]:
@@ -193,6 +196,10 @@ class Recorder(TorchDispatchMode):
         """The context to run the model in, around this recorder: fake tensors, or nothing."""
         return nullcontext() if self.fake is None else self.fake
 
+    def watching(self) -> AbstractContextManager[Any]:
+        """The context to call the model in, within that of this recorder."""
+        return nullcontext()
+
     def stand_in(self, real: Tensor) -> Tensor:
         """The tensor that takes a real one's place."""
         found = self._stand_ins.get(id(real))
@@ -219,8 +226,11 @@ class Recorder(TorchDispatchMode):
     def given(self, real: Tensor) -> Tensor:
         """The tensor that takes a model input's place: never the input itself, as the model may write to it."""
         if self.fake is None and id(real) not in self._stand_ins:
-            self.replace(real, real.detach().clone())
+            self.replace(real, self._leaf(real.detach().clone(), real))
         return self.stand_in(real)
+
+    def _leaf(self, stand_in: Tensor, real: Tensor) -> Tensor:
+        return stand_in.requires_grad_() if self.recording.graph and real.requires_grad else stand_in
 
     def like(self, real: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A stand-in of any shape: a fake tensor, or a real one with the same entries over and over.
@@ -228,11 +238,13 @@ class Recorder(TorchDispatchMode):
         Must be called outside `computing`.
         """
         if self.fake is not None:
-            return FakeTensor(self.fake, torch.empty(shape, dtype=real.dtype, device="meta"), real.device)
+            meta = torch.empty(shape, dtype=real.dtype, device="meta")
+            return self._leaf(FakeTensor(self.fake, meta, real.device), real)
+        found = real
         for dim, n in enumerate(shape):
-            if real.shape[dim] != n:
-                real = real.index_select(dim, torch.arange(n, device=real.device) % real.shape[dim])
-        return real.detach().clone()
+            if found.shape[dim] != n:
+                found = found.index_select(dim, torch.arange(n, device=real.device) % found.shape[dim])
+        return self._leaf(found.detach().clone(), real)
 
     def replace(self, real: Tensor, stand_in: Tensor) -> None:
         """From now on use `stand_in` wherever the model's code uses `real`."""
@@ -280,6 +292,8 @@ class Recorder(TorchDispatchMode):
         reference = self._reference
         call_args, call_kwargs = substitute(args, reference), substitute(kwargs, reference)
         site = self.site(2)
+        if self.fake is not None:
+            check_types(name, args)
         result = func(*args, **kwargs)
         outputs = tuple(self._result_number(func, t) for t in tensors_in(result))
         self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, site))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -14,11 +16,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from meristem.axes.attributes import written
 from meristem.axes.expression import Expression, size_of
+from meristem.axes.guards import Guard
 from meristem.axes.map import AttributeBinding
-from meristem.axes.recorder import Call, Recorder, Recording, Ref, Site, tensors_in, user_frames
+from meristem.axes.recorder import Call, Recorder, Recording, Ref, Site, references, tensors_in, user_frames
 from meristem.axes.running import run
 from meristem.axes.scalars import ArgumentPath, Scalar, factor, pairs
 from meristem.axes.solution import Literal, Solution, Value
+from meristem.axes.watch import Comparisons, Watch
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,14 @@ class Outcome:
         scalars: numbers that are not lengths and changed.
         divergence: where the model's code raised, or None.
         cut: whether it was ended early, because the same line of code went wrong in a second module.
+        comparisons: those of lengths that the code made, as they came out, if it was watched; over the space's axes.
     """
 
     mismatches: tuple[Mismatch, ...]
     scalars: tuple[Scalar, ...]
     divergence: Divergence | None
     cut: bool = False
+    comparisons: tuple[Guard, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -88,6 +94,27 @@ class _EnoughError(Exception):
     """A brief rehearsal has seen what it came for."""
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """What a rehearsal is compared with, and how.
+
+    Attributes:
+        recording, literals, values: what was recorded, the lengths among the numbers by call, and the tensors.
+        length: the new size of a length.
+        number: which recording it is.
+        brief, lenient, comparisons: as `rehearse` was told.
+    """
+
+    recording: Recording
+    literals: Mapping[int, list[Literal]]
+    values: Mapping[int, Value]
+    length: Callable[[Expression], int]
+    number: int
+    brief: bool
+    lenient: bool
+    comparisons: Comparisons | None
+
+
 class _Rehearsal(Recorder):
     """Compares calls with a recording; where they differ it notes so and goes on with what was predicted."""
 
@@ -96,20 +123,17 @@ class _Rehearsal(Recorder):
         known: Callable[[OpOverload], bool],
         stack: Sequence[str],
         fake: FakeTensorMode | None,
-        recording: Recording,
-        literals: Mapping[int, list[Literal]],
-        length: Callable[[Expression], int],
-        values: Mapping[int, Value],
-        number: int,
-        brief: bool,
+        expected: _Expected,
     ) -> None:
         super().__init__(known, stack, fake)
-        self.expected = recording
-        self.literals = literals
-        self.length = length
-        self.values = values
-        self.number_of_recording = number
-        self.brief = brief
+        self.expected = expected.recording
+        self.literals = expected.literals
+        self.length = expected.length
+        self.values = expected.values
+        self.number_of_recording = expected.number
+        self.brief = expected.brief
+        self.lenient = expected.lenient
+        self.comparisons = expected.comparisons
         self.index = 0
         self.mismatches: list[Mismatch] = []
         self._changed: list[tuple[int, ArgumentPath, Any, Any]] = []
@@ -118,7 +142,17 @@ class _Rehearsal(Recorder):
         """The shape that a tensor of the recording will have."""
         return tuple(self.length(dim) for dim in self.values[output].dims)
 
+    def watching(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.comparisons is None else Watch(self.comparisons, self._dims)
+
+    def _dims(self, tensor: torch.Tensor) -> tuple[Expression, ...] | None:
+        """What is known of a tensor of the recording, if it is as long as predicted."""
+        value = self.values.get(self._numbers.get(id(tensor), -1))
+        return value.dims if value is not None and tuple(map(self.length, value.dims)) == tensor.shape else None
+
     def perform(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
+        if self.lenient:
+            self._pass_over(func)
         if self.index >= len(self.expected.calls) or self.expected.calls[self.index].operator is not func:
             if self._is_whole_slice(func, args):
                 return args[0]
@@ -131,6 +165,32 @@ class _Rehearsal(Recorder):
         for tensor, number in zip(tensors_in(result), call.outputs, strict=True):
             self.identify(tensor, number)
         return result
+
+    def finish(self) -> None:
+        """The model has been run: nothing may be left of what was recorded."""
+        if self.lenient:
+            self._pass_over(None)
+        if self.index < len(self.expected.calls) and self.expected.calls[self.index].outputs:
+            raise _OtherWayError(f"{self.expected.calls[self.index].operator} was recorded and is not called")
+
+    @property
+    def last(self) -> str:
+        """The place of the recorded call that is due, or else of the last one."""
+        calls = self.expected.calls
+        return calls[min(self.index, len(calls) - 1)].site.where if calls else ""
+
+    def _pass_over(self, func: OpOverload | None) -> None:
+        """Leave out recorded calls that do nothing at these sizes, if another operator is called than the first."""
+        calls = self.expected.calls
+        while self.index < len(calls) and calls[self.index].operator is not func and self._idle(calls[self.index]):
+            self.index += 1
+
+    def _idle(self, call: Call) -> bool:
+        """Whether a call only rearranges what a tensor has, all of it, in the same order."""
+        source = next(references(call), None)
+        if call.name not in _ARRANGING or source is None or source not in self.values:
+            return False
+        return prod(self.predicted(call.outputs[0])) == prod(self.predicted(source))
 
     def _compare(self, index: int, call: Call, args: Any, kwargs: Any) -> tuple[bool, Any]:
         """Whether a call goes as predicted, and its result; a note is taken where it does not."""
@@ -208,6 +268,16 @@ class _Rehearsal(Recorder):
         return tuple(made)
 
 
+_ARRANGING = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "expand", "repeat"),
+        *("select", "slice", "repeat_interleave"),
+    )
+)
+"""Operators that leave the order of entries as it is. If there are as many as before, they are all there, once."""
+
+
 def _length_is_data(func: OpOverload, args: Any) -> bool:
     """Whether the shape of the result depends on values: `nonzero`, `x[mask]`, `unique`, not `x[positions]`."""
     if torch.Tag.dynamic_output_shape not in func.tags:
@@ -226,6 +296,8 @@ def rehearse(
     known: Callable[[OpOverload], bool],
     *,
     brief: bool = False,
+    watched: bool = False,
+    lenient: bool = False,
 ) -> Outcome:
     """Run every example as if axes had the new sizes.
 
@@ -234,6 +306,8 @@ def rehearse(
         new_sizes: by representative axis.
         brief: end as soon as a line of code goes wrong in a second module: a model of many equal blocks need not be run
             to its end to learn what is wrong with the first.
+        watched: note what the code compares.
+        lenient: calls may be missing that do nothing at the new sizes: an expansion of one unit to one, say.
     """
     space = solution.space
     sizes = {**dict(enumerate(space.sizes)), **new_sizes}
@@ -247,7 +321,10 @@ def rehearse(
             kept.append(expression)
         return found
 
+    comparisons = Comparisons(lambda expression: not space.frozen(expression)) if watched else None
     attributes = [(b.module, b.path, length(b.value)) for b in bindings]
+    if comparisons is not None:
+        attributes = [(b.module, b.path, comparisons.number(length(b.value), b.value)) for b in bindings]
     mismatches: list[Mismatch] = []
     scalars: list[Scalar] = []
     for number, (args, kwargs, training) in enumerate(examples):
@@ -261,29 +338,34 @@ def rehearse(
             return tuple(length(dim) for dim in solution.layouts[name])
 
         rehearsal: _Rehearsal | None = None
+        expected = _Expected(recording, literals, values, length, number, brief, lenient, comparisons)
 
         def make(stack: list[str], fake: FakeTensorMode | None) -> _Rehearsal:
             nonlocal rehearsal
-            rehearsal = _Rehearsal(known, stack, fake, recording, literals, length, values, number, brief)  # noqa: B023 - called below
+            rehearsal = _Rehearsal(known, stack, fake, expected)  # noqa: B023 - called below
             return rehearsal
 
         try:
             with written(model, attributes):
-                run(model, args, kwargs, make, real=recording.real, training=training, new_shape=new_shape)
+                how = {"real": recording.real, "graph": recording.graph, "training": training}
+                run(model, args, kwargs, make, **how, new_shape=new_shape)
+            assert rehearsal is not None
+            rehearsal.finish()
         except _EnoughError:
             assert rehearsal is not None
             return Outcome((*mismatches, *rehearsal.mismatches), (*scalars, *rehearsal.scalars), None, cut=True)
         except Exception as error:  # the model's own code raised: noted, judged by the caller
             assert rehearsal is not None, "the model could not even be set up"
-            divergence = _divergence(number, rehearsal.index, model, error)
+            divergence = _divergence(number, rehearsal.index, rehearsal.last, model, error)
             return Outcome((*mismatches, *rehearsal.mismatches), (*scalars, *rehearsal.scalars), divergence)
         assert rehearsal is not None
         mismatches.extend(rehearsal.mismatches)
         scalars.extend(rehearsal.scalars)
-    return Outcome(tuple(mismatches), tuple(scalars), None)
+    found = () if comparisons is None else tuple(comparisons.found)
+    return Outcome(tuple(mismatches), tuple(scalars), None, comparisons=found)
 
 
-def _divergence(number: int, call: int, model: nn.Module, error: BaseException) -> Divergence:
+def _divergence(number: int, call: int, last: str, model: nn.Module, error: BaseException) -> Divergence:
     frames: list[tuple[Any, int]] = []
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
@@ -300,7 +382,7 @@ def _divergence(number: int, call: int, model: nn.Module, error: BaseException) 
                 code = []
             module = candidate
         code.append(frame.f_code)
-    where = next((w for frame, _ in reversed(frames) if (w := user_frames(frame)[0])), "")
+    where = next((w for frame, _ in reversed(frames) if (w := user_frames(frame)[0])), "") or last
     return Divergence(number, call, module, where, tuple(code), f"{type(error).__name__}: {error}")
 
 

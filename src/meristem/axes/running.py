@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from meristem.axes.higher_order import walked_into
 from meristem.axes.map import Cache
 from meristem.axes.recorder import Recorder, substitute, tensors_in
 
@@ -119,6 +120,7 @@ def run(
     *,
     real: bool,
     training: bool,
+    graph: bool = False,
     new_shape: Callable[[str], tuple[int, ...]] | None = None,
 ) -> Recorder:
     """Run the model's forward on stand-ins under a recorder, and leave the model untouched.
@@ -127,21 +129,24 @@ def run(
         make_recorder: given the module stack and the fake mode, the recorder to use.
         real: compute on real tensors instead of fake ones.
         training: the mode to run in; batch normalizations use their running statistics in either.
+        graph: keep the graph that gradients are computed from. Composite operators are decomposed then.
         new_shape: the shape that each parameter and buffer pretends to have, by canonical name; default: its own.
     """
     fake = None if real else FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.inference_mode(), untouched(model) as saved, module_stack(model) as stack:
+    gradients = torch.enable_grad() if graph else torch.inference_mode()
+    with gradients, untouched(model) as saved, module_stack(model) as stack:
         if any(module.training != training for module in model.modules()):
             model.train(training)
         for module in model.modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 module.training = False  # with a batch of one it would refuse to train; all else takes that branch
         recorder = make_recorder(stack, fake)
+        recorder.recording.graph = graph
         _swap_in(model, recorder, new_shape)
         call_args = substitute(tuple(args), recorder.given)
         call_kwargs = substitute(dict(kwargs), recorder.given)
         recorder.recording.inputs.extend(recorder.number(t) for t in tensors_in((call_args, call_kwargs)))
-        with recorder.computing(), recorder, _quiet():
+        with recorder.computing(), recorder, _quiet(), recorder.watching(), walked_into():
             result = model(*call_args, **call_kwargs)
         recorder.recording.caches.extend(caches(saved))
         recorder.recording.results.extend(recorder.number(recorder.stand_in(t)) for t in tensors_in(result))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from meristem.axes.expression import Expression
+from meristem.axes.guards import Guard
 from meristem.axes.map import Role
 from meristem.axes.recorder import Recording
 from meristem.axes.space import Space
 
 Origin: TypeAlias = "tuple[str, int]"
 """A dimension of a parameter or buffer: (canonical name, dimension)."""
+
+INPUT = "model input"
+"""Why the lengths of what the model is given are frozen."""
+
+Powers: TypeAlias = "Mapping[tuple[int, int, tuple[int | str, ...]], tuple[tuple[Expression, float], ...]]"
+"""By the place of a number (recording, call, path in its arguments) the lengths that it may follow, with the power of
+each; none where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,11 @@ class Solution:
         self.facts: list[Fact] = []
         self.operations: list[Operations] = []
         self.alike: list[tuple[Expression, Expression]] = []
+        self.guards: dict[Guard, None] = {}
         self.kinds: list[tuple[Expression, str]] = []
         self.values: list[dict[int, Value]] = []
+        self.products: list[tuple[int, int, Expression]] = []
+        """Contractions of two activations: recording, call, and the length that is contracted."""
+        self.powers: dict[int, Powers] = {}
+        """By axis, the numbers that are not lengths but follow it, as `scaled` finds them."""
         self.used: list[set[int]] = []

@@ -9,7 +9,7 @@ import torch
 from meristem.axes.context import Context, FindRule
 from meristem.axes.map import Coupling, Role
 from meristem.axes.recorder import Call, Recording, references
-from meristem.axes.solution import Solution, Value
+from meristem.axes.solution import INPUT, Solution, Value
 from meristem.errors import TraceError
 
 
@@ -77,7 +77,7 @@ def _freeze_unread_pieces(solution: Solution) -> None:
 def _starting_values(solution: Solution, recording: Recording, buffers: Container[str]) -> dict[int, Value]:
     values: dict[int, Value] = {}
     for number in recording.inputs:
-        values[number] = Value(tuple(solution.space.axis(n, "model input") for n in recording.shapes[number]))
+        values[number] = Value(tuple(solution.space.axis(n, INPUT) for n in recording.shapes[number]))
     for name, number in recording.named.items():
         dims = solution.layouts[name]
         origins = tuple(frozenset({(name, dim)}) for dim in range(len(dims)))

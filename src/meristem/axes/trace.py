@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from meristem.axes.build import build
 from meristem.axes.failure import trace_error
-from meristem.axes.fake import fake_or_real
+from meristem.axes.fake import fake_or_real, without_graph
 from meristem.axes.map import AxisMap, Example
 from meristem.axes.proof import Proof
 from meristem.axes.recorder import Recorder, Recording, references
@@ -90,7 +90,8 @@ def mapped(model: nn.Module, examples: Sequence[Example], history: Sequence[Mapp
     names = {name: found for name, (_, found) in tensors.items()}
     missing = tuple(name for name in tensors if name in unreached and name in parameters)
     found = build(weakref.ref(model), solution, bindings, names, parameters, missing, tuple(history), recorded)
-    return replace(found, examples=tuple(examples))
+    kinds = {path: type(module) for path, module in model.named_modules(remove_duplicate=False)}
+    return replace(found, examples=tuple(examples), kinds=kinds)
 
 
 def traced_again(axes: AxisMap, history: Sequence[Mapping[str, Any]]) -> AxisMap:
@@ -140,8 +141,13 @@ def _record(model: nn.Module, example: Example) -> Recording:
     def make(stack: list[str], fake: FakeTensorMode | None) -> Recorder:
         return Recorder(known, stack, fake)
 
+    def record(graph: bool) -> Recording:
+        return fake_or_real(
+            lambda real: run(model, args, kwargs, make, real=real, training=training, graph=graph).recording
+        )
+
     try:
-        return fake_or_real(lambda real: run(model, args, kwargs, make, real=real, training=training).recording)
+        return without_graph(record)
     except Exception as error:
         raise trace_error(model, example, error) from error
 

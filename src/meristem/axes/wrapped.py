@@ -12,7 +12,7 @@ def check_model(model: object) -> nn.Module:
     """Return the model if it can be mapped.
 
     Raises:
-        WrappedModelError: DDP, FSDP, DataParallel, a compiled or a scripted module; says what to pass instead.
+        WrappedModelError: DDP, FSDP, DataParallel, a compiled, scripted or exported module; says what to pass instead.
         TraceError: not a module, or parameters that have no shape yet.
     """
     if not isinstance(model, nn.Module):
@@ -34,6 +34,8 @@ def _remedy(module: nn.Module) -> str | None:
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return "a scripted or traced module cannot be edited; pass the Python model it was made from"
+    if any(base.__module__.startswith("torch.export.") for base in kind.__mro__):
+        return "an exported graph is fixed to the sizes it was exported with; pass the Python model it was made from"
     if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return "pass `model.module`, edit, and wrap again: replaced parameters would not be synchronized"
     if kind.__name__ == "OptimizedModule" and kind.__module__.startswith("torch._dynamo"):

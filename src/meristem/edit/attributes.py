@@ -10,9 +10,9 @@ from torch import nn
 from meristem.axes.expression import leaves, size_of
 from meristem.axes.map import AttributeBinding, AxisMap
 from meristem.edit.journal import SetAttribute, SetItem, Step
+from meristem.edit.modules import modules_of
+from meristem.edit.unshare import Copies, Path, read_at, unshared
 from meristem.errors import StaleMapError
-
-Path = tuple[str | int, ...]
 
 
 def edited_bindings(axes: AxisMap, edited: Iterable[int]) -> list[AttributeBinding]:
@@ -23,44 +23,63 @@ def edited_bindings(axes: AxisMap, edited: Iterable[int]) -> list[AttributeBindi
 
 def check_attributes(model: nn.Module, bindings: Iterable[AttributeBinding], sizes: Sequence[int]) -> None:
     """Raise `StaleMapError` unless every attribute exists and holds the length that the map says."""
+    modules = modules_of(model)
     for binding in bindings:
-        where = f"{binding.module or type(model).__name__}.{'.'.join(map(str, binding.path))}"
         try:
-            value: Any = model.get_submodule(binding.module)
+            value: Any = modules[binding.module]
             for key in binding.path:
-                value = _read(value, key)
+                value = read_at(value, key)
         except (AttributeError, KeyError, IndexError):
-            raise StaleMapError(f"the attribute {where} no longer exists; trace the model again") from None
+            raise StaleMapError(
+                f"the attribute {_where(model, binding)} no longer exists; trace the model again"
+            ) from None
         expected = size_of(binding.value, sizes)
         if value != expected:
-            raise StaleMapError(f"the attribute {where} is {value!r}, the map says {expected}; trace the model again")
+            raise StaleMapError(
+                f"the attribute {_where(model, binding)} is {value!r}, the map says {expected}; trace the model again"
+            )
 
 
-def attribute_steps(model: nn.Module, bindings: Iterable[AttributeBinding], sizes: Sequence[int]) -> list[Step]:
-    """Steps that set every attribute to its length when axes have these sizes; tuples are rebuilt."""
+def _where(model: nn.Module, binding: AttributeBinding) -> str:
+    return f"{binding.module or type(model).__name__}.{'.'.join(map(str, binding.path))}"
+
+
+def attribute_steps(
+    roots: Sequence[nn.Module], bindings: Sequence[AttributeBinding], sizes: Sequence[int]
+) -> list[Step]:
+    """Steps that set every attribute of a model and of its copies to its length when axes have these sizes.
+
+    Tuples are rebuilt. Where another model holds the object with the attribute, it gets a copy of its own.
+
+    Raises:
+        EditError: that is not possible.
+    """
+    modules = [modules_of(root) for root in roots] if bindings else []
+    places = [(by_path[binding.module], binding) for by_path in modules for binding in bindings]
+    copies = unshared(roots, ((module, binding.path) for module, binding in places))
     pending: dict[tuple[int, str | int], tuple[Any, str | int, Any, Any]] = {}
-    for binding in bindings:
-        owner, key, rest = _slot(model.get_submodule(binding.module), binding.path)
-        old = _read(owner, key)
+    for module, binding in places:
+        owner, key, rest = _slot(module, binding.path, copies)
+        old = read_at(owner, key)
         current = pending.get((id(owner), key), (owner, key, old, old))[3]
         pending[id(owner), key] = (owner, key, old, _rebuilt(current, rest, size_of(binding.value, sizes)))
-    return [_step(owner, key, old, new) for owner, key, old, new in pending.values()]
+    return [*copies.steps, *(_step(owner, key, old, new) for owner, key, old, new in pending.values())]
 
 
 def replaced_at(owner: Any, path: Path, value: Any) -> Step:
     """A step that sets what a path leads to; tuples on the way are rebuilt."""
-    owner, key, rest = _slot(owner, path)
-    old = _read(owner, key)
+    owner, key, rest = _slot(owner, path, Copies())
+    old = read_at(owner, key)
     return _step(owner, key, old, _rebuilt(old, rest, value))
 
 
-def _slot(owner: Any, path: Path) -> tuple[Any, str | int, Path]:
+def _slot(owner: Any, path: Path, copies: Copies) -> tuple[Any, str | int, Path]:
     """The last mutable object on a path, the key in it, and the rest of the path, which leads through tuples."""
     for depth, key in enumerate(path):
-        value = _read(owner, key)
+        value = read_at(owner, key)
         if depth == len(path) - 1 or isinstance(value, tuple):
             return owner, key, path[depth + 1 :]
-        owner = value
+        owner = copies.of(value)
     raise ValueError("an attribute binding needs a path")
 
 
@@ -70,12 +89,6 @@ def _rebuilt(value: Any, path: Path, new: Any) -> Any:
     position = int(path[0])
     entries = [*value[:position], _rebuilt(value[position], path[1:], new), *value[position + 1 :]]
     return value._make(entries) if hasattr(value, "_make") else type(value)(entries)
-
-
-def _read(owner: Any, key: str | int) -> Any:
-    if isinstance(owner, Mapping):
-        return owner[key]
-    return owner[int(key)] if isinstance(owner, (list, tuple)) else getattr(owner, str(key))
 
 
 def _step(owner: Any, key: str | int, old: Any, new: Any) -> Step:

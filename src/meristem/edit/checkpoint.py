@@ -19,10 +19,11 @@ from meristem.edit.checks import check_model, tensors_of
 from meristem.edit.edit import Edit
 from meristem.edit.history import replaying
 from meristem.edit.journal import Journal, Overwrite, Step
+from meristem.edit.outline import check_widths, most, outlined
 from meristem.edit.portable import OptimizerRecord, check_fit, dumped, restoring, tensors_named
 from meristem.edit.record import parsed, spans
 from meristem.edit.stages import has_depth, replayed
-from meristem.errors import CheckpointError, EditError
+from meristem.errors import CheckpointError, EditError, TraceError
 
 
 class Document(BaseModel):
@@ -126,6 +127,7 @@ def load(
         _check_optimizers(document, given, model)
         after = {name: size for name, (_, size) in spans(parsed(document.history)).items()}
         _check_tensors(tensors, axes, after)
+        check_widths(parsed(document.history), axes, most(axes, _bytes(tensors)))
         edit = replaying(document.history, axes, given)
     except (EditError, CheckpointError) as error:
         raise CheckpointError(_foreign(path, document, model, error)) from error
@@ -143,17 +145,21 @@ def _deep(
     axes: AxisMap,
     optimizers: Sequence[Optimizer],
 ) -> AxisMap:
-    """As `load` goes on where the history edits the module tree: what the tensors and the optimizers must fit is known
-    only when the structure is in place, and checked then, in the same transaction."""
+    """As `load` goes on where the history edits the module tree: what the tensors must fit is found out before, on
+    tensors without values; what the optimizers must, when the structure is in place, in the same transaction."""
 
     def contents(now: AxisMap) -> Iterable[Step]:
         _check_optimizers(document, optimizers, now.model)
         _check_tensors(tensors, now, {})
         yield from _contents(tensors, document, now, optimizers)
 
+    def check(now: AxisMap) -> None:
+        _check_tensors(tensors, now, {})
+
     try:
+        outlined(document.history, axes, check, _bytes(tensors))
         return replayed(document.history, axes, optimizers, then=contents)
-    except (EditError, CheckpointError) as error:
+    except (EditError, CheckpointError, TraceError) as error:
         raise CheckpointError(_foreign(path, document, axes.model, error)) from error
 
 
@@ -221,6 +227,11 @@ def _check_tensors(tensors: Mapping[str, Tensor], axes: AxisMap, after: Mapping[
                 f"the tensor {key} is {_shown(found.get(key))} in the checkpoint, "
                 f"{_shown(expected.get(key))} in this model"
             )
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    """The memory of the model in a checkpoint."""
+    return sum(t.numel() * t.element_size() for key, t in tensors.items() if not key.startswith("optimizer."))
 
 
 def _foreign(path: str | os.PathLike[str], document: Document, model: nn.Module, error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -13,10 +13,19 @@ from torch.optim import Optimizer
 from meristem.axes.map import AxisMap, TensorLayout
 from meristem.edit.attributes import attribute_steps, check_attributes, edited_bindings
 from meristem.edit.caches import cache_steps
-from meristem.edit.checks import check_copy, check_model, check_optimizers, tensors_of, unwrapped
+from meristem.edit.checks import (
+    check_copy,
+    check_model,
+    check_optimizers,
+    check_sizes,
+    check_values,
+    tensors_of,
+    unwrapped,
+)
 from meristem.edit.compute import Change, Computation, moved, overlaid
 from meristem.edit.indices import Recipe
 from meristem.edit.journal import SetContents, Step
+from meristem.edit.modules import modules_of
 from meristem.edit.optimizer import Follow, optimizer_steps
 from meristem.edit.overwrite import kept, rewritable, rewriting, sharing
 from meristem.edit.slots import Successors, module_steps
@@ -69,6 +78,7 @@ def validate(request: Request, computation: Computation | None = None) -> tuple[
         EditError, StaleMapError, WrappedModelError: as the functions in `checks` say.
     """
     axes = request.axes
+    check_sizes(axes, request.sizes)
     for change in request.changes:
         if change.gather.sources and len(change.gather) < change.axis.minimum:
             raise EditError(
@@ -80,6 +90,9 @@ def validate(request: Request, computation: Computation | None = None) -> tuple[
     tensors = check_model(axes, edited)
     bindings = edited_bindings(axes, (change.axis.index for change in request.changes))
     check_optimizers(request.optimizers, tensors, edited)
+    growing = next((change.axis.name for change in request.changes if change.gather.has_newborns), None)
+    if growing is not None:
+        check_values(tensors, edited, growing)
     for copy in request.follow:
         check_copy(copy, axes, edited)
     for root in _roots(request):
@@ -97,7 +110,8 @@ def prepare(request: Request) -> Prepared:
             for layout in edited
         ]
         copies = list(_copies(request, targets))
-        steps, pairs = _placed([*targets, *copies], [*_roots(request), *request.follow])
+        everything = [*tensors.values(), *(t for copy in request.follow for t in tensors_of(copy).values())]
+        steps, pairs = _placed([*targets, *copies], everything)
         successors = Successors(pairs.values())
         recipes = _state_recipes(request, targets)
         follows = {id(target.old): Follow(target.name, target.old, recipes[target.name]) for target in targets}
@@ -112,10 +126,12 @@ def prepare(request: Request) -> Prepared:
                     steps.append(step)
             resets += lost
     bindings = edited_bindings(request.axes, (change.axis.index for change in request.changes))
+    steps += attribute_steps(_roots(request), bindings, request.sizes)
     for root in _roots(request):
-        steps += attribute_steps(root, bindings, request.sizes)
         steps += cache_steps(root, request.axes.caches)
-        steps += [_Compact(layer) for layer in root.modules() if isinstance(layer, nn.RNNBase)]
+        steps += [
+            _Compact(layer) for layer in dict.fromkeys(modules_of(root).values()) if isinstance(layer, nn.RNNBase)
+        ]
     replaced = {target.name: pairs[id(target.old)] for target in targets if id(target.old) in pairs}
     return Prepared(steps, replaced, resets)
 
@@ -138,10 +154,15 @@ class Target:
 
 
 def _placed(
-    targets: Sequence[Target], roots: Sequence[nn.Module]
+    targets: Sequence[Target], tensors: Iterable[Tensor]
 ) -> tuple[list[Step], dict[int, tuple[Tensor, Tensor]]]:
-    """Steps for what is edited in place, and the old and new tensor, by the old one's identity, for all else."""
-    shared = sharing(tensor for root in roots for tensor in tensors_of(root).values())
+    """Steps for what is edited in place, and the old and new tensor, by the old one's identity, for all else.
+
+    Args:
+        targets: what is edited.
+        tensors: all that there are.
+    """
+    shared = sharing(tensors)
     steps: list[Step] = []
     pairs: dict[int, tuple[Tensor, Tensor]] = {}
     for target in targets:

@@ -11,6 +11,8 @@ from meristem.axes import AxisMap
 from meristem.axes.attributes import read, write
 from meristem.edit.config_models import EditedPlan, configuration, differing
 from meristem.edit.config_search import Sizes, closest, entries
+from meristem.edit.journal import Journal
+from meristem.edit.unshare import unshared
 from meristem.errors import EditError
 
 
@@ -47,8 +49,12 @@ def fit_config(axes: AxisMap, build: Callable[[Any], nn.Module] | None = None) -
     plan = EditedPlan(axes, type(model) if build is None else build)
     trial = _fitted(plan, config)
     changed = {path: (old, read(trial, path)) for path, old in entries(config) if read(trial, path) != old}
+    copies = unshared([model], [(model, ("config", *path)) for path in changed])
+    with Journal() as journal:
+        journal.apply(copies.steps)
+    journal.forget()
     for path, (_, new) in changed.items():
-        write(config, path, new)
+        write(copies.of(config), path, new)
     return {".".join(map(str, path)): values for path, values in changed.items()}
 
 

@@ -118,7 +118,8 @@ class Deepening:
         for planting in self.plantings:
             yield from cache_steps(planting.model, self.axes.caches)
             yield from planting.steps
-            yield from setting_steps(planting.model, self.record.settings)
+        model, *follow = (planting.model for planting in self.plantings)
+        yield from setting_steps(model, self.record.settings, follow)
         yield from self.optimizers
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from meristem.edit.hollow import hollow, is_hollow
+
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name)
 _OWN = ("_parameters", "_buffers", "_modules")
 
@@ -38,6 +40,8 @@ def duplicate(module: nn.Module, model: nn.Module, *, share_tensors: bool = Fals
         for tensor in (*part._parameters.values(), *part._buffers.values()):
             if tensor is not None and share_tensors:
                 memo[id(tensor)] = tensor
+            elif is_hollow(tensor):
+                memo.setdefault(id(tensor), hollow(tensor))
         for name in _HOOKS:
             hooks = vars(part).get(name)
             if isinstance(hooks, dict) and id(part) not in memo:

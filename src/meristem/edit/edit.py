@@ -304,13 +304,13 @@ def _swap(
             prepared = rebuilt.prepared
         else:
             prepared = prepare(request)
-            axes = axes.resized({change.axis.index: len(change.gather) for change in request.changes}, {})
+            axes = axes.resized({change.axis.index: len(change.gather) for change in request.changes}, record)
             journal.apply(prepared.steps)
         journal.apply(then())
         if rebuilt is not None:
             axes = traced_again(rebuilt.axes, axes.history)
             record = record_of(request.changes, rebuilt.deepening.record, rebuilt.succession(axes))
-        axes = replace(axes, history=(*request.axes.history, record))
+            axes = replace(axes, history=(*request.axes.history, record))
         gone = rebuilt.deepening.gone if rebuilt is not None else {}
         commit = Commit(axes, record, Replaced(p for name, p in prepared.replaced.items() if name not in gone), ())
         if rebuilt is not None:

@@ -36,8 +36,8 @@ class Spots:
         count = len(self)
         if not count:
             return ()
-        first = int(self.index[0])
-        if int(self.index[-1]) - first + 1 == count:
+        first, last = self.index[:: max(count - 1, 1)].tolist() if count > 1 else [int(self.index)] * 2
+        if last - first + 1 == count:
             return ((first, count),)
         cuts = (self.index.diff() != 1).nonzero() + 1
         if len(cuts) >= MOST_BLOCKS:
@@ -72,8 +72,8 @@ class Along:
         fresh = (index < 0).nonzero().flatten()
         moved = index.to(device)
         if not len(fresh):
-            return cls(moved, moved, None, _blocks(index))
-        return cls(moved, moved.clamp(min=0), Spots(fresh), _blocks(index))
+            return cls(moved, moved, None, _blocks(index, sourceless=False))
+        return cls(moved, moved.clamp(min=0), Spots(fresh), _blocks(index, sourceless=True))
 
     @classmethod
     def whole(cls, length: int, device: torch.device) -> Along:
@@ -201,12 +201,14 @@ def _marked(expression: Expression, units: Mapping[int, Tensor], sizes: Mapping[
     return {axis: pieces[0] if len(pieces) == 1 else torch.cat(pieces).unique() for axis, pieces in found.items()}
 
 
-def _blocks(index: Tensor) -> tuple[tuple[int, int, int], ...] | None:
+def _blocks(index: Tensor, *, sourceless: bool) -> tuple[tuple[int, int, int], ...] | None:
     """The runs of an index that rise by one, as (first new index, first old index, length); None if they are many."""
     if not len(index):
         return ()
-    here, next_one = index[:-1], index[1:]
-    cuts = ((next_one != here + 1) & ((here >= 0) | (next_one >= 0)) | (here < 0) & (next_one >= 0)).nonzero() + 1
+    rising = index
+    if sourceless:  # a run without a source rises, too, far below all others
+        rising = torch.where(index < 0, torch.arange(-2 * len(index), -len(index), device=index.device), index)
+    cuts = (rising[1:] - rising[:-1] != 1).nonzero() + 1
     if len(cuts) >= MOST_BLOCKS:
         return None
     borders = [0, *cuts.flatten().tolist(), len(index)]

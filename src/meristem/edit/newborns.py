@@ -145,9 +145,11 @@ class ZeroFanOut(Newborns):
     also where the same dimension both produces and reads it (tied weights). Carried entries get the value that does
     nothing (1 for scales and variances, 0 for biases and means); where none exists (depthwise kernels) they are random.
     Tensors that are transformed before they meet the units (a logarithm, a divisor) get copies of incumbents' entries.
+    Where two activations are contracted over the axis, as queries and keys are over the size of a head, one of them
+    stands for fan-out: what produces that one of newborns is zero, too (`Axis.counterpart`).
 
-    Preserved: the function, to rounding, on axes without couplings; the gradients and so the next update of all
-    incumbents for optimizers that work entry by entry.
+    Preserved: the function, to rounding, on axes without couplings but products; the gradients and so the next update
+    of all incumbents for optimizers that work entry by entry.
     """
 
     def number(self, layout: TensorLayout, roles: frozenset[Role]) -> float | None:
@@ -164,17 +166,26 @@ class ZeroFanOut(Newborns):
             return incumbents(s)
         number = self.number(s.layout, s.roles)
         if number is None and s.old.dtype.is_floating_point:
-            return uniform(s, incumbent_scale(s))
+            return unanswered(s, uniform(s, incumbent_scale(s)))
         return s.old.new_full((), number or 0).expand(s.shape)
 
     def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
-        """The axis' couplings."""
-        return sorted(coupling.value for coupling in axis.couplings)
+        """The axis' couplings, but for products to which newborns add nothing."""
+        return sorted(coupling.value for coupling in axis.unsettled)
 
 
 def copied(layout: TensorLayout, roles: frozenset[Role]) -> bool:
     """Whether newborns get copies of entries of incumbents along a dimension with these roles."""
     return bool(layout.copied) and roles <= layout.copied
+
+
+def unanswered(s: Slice, entries: Tensor) -> Tensor:
+    """In place: entries of shape `s.shape` that are zero where they belong to the counterpart of the axis."""
+    part = s.axis.counterpart.part(s.layout.name, s.dim) if s.axis.counterpart is not None else None
+    if part is None:
+        return entries
+    zero = part.mask(s.layout.dims[s.dim], s.sizes)[s.positions].nonzero().flatten()
+    return entries.index_fill_(s.dim, zero.to(entries.device), 0)
 
 
 def incumbents(s: Slice) -> Tensor:

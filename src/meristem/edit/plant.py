@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from meristem.axes.attributes import read
 from meristem.edit.attributes import replaced_at
 from meristem.edit.duplicate import duplicate
+from meristem.edit.hollow import hollow, hollowed, is_hollow
 from meristem.edit.journal import SetContents, Step
 from meristem.edit.tree import Built, Copied, Node, Setting, TreeRecord, class_of
+from meristem.edit.unshare import unshared
 from meristem.errors import EditError
 
 
@@ -206,23 +209,24 @@ class _Planter:
             owner, old = module, None
         if old is None or old.dim() != len(shape):
             raise EditError(f"{type(module).__name__} has no tensor {name!r} of {len(shape)} dimensions to copy")
-        new = old.detach()
-        for dim, length in enumerate(shape):
-            new = new.index_select(dim, torch.arange(length, device=old.device) % max(old.shape[dim], 1))
-        new = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        new = hollow(old, shape) if is_hollow(old) else _repeated(old, shape)
         setattr(owner, leaf, new)
         self.reborn.add(id(new))
 
     def _build(self, node: Built, outermost: bool) -> nn.Module:
         kind = class_of(node.build)
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in node.options.items()}
+        like = self._reference()
+        without_values = is_hollow(like)
         try:
-            module = kind(**options)
+            with torch.device("meta") if without_values else nullcontext():
+                module = kind(**options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise EditError(f"{node.build}({options}) could not be built: {error}") from error
-        like = self._reference()
         if like is not None:
-            module.to(like.device, like.dtype)
+            module.to("meta" if without_values else like.device, like.dtype)
+        for step in hollowed([module], like.device) if like is not None and without_values else ():
+            step.do()
         module.train(self.model.training)
         for name, child in node.children.items():
             module.add_module(name, self._made(child, outermost=False))
@@ -246,6 +250,14 @@ class _Planter:
             raise EditError(f"the model has no module {path!r}; the record of a depth edit does not fit it") from None
 
 
+def _repeated(old: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor of other lengths, of the same entries over and over; a parameter, if the other one is."""
+    new = old.detach()
+    for dim, length in enumerate(shape):
+        new = new.index_select(dim, torch.arange(length, device=old.device) % max(old.shape[dim], 1))
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
 def _outermost(modules: Mapping[str, nn.Module], known: set[int]) -> Iterator[str]:
     """The paths of modules with parameters of which no part is known, without those within others."""
     last: str | None = None
@@ -258,23 +270,38 @@ def _outermost(modules: Mapping[str, nn.Module], known: set[int]) -> Iterator[st
             yield path
 
 
-def setting_steps(model: nn.Module, settings: Iterable[Setting]) -> Iterator[Step]:
+def setting_steps(model: nn.Module, settings: Sequence[Setting], follow: Sequence[nn.Module] = ()) -> Iterator[Step]:
     """Steps that set plain attributes of modules, one after the other; the modules must be in place.
 
+    Where another model holds the object with the attribute, this one gets a copy of its own.
+
+    Args:
+        model: the model.
+        settings: what is set.
+        follow: copies of the model in which it is set, too.
+
     Raises:
-        EditError: an attribute does not exist.
+        EditError: an attribute does not exist, or that is not possible.
     """
-    for setting in settings:
-        try:
-            owner = model.get_submodule(setting.module)
-            old = read(owner, setting.path)
-            if old is None:
-                raise AttributeError
-        except AttributeError:
-            where = f"{setting.module}.{'.'.join(map(str, setting.path))}"
-            raise EditError(f"the model has no attribute {where}; the record of a depth edit does not fit it") from None
+    roots = (model, *follow)
+    owners = [(_owner(root, setting), setting) for root in roots for setting in settings]
+    yield from unshared(roots, ((owner, setting.path) for owner, setting in owners)).steps
+    for owner, setting in owners:
+        old = read(owner, setting.path)
         value = tuple(setting.value) if isinstance(old, tuple) and isinstance(setting.value, list) else setting.value
         yield replaced_at(owner, setting.path, value)
+
+
+def _owner(root: nn.Module, setting: Setting) -> nn.Module:
+    """The module whose attribute is set."""
+    try:
+        owner = root.get_submodule(setting.module)
+    except AttributeError:
+        owner = None
+    if owner is None or read(owner, setting.path) is None:
+        where = f"{setting.module}.{'.'.join(map(str, setting.path))}"
+        raise EditError(f"the model has no attribute {where}; the record of a depth edit does not fit it")
+    return owner
 
 
 def _tensors(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:

@@ -69,9 +69,11 @@ class Preview:
         return not any(axis.inexact for axis in self.axes)
 
     def __rich__(self) -> Table:
-        drift = "" if self.drift is None else f"; measured drift {self.drift:.2g}"
+        exactness = "exact" if self.exact else "inexact"
+        if self.drift is not None:  # what was measured comes before what is known of the map
+            exactness = f"measured drift {self.drift:.2g}; {exactness} by the map"
         unseen = f"\nnot reached by any example: {', '.join(self.unreached)}" if self.unreached else ""
-        table = Table(title="Edit", caption=f"{'exact' if self.exact else 'inexact'}{drift}{unseen}")
+        table = Table(title="Edit", caption=f"{exactness}{unseen}")
         for column in ("axis", "before", "after", "function"):
             table.add_column(column, justify="left" if column in ("axis", "function") else "right")
         for axis in self.axes:

@@ -134,16 +134,21 @@ def composed(records: Iterable[EditRecord]) -> dict[str, Gather]:
 def runs(numbers: Sequence[int]) -> list[Run]:
     """Runs `(first, length)` of numbers that rise by one, and of repeated -1."""
     found: list[Run] = []
-    for number in numbers:
-        first, length = found[-1] if found else (NEWBORN - 1, 0)
-        if number == first == NEWBORN or (first >= 0 and number == first + length):
-            found[-1] = first, length + 1
-        else:
-            found.append((number, 1))
+    first, expected, start = NEWBORN - 1, NEWBORN - 1, 0
+    for place, number in enumerate(numbers):
+        if number != expected:
+            if place:
+                found.append((first, place - start))
+            first, start = number, place
+        expected = NEWBORN if number == NEWBORN else number + 1
+    if numbers:
+        found.append((first, len(numbers) - start))
     return found
 
 
 def _duplicates(gather: Gather) -> list[int]:
+    if not gather.has_newborns:
+        return []
     pairs = zip(gather.sources, gather.newborn, strict=True)
     return [unit for unit, (source, new) in enumerate(pairs) if new and source != NEWBORN]
 

@@ -8,15 +8,17 @@ or set, however deep, that *is* the old tensor becomes the new one.
 from __future__ import annotations
 
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from meristem.edit.journal import SetContents, SetItem, Step
+from meristem.edit.modules import modules_of
 
-_ATOMS = (bool, int, float, str, bytes, type(None), type)
+_ATOMS = frozenset((bool, int, float, str, bytes, type(None), type))
+_CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set, frozenset, deque))
 
 
 class Successors:
@@ -37,15 +39,15 @@ class Successors:
 def module_steps(roots: Iterable[nn.Module], successors: Successors) -> list[Step]:
     """Steps that replace tensors wherever the modules hold them: parameters, buffers, plain attributes, containers."""
     finder = _Finder(successors)
-    for module in dict.fromkeys(module for root in roots for module in root.modules()):
-        finder.visit(vars(module), skip=("_modules",))
+    for module in dict.fromkeys(module for root in roots for module in modules_of(root).values()):
+        finder.attributes(module, skip=("_modules",))
     return finder.steps
 
 
 def object_steps(owner: object, successors: Successors, skip: tuple[str, ...] = ()) -> list[Step]:
     """Steps that replace tensors in the attributes of any object, except in those to skip."""
     finder = _Finder(successors)
-    finder.visit(vars(owner), skip)
+    finder.attributes(owner, skip)
     return finder.steps
 
 
@@ -57,7 +59,10 @@ class _Finder:
         self._successors = successors
         self._seen: set[int] = set()
 
-    def visit(self, container: Any, skip: tuple[str, ...] = ()) -> None:
+    def attributes(self, owner: object, skip: tuple[str, ...] = ()) -> None:
+        self._items(vars(owner), ((name, value) for name, value in vars(owner).items() if name not in skip))
+
+    def visit(self, container: Any) -> None:
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
@@ -68,11 +73,12 @@ class _Finder:
             new = tuple((self._successors.of(key), self._replaced(value)) for key, value in items)
             self.steps.append(SetContents(container, items, new))
         else:
-            self._items(container, ((key, value) for key, value in container.items() if key not in skip))
+            self._items(container, container.items())
 
     def _items(self, container: Any, items: Iterable[tuple[Any, Any]]) -> None:
         for key, value in items:
-            if type(value) in _ATOMS or (isinstance(value, (dict, list, tuple, set)) and not value):
+            kind = type(value)
+            if kind in _ATOMS or (kind in _CONTAINERS and not value):
                 continue
             new = self._replaced(value)
             if new is not value:

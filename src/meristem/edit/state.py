@@ -195,7 +195,11 @@ def state_recipes(
         EditError: the policy names unknown units, or moves the state of incumbents.
     """
     gathers = {change.axis.index: change.gather for change in changes}
-    if not isinstance(policy, StateStart) or not any(gather.has_newborns for gather in gathers.values()):
+    if (
+        not optimizers
+        or not isinstance(policy, StateStart)
+        or not any(gather.has_newborns for gather in gathers.values())
+    ):
         return recipes
     sizes = {**dict(enumerate(axes.sizes)), **{axis: len(gather) for axis, gather in gathers.items()}}
     born = [Born(axes, change.axis, change.gather, sizes, optimizers, tensors) for change in changes]
@@ -218,6 +222,8 @@ def _taken(policy: StateStart, born: Born) -> Gather:
     if not gather.has_newborns:
         return gather
     sources = policy.sources(born)
+    if sources is gather.index:
+        return gather
     kept = ~gather.newborn_mask
     if sources.shape != gather.index.shape or not torch.equal(sources[kept], gather.index[kept]):
         raise EditError(

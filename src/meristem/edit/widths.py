@@ -39,11 +39,29 @@ def with_widths(request: Request, depth: Sequence[DepthChange]) -> Request:
         wanted = wanted.joined(change.widths(request.axes))
     if wanted == NO_WIDTHS:
         return request
-    emptied = {_open(request.axes, name).index for name in wanted.emptied}
-    axes, born = _opened(request.axes, wanted)
+    axes, sizes = _widened(request.axes, wanted)
+    emptied = {number for number, size in sizes.items() if not size}
+    born = [
+        Change(axes.axes[number], Gather((-1,) * size, (True,) * size), ZeroFanOut())
+        for number, size in sizes.items()
+        if size
+    ]
     own = [change for change in request.changes if change.axis.index not in emptied]
     gone = [Change(axes.axes[index], Nothing(), ZeroFanOut()) for index in sorted(emptied)]
     return replace(request, axes=axes, changes=(*own, *gone, *born))
+
+
+def widened_by(axes: AxisMap, depth: Sequence[DepthChange]) -> tuple[AxisMap, Mapping[int, int]]:
+    """What changes of the module tree do to units, without a word of which: the map with an axis of no units for each
+    that begins, and the sizes, by number, of these and of those of which no unit stays.
+
+    Raises:
+        EditError, FrozenAxisError: as `with_widths`.
+    """
+    wanted = NO_WIDTHS
+    for change in depth:
+        wanted = wanted.joined(change.widths(axes))
+    return _widened(axes, wanted)
 
 
 def begun(axes: AxisMap) -> frozenset[int]:
@@ -103,19 +121,24 @@ def _open(axes: AxisMap, name: str) -> Axis:
     return axis
 
 
-def _opened(axes: AxisMap, widths: Widths) -> tuple[AxisMap, list[Change]]:
-    """The map with an axis of no units for each opening, and what is born there."""
-    changes: list[Change] = []
+def _widened(axes: AxisMap, widths: Widths) -> tuple[AxisMap, dict[int, int]]:
+    """The map with an axis of no units for each opening; the sizes to which axes come, emptied ones too."""
+    sizes = {_open(axes, name).index: 0 for name in widths.emptied}
     places = [opening.axis for opening in widths.opened]
     if len(set(places)) != len(places):
         raise EditError("two depth edits put a branch beside the units of one axis; commit the first before the second")
     for opening in widths.opened:
         beside = _open(axes, opening.axis)
-        new = replace(beside, index=len(axes), name=f"a branch beside {opening.module}", size=0)
+        axes = _without_counterpart(axes, beside)
+        new = replace(axes.axes[beside.index], index=len(axes), name=f"a branch beside {opening.module}", size=0)
         axes = _with_axis(axes, opening, beside, new)
-        gather = Gather((-1,) * opening.units, (True,) * opening.units)
-        changes.append(Change(new, gather, ZeroFanOut()))
-    return axes, changes
+        sizes[new.index] = opening.units
+    return axes, sizes
+
+
+def _without_counterpart(axes: AxisMap, axis: Axis) -> AxisMap:
+    """The map that does not know what an axis is multiplied with: the new axis is laid out over that as well."""
+    return replace(axes, axes=tuple(replace(a, counterpart=None) if a.index == axis.index else a for a in axes.axes))
 
 
 def _with_axis(axes: AxisMap, opening: Opening, beside: Axis, new: Axis) -> AxisMap:

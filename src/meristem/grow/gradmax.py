@@ -25,10 +25,11 @@ class GradMax(Method):
 
     Evci, van Merrienboer, Unterthiner, Vladymyrov, Pedregosa, "GradMax", ICLR 2022, arXiv 2201.05125, equations 5 to 8:
     among all orthogonal fan-outs of norm c, `c u_1 ... c u_k` with `M = U S V^T` maximise the gradient of the new
-    fan-in weights, `|dL/dW|^2 = c^2 (s_1^2 + ... + s_k^2)`. M is exact at padded borders, unlike the auxiliary
-    convolution of the paper, which is off by 19 to 70 % there. The sign of a fan-out does not matter to the gradient,
-    but decides on which side of 0 a newborn's activations will lie: it is chosen such that behind the activation
-    function the first steps decrease the loss more.
+    fan-in weights, `|dL/dW|^2 = c^2 (s_1^2 + ... + s_k^2)`. Where several channels belong to one unit, one of every
+    group of a convolution say, M has a block for each, and their fan-outs are of equal size. M is exact at padded
+    borders, unlike the auxiliary convolution of the paper, which is off by 19 to 70 % there. The sign of a fan-out does
+    not matter to the gradient, but decides on which side of 0 a newborn's activations will lie: it is chosen such that
+    behind the activation function the first steps decrease the loss more.
 
     Attributes:
         scale: c as a share of the incumbents' mean fan-out norm (default 0.5, as in the authors' code).
@@ -55,7 +56,7 @@ class GradMax(Method):
             raise ConfigError(f"GradMax(scale=...) must be positive, got {self.scale!r}")
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        blocked = obstacle(axes, axis)
+        blocked = obstacle(axes, axis, several=True)
         if blocked is not None:
             return blocked
         for path in axes.paths[axis.index]:

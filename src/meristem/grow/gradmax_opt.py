@@ -15,7 +15,7 @@ from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.closure import placed, require_closure, reseeded, seed_of
 from meristem.grow.parts.gathered import key, places, wide
-from meristem.grow.parts.zero_side import ZeroEntries, no_zero_side, tables, zero_entries
+from meristem.grow.parts.zero_side import ZeroEntries, likewise, no_zero_side, tables, zero_entries
 from meristem.grow.zero_fan_out import ZeroFanOut
 from meristem.signals import Statistic, View
 from meristem.signals.finite import require_finite
@@ -85,14 +85,16 @@ class GradMaxOpt(Method):
             values = climber.values()
         best = scores.argsort(descending=True, stable=True)
         start = Explicit(repr(self), {place: table[best] for place, table in values.items()}, plan.inexact)
-        return Growth(axis, Gather.grow(axis.size, plan.births), start, tuple(scores[best].tolist()), plan.note)
+        gather = Gather.grow(axis.size, plan.births)
+        return Growth(axis, gather, likewise(plan, start), tuple(scores[best].tolist()), plan.note)
 
     def gains(self, view: View, axis: Axis, count: int) -> Tensor:
         return torch.tensor(self.propose(view, axis, count).gains, dtype=torch.float64)
 
 
 class _Climber:
-    """Trains the non-zero weights of newborns as vectors, one for each newborn, on a product of spheres."""
+    """Trains the non-zero weights of newborns as vectors, one for each newborn, on a product of spheres. Entries that
+    are zero in all of them stay so: they may be the keys beside the queries in one tensor."""
 
     def __init__(self, view: View, zeros: ZeroEntries, values: Mapping[tuple[str, int], Tensor]) -> None:
         self._view, self._zeros, self._values = view, zeros, values
@@ -100,7 +102,8 @@ class _Climber:
         roles = (Role.PRODUCES, Role.READS)
         self._moving = [p for p in places(view, gathered.axis, *roles) if bool(values[key(p)].any())]
         start = torch.cat([wide(values[key(place)]).flatten(1) for place in self._moving], 1)
-        self._start = require_finite(start, f"what newborns of {gathered.axis.name!r} start from")
+        self._free = require_finite(start, f"what newborns of {gathered.axis.name!r} start from").any(0)
+        self._start = start[:, self._free]
         self._norms = torch.linalg.vector_norm(self._start, dim=1, keepdim=True)
         self._vectors = self._start.clone()
 
@@ -149,14 +152,17 @@ class _Climber:
             gradient = by_id.get(id(parameter))
             whole = torch.zeros_like(parameter) if gradient is None else gradient
             rows.append(wide(gathered.table(whole, place, gathered.newborns)).flatten(1).to(self._start))
-        return require_finite(torch.cat(rows, 1), f"second derivatives at newborns of {gathered.axis.name!r}")
+        found = torch.cat(rows, 1)[:, self._free]
+        return require_finite(found, f"second derivatives at newborns of {gathered.axis.name!r}")
 
     def _laid(self, place: Place, table: Tensor) -> Tensor:
         return self._zeros.gathered.laid(place, table, self._zeros.gathered.newborns)
 
     def _tables(self, vectors: Tensor) -> list[tuple[Place, Tensor]]:
         shapes = [self._values[key(place)].shape for place in self._moving]
-        parts = vectors.detach().split([shape[1:].numel() for shape in shapes], 1)
+        whole = vectors.new_zeros(len(vectors), len(self._free))
+        whole[:, self._free] = vectors.detach()
+        parts = whole.split([shape[1:].numel() for shape in shapes], 1)
         return [(p, part.reshape(shape)) for p, part, shape in zip(self._moving, parts, shapes, strict=True)]
 
 

@@ -12,6 +12,7 @@ from meristem.axes.map import Axis, AxisMap, Place, Role
 from meristem.edit import Explicit, Gather
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
+from meristem.grow.parts.counterparts import answering, compensated
 from meristem.grow.parts.drawn import drawn, meets_itself, slice_shape, weights
 from meristem.signals import View
 
@@ -28,10 +29,12 @@ class Random(Method):
     tensor on its own; carried scales start at 1, biases at 0, depthwise kernels at random. With `fan_in=0` the biases
     of newborns are 1e-6, with both 0 they are 1 (as published): the derivative of `torch.relu` at 0 is 0, so a newborn
     whose pre-activation is exactly 0 would never learn. A dimension that both produces and reads (tied weights) gets
-    fan-out entries. The baseline to prefer is `ZeroFanOut`, which changes no function.
+    fan-out entries, and so does one factor of a product over the axis (the keys, for queries). The baseline to prefer
+    is `ZeroFanOut`, which changes no function.
 
-    Preserved: with `fan_out=0` the function, on axes without couplings, and every incumbent's gradient. With `fan_in=0`
-    the function up to `1e-6 * ||fan-out||`. With both at work nothing is preserved, which is the default.
+    Preserved: with `fan_out=0` the function, on axes without couplings or with products alone, and every incumbent's
+    gradient. With `fan_in=0` the function up to `1e-6 * ||fan-out||`, if nothing scales products. With both at work
+    nothing is preserved, which is the default.
     Fails: with `fan_in=0` behind BatchNorm in train mode: a constant has no variance to divide by, so that the first
     gradients are about `1/sqrt(eps)` = 316 times too large.
 
@@ -64,25 +67,39 @@ class Random(Method):
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         entries = {(p.layout.name, p.dim): values for p, values in self._entries(view, axis, count)}
         start = Explicit(repr(self), entries, self._reasons(axis))
-        return Growth(axis, Gather.grow(axis.size, count), start)
+        return Growth(axis, Gather.grow(axis.size, count), start if self.fan_out else compensated(axis, start))
 
     def _entries(self, view: View, axis: Axis, count: int) -> Iterator[tuple[Place, Tensor]]:
         for place in weights(view, axis):
             if Role.READS in place.roles:
                 yield place, drawn(view, axis, place, count, self.fan_out)
             elif Role.PRODUCES in place.roles:
-                yield place, drawn(view, axis, place, count, self.fan_in)
+                yield place, self._produced(view, axis, place, count)
             elif _is_bias(place) and not self.fan_in:
                 bias = NUDGE if self.fan_out else 1.0
                 shape = (count, *slice_shape(view, axis, place))
-                yield place, torch.full(shape, bias, dtype=torch.float64)
+                made = torch.full(shape, bias, dtype=torch.float64)
+                mask = answering(view.axes, axis, place)
+                yield place, made if mask is None else made.masked_fill(mask.reshape(_over(made)), 0)
+
+    def _produced(self, view: View, axis: Axis, place: Place, count: int) -> Tensor:
+        """Fan-in; for the counterpart of the axis, which acts as fan-out does, fan-out."""
+        made, mask = drawn(view, axis, place, count, self.fan_in), answering(view.axes, axis, place)
+        if mask is None:
+            return made
+        return torch.where(mask.reshape(_over(made)), drawn(view, axis, place, count, self.fan_out), made)
 
     def _reasons(self, axis: Axis) -> tuple[str, ...]:
-        couplings = sorted(coupling.value for coupling in axis.couplings)
+        couplings = sorted(coupling.value for coupling in (axis.couplings if self.fan_out else axis.unsettled))
         if not self.fan_out:
             return tuple(couplings)
         what = "random fan-out" if self.fan_in else f"a bias of {NUDGE} is read at random"
         return (what, *couplings)
+
+
+def _over(table: Tensor) -> tuple[int, ...]:
+    """The shape in which what holds for indices of one unit meets a table."""
+    return (-1, *(1,) * (table.dim() - 2))
 
 
 def _is_bias(place: Place) -> bool:

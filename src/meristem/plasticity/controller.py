@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -18,7 +19,7 @@ from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Joined, 
 from meristem.diagnose import Monitor
 from meristem.edit import Commit, Follower, StatePolicy
 from meristem.edit.succession import Succession
-from meristem.errors import ConfigError, EditError
+from meristem.errors import ConfigError, EditError, UnreachedWarning, outside
 from meristem.grow import Method
 from meristem.integrate import Helpers, Integrator
 from meristem.ledger import Exchange
@@ -32,6 +33,7 @@ from meristem.plasticity.pending import Pending
 from meristem.plasticity.planner import Decision, Planner
 from meristem.plasticity.state import State
 from meristem.plasticity.subject import Subject
+from meristem.plasticity.unseen import leaving_out, unseen
 from meristem.prune import Criterion
 from meristem.schedule import Demand, Moment, Schedule
 from meristem.signals import Running, Statistic, View
@@ -74,9 +76,9 @@ class Plasticity:
         monitor: watches newborns and incumbents all along, and is saved and resumed with the controller; or None.
         follow: copies of the model (EMA, `AveragedModel`) to which every edit is applied as well, and whatever else
             must hear of edits (`meristem.mask.Sparse`).
-        axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None). The choice is
-            made once, here; axes of layers that are inserted join if they are meant too, and what was given can edit
-            them.
+        axes: which axes may be edited: glob patterns of names, a predicate, or all editable ones (None), but for those
+            that parameters may share which no example reaches: an `UnreachedWarning` names them. The choice is made
+            once, here; axes of layers that are inserted join if they are meant too, and what was given can edit them.
         listen: over how many optimizer steps before an edit statistics are added up, for methods that need some.
         scaler: the `GradScaler` by which losses are multiplied, so that statistics are those of the loss itself.
         seed: all randomness of an edit derives from it and from the step; torch's global generator is left alone.
@@ -128,7 +130,8 @@ class Plasticity:
         )
         self.model = model
         found = example if isinstance(example, AxisMap) else trace(model, example)
-        chosen = choose(found, axes)
+        left = unseen(found) if axes is None else {}
+        chosen = tuple(axis for axis in choose(found, axes) if axis.name not in left)
         optimizers, helpers = several(optimizer), Helpers(integrate)
         self._schedule = schedule
         layers = Layers(
@@ -137,7 +140,9 @@ class Plasticity:
         )
         self._planner = Planner(grow, prune, Proportional() if allocate is None else allocate, exchange, layers)
         self._planner.require(schedule, found, chosen)
-        require_axes(schedule, found, chosen)
+        require_axes(schedule, found, chosen, left)
+        if left:
+            warnings.warn(leaving_out(found, left), UnreachedWarning, stacklevel=outside())
         schedule.needs(found, chosen)
         helpers.require(found, chosen, optimizers)
         self._helpers = helpers
@@ -277,6 +282,8 @@ class Plasticity:
 
     def _unable(self, axes: AxisMap, axis: Axis) -> str | None:
         """Why an axis of a new layer cannot be edited by what was given, or None if it can."""
+        if self._choice.selection is None and axis.name in (left := unseen(axes)):
+            return leaving_out(axes, {axis.name: left[axis.name]})
         try:
             self._schedule.needs(axes, [axis])
             self._helpers.require(axes, [axis], self.optimizers)
@@ -321,7 +328,7 @@ class Plasticity:
     ) -> Event | None:
         """Carry out the demands of one step, one after another. Statistics do not outlive an edit."""
         before, done = self.axes, Done()
-        for number, demand in enumerate(self._parts(demands, done)):
+        for number, demand in enumerate(self._parts(demands, done, closure)):
             needed = self._planner.needs(self.axes, self._chosen(), (demand,))
             if not all(any(known.covers(one) for known in signals) for one in needed):
                 self._pending = self._pending.and_then(demand, self._step + self._listen)
@@ -341,11 +348,12 @@ class Plasticity:
         log.info("%s", event)
         return event
 
-    def _parts(self, demands: Sequence[Demand], done: Done) -> Iterator[Demand]:
+    def _parts(self, demands: Sequence[Demand], done: Done, closure: Callable[[], Tensor] | None) -> Iterator[Demand]:
         """Demands in the parts in which they are carried out, of the axes that there are then."""
-        for whole in demands:
-            done.notes.update(dict.fromkeys(self._planner.cut(self.axes, self._chosen(), whole)))
-            yield from self._planner.parts(self.axes, self._chosen(), whole)
+        for number, whole in enumerate(demands, start=1):
+            parts = self._planner.parts(self._view(-number, {}, closure), self._chosen(), whole)
+            done.notes.update(dict.fromkeys(parts.notes))
+            yield from parts.demands
 
     def _carry_out(self, decision: Decision, seed: int) -> list[Commit]:
         """Units, then single weights, then layers; the edits that were made."""

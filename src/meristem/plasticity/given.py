@@ -11,6 +11,7 @@ from meristem.depth import CopyStart, Deepen, DepthCriterion, Inserted, Joined, 
 from meristem.errors import ConfigError
 from meristem.grow import Method
 from meristem.ledger import Exchange
+from meristem.plasticity.unseen import leaving_out
 from meristem.prune import Criterion
 from meristem.schedule import Schedule
 
@@ -60,9 +61,11 @@ def _described(value: object, kinds: tuple[type, ...]) -> str:
     return f"{value!r} of type {home}{kind.__name__}"
 
 
-def require_axes(schedule: Schedule, axes: AxisMap, chosen: Sequence[Axis]) -> None:
-    """Raise `ConfigError` if a schedule asks for edits of units and no axis may be edited."""
+def require_axes(schedule: Schedule, axes: AxisMap, chosen: Sequence[Axis], left: Mapping[str, str]) -> None:
+    """Raise `ConfigError` if a schedule asks for edits of units and no axis may be edited, or all are left out."""
     asked = [action for action in ("grow", "prune", "replace") if action in schedule.actions]
+    if asked and not chosen and left:
+        raise ConfigError(f"the schedule asks to {' and '.join(asked)}, but {leaving_out(axes, left)}")
     if asked and not chosen:
         frozen = [f"{axis.name} ({axis.frozen})" for axis in axes if axis.frozen is not None]
         more = f" and {len(frozen) - 5} more" if len(frozen) > 5 else ""

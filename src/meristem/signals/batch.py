@@ -31,9 +31,11 @@ class Block:
     Attributes:
         weight: its name.
         dim: the dimension along which units are born.
-        shape: of one newborn's slice, `(in or out, *kernel)`.
+        shape: of one newborn's slice, `(in or out, *kernel)`; of one of its channels if it has several.
         positions: how many indices along `dim` belong to one unit where positions are flattened; 0 where they are not.
         bias: the name of the bias that a newborn brings along, or None.
+        channels: how many channels a newborn has; their vectors are concatenated.
+        groups: over how many groups they are spread, where indices along `dim` stand for one channel of each.
     """
 
     weight: str
@@ -41,15 +43,27 @@ class Block:
     shape: tuple[int, ...]
     positions: int = 0
     bias: str | None = None
+    channels: int = 1
+    groups: int = 1
 
     @property
     def width(self) -> int:
         """The number of entries in the vector."""
-        return prod(self.shape) + (self.bias is not None)
+        return self.channels * (prod(self.shape) + (self.bias is not None))
 
     def entries(self, vectors: Tensor) -> dict[tuple[str, int], Tensor]:
         """Vectors of shape (newborns, width) as values for `Explicit`."""
         found: dict[tuple[str, int], Tensor] = {}
+        if self.channels > 1:
+            slices = vectors.unflatten(1, (self.channels, -1))
+            if self.bias is not None:
+                found[self.bias, 0] = slices[..., -1]
+                slices = slices[..., :-1]
+            slices = slices.reshape(len(vectors), self.groups, self.channels // self.groups, *self.shape)
+            found[self.weight, self.dim] = slices.transpose(1, 2).flatten(2, 3)
+            if self.groups == 1:
+                found[self.weight, self.dim] = slices[:, 0]
+            return found
         if self.bias is not None:
             found[self.bias, 0] = vectors[:, -1:]
             vectors = vectors[:, :-1]
@@ -101,11 +115,15 @@ class Batch:
     Attributes:
         arrivals: all paths.
         fan_in, fan_out: how newborns' vectors are composed.
+        alike: where several channels belong to one unit: the same of a single channel, once for those channels that the
+            same groups of convolutions produce and read. Then nothing else is to be asked of this batch than how many
+            samples it has, in what dtype and where.
     """
 
     arrivals: tuple[Arrival, ...]
     fan_in: tuple[Block, ...]
     fan_out: tuple[Block, ...]
+    alike: tuple[Alike, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -230,6 +248,19 @@ class Batch:
             alpha, omega = into[a.path.producer.weight], out[a.path.consumer.weight]
             total += response(a.x, a.delta, alpha, omega, a.producer, a.consumer, a.between)
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """What one pass gives for some channels of all units.
+
+    Attributes:
+        channels: which channels of each unit, in order.
+        batch: as if one of them were a unit.
+    """
+
+    channels: tuple[int, ...]
+    batch: Batch
 
 
 def width(blocks: Sequence[Block]) -> int:

@@ -10,11 +10,27 @@ from torch import Tensor
 
 from meristem.axes.expression import Leaf, units_along
 from meristem.axes.map import Axis, AxisMap, Role
+from meristem.axes.path import End
 
 
 def dim_of(axes: AxisMap, weight: str, axis: Axis, role: Role) -> int:
     """The dimension of a weight that has this role for an axis."""
     return next(dim for dim, found in enumerate(axes.layouts[weight].roles) if role in found.get(axis.index, ()))
+
+
+def spreads(end: End, dim: int) -> bool:
+    """Whether an index along a dimension of a convolution's weight stands for one channel in each of its groups, as it
+    does for inputs, and of transposed convolutions for outputs."""
+    return end.groups > 1 and dim == 1
+
+
+def groups_of(axes: AxisMap, axis: Axis, end: End, role: Role) -> tuple[int, ...]:
+    """In which group of a convolution every channel of a unit lies, in the order of channels."""
+    dim = dim_of(axes, end.weight, axis, role)
+    units = units_along(axes.layouts[end.weight].dims[dim], axis.index, axes.sizes)
+    if spreads(end, dim):
+        units = units.repeat(end.groups)
+    return tuple(((units == 0).nonzero().flatten() // (len(units) // end.groups)).tolist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +58,12 @@ class Contraction:
     def fan_in(self) -> int:
         """How many inputs one output position reads, without the bias."""
         return self.ins // self.groups * math.prod(self.kernel)
+
+    @property
+    def one_group(self) -> Contraction:
+        """What it does with one of its groups."""
+        weight = (self.outs // self.groups, self.ins // self.groups, *self.kernel)
+        return self if self.groups == 1 else replace(self, weight=weight, groups=1)
 
     @property
     def sides(self) -> tuple[tuple[int, int], ...]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap
-from meristem.errors import SignalError
+from meristem.errors import CheckpointError, SignalError
 from meristem.signals import solve
 from meristem.signals.batch import Batch, Block, width
 from meristem.signals.best_move import ReaderSums, left_by, one_reader, reader_sums, without_best_move
@@ -35,7 +36,8 @@ class Found:
         slopes: the derivative of the loss in the amplitude of newborns with this fan-in and `-outgoing`, at 0, through
             the true activation function, which must be 0 at 0; negative if newborns help. Of everything recorded;
             but by what a kink at 0 changes it, is estimated from the last pass. Shape (newborns,).
-        mean, variance: of the newborns' pre-activations, shape (newborns,), if whitened and a batch norm follows.
+        mean, variance: of the newborns' pre-activations, if whitened and a batch norm follows; shape (newborns,
+            channels), with one channel unless several belong to a unit.
         fan_in, fan_out: how the vectors are composed.
     """
 
@@ -71,6 +73,11 @@ class Directions(Statistic):
     Where few directions are wanted of a large M they are found by random projection, without ever forming M; of several
     passes (gradient accumulation) then, what is outside of the directions that led so far is lost.
 
+    Where several channels belong to one unit, one of every group of a convolution say, M has a block for each of them,
+    and so has S: the i-th newborn consists of the i-th direction of every block. Its channels have fan-outs of equal
+    size, or if whitened of a size, as fan-ins have, that makes `values * outgoing * incoming` what it would be if each
+    channel were a unit: `values` are the root mean square of those of the channels, or if whitened their sum.
+
     Attributes:
         count: how many directions.
         whitened: whether directions are measured by how far they move the activations: divided by the second moment S
@@ -95,7 +102,9 @@ class Directions(Statistic):
         return isinstance(other, Directions) and self.count >= other.count and self == replace(other, count=self.count)
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return one_reader(axes, axis) if self.residual else obstacle(axes, axis, one_producer=self.whitened)
+        if self.residual:
+            return one_reader(axes, axis)
+        return obstacle(axes, axis, one_producer=self.whitened, several=True)
 
 
 @dataclass(eq=False)
@@ -103,6 +112,7 @@ class _Accumulator(Accumulator):
     """Adds up M where it is formed; else follows the directions that lead, which every batch turns anew."""
 
     kept: ClassVar[tuple[str, ...]] = ("matrix", "reader", "basis", "projected", "moment", "count", "samples")
+    alike: ClassVar[str] = "alike"
 
     asked: Directions
     matrix: Tensor | None = None
@@ -114,8 +124,12 @@ class _Accumulator(Accumulator):
     samples: int = 0
     found: Found | None = None
     factor: Tensor | None = None
+    each: list[_Accumulator] = field(default_factory=list)
 
     def add(self, batch: Batch, closing: bool) -> None:
+        if batch.alike:
+            self._add_each(batch, closing)
+            return
         self.samples += batch.samples
         if self.asked.whitened:
             self._add_moment(batch)
@@ -137,6 +151,33 @@ class _Accumulator(Accumulator):
     def result(self) -> Found:
         assert self.found is not None, "no batch was marked as closing"
         return self.found
+
+    def memory(self) -> dict[str, Any]:
+        return {**super().memory(), self.alike: [[each.asked.count, each.memory()] for each in self.each]}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        found = dict(memory)
+        alike: Any = found.pop(self.alike, ())
+        super().recall(found)
+        try:
+            self.each = [_Accumulator(replace(self.asked, count=int(count))) for count, _ in alike]
+            for each, (_, kept) in zip(self.each, alike, strict=True):
+                each.recall(kept)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"what the directions of single channels had added up is malformed: {error}"
+            ) from error
+
+    def _add_each(self, batch: Batch, closing: bool) -> None:
+        """Where units have several channels: for those of them that are alike each on its own."""
+        if not self.each:
+            counts = [self.asked.count * len(alike.channels) for alike in batch.alike]
+            self.each = [_Accumulator(replace(self.asked, count=count)) for count in counts]
+        for each, alike in zip(self.each, batch.alike, strict=True):
+            each.add(alike.batch, closing)
+        if closing:
+            found = [(alike.channels, each.result()) for alike, each in zip(batch.alike, self.each, strict=True)]
+            self.found = _united(found, batch, equal=not self.asked.whitened)
 
     def _rank(self, batch: Batch) -> int:
         return min(width(batch.fan_out), self.asked.count + OVERSAMPLE)
@@ -225,8 +266,56 @@ class _Accumulator(Accumulator):
         incoming, outgoing = incoming * sign, outgoing * sign
         mean = variance = None
         if self.moment is not None and any(a.path.batch_norms for a in batch.arrivals):
-            mean, variance = spread(self.moment.double() / self.count, incoming)
+            mean, variance = (x[:, None] for x in spread(self.moment.double() / self.count, incoming))
         return Found(incoming, outgoing, values, slopes, mean, variance, batch.fan_in, batch.fan_out)
+
+
+def _united(found: Sequence[tuple[tuple[int, ...], Found]], batch: Batch, *, equal: bool) -> Found:
+    """Units of several channels from directions of single channels.
+
+    Args:
+        found: the directions of some channels of all units, and which channels of a unit these are.
+        batch: of the units.
+        equal: whether all channels of a unit have fan-outs of the same size; else contributions of the same size as on
+            their own.
+    """
+    units = min(len(directions) // len(channels) for channels, directions in found)
+    order = [channel for channels, _ in found for channel in channels]
+    back = torch.tensor(order).argsort()
+
+    def of(entry: Callable[[Found], Tensor]) -> Tensor:
+        """By unit and channel."""
+        parts = [entry(f)[: units * len(c)].unflatten(0, (units, len(c))) for c, f in found]
+        joined = torch.cat(parts, 1)
+        return joined.index_select(1, back.to(joined.device))
+
+    values = of(lambda f: f.values)
+    total = values.square().mean(1, keepdim=True).sqrt() if equal else values.sum(1, keepdim=True)
+    out = torch.full_like(values, len(order) ** -0.5) if equal else (values / total).sqrt()
+    into = out * values / total if equal else out
+    normed = all(f.mean is not None for _, f in found)
+    return Found(
+        _concatenated(of(lambda f: f.incoming) * into[..., None], batch.fan_in),
+        _concatenated(of(lambda f: f.outgoing) * out[..., None], batch.fan_out),
+        total[:, 0],
+        (of(lambda f: f.slopes) * into * out).sum(1),
+        of(lambda f: _known(f.mean)) * into if normed else None,
+        of(lambda f: _known(f.variance)) * into.square() if normed else None,
+        batch.fan_in,
+        batch.fan_out,
+    )
+
+
+def _known(moments: Tensor | None) -> Tensor:
+    """Of single channels: shape (newborns,)."""
+    assert moments is not None
+    return moments[:, 0]
+
+
+def _concatenated(vectors: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """From vectors of single channels, (newborns, channels, width), to those of units: (newborns, width of all)."""
+    parts = vectors.split([block.width // block.channels for block in blocks], 2)
+    return torch.cat([part.flatten(1) for part in parts], 1)
 
 
 def spread(moment: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:

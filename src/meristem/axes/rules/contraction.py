@@ -155,7 +155,7 @@ def outer(c: Context) -> list[Value]:
 def einsum(c: Context) -> list[Value]:
     """Letters name lengths: equal letters are one length, letters that the result lacks are contracted."""
     equation, operands = c.argument(0, "equation"), [c.value(t) for t in c.argument(1, "tensors")]
-    inputs, output = _letters(equation, [len(v.dims) for v in operands])
+    inputs, output = letters_of(equation, [len(v.dims) for v in operands])
     lengths: dict[str, Expression] = {}
     for letters, value in zip(inputs, operands, strict=True):
         for letter, dim in zip(letters, value.dims, strict=True):
@@ -192,7 +192,7 @@ def _einsum_roles(c: Context, holders: list[tuple[Value, int]], contracted: bool
             c.mark(value, dim, Role.CARRIES if activations else Role.PRODUCES)
 
 
-def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+def letters_of(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
     """Letters of each operand and of the result; the dimensions of an ellipsis get names from the right."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     inputs = []

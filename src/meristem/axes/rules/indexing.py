@@ -40,14 +40,25 @@ def index(c: Context) -> list[Value]:
     for d in used:
         c.positional(x.dims[d], PICKED)
     picked = [i for i in indices if i is not None]
-    if any(c.recording.dtypes[r.value].itemsize == 1 for r in c.argument(1, "indices") if r is not None):
-        return c.unknown()  # a mask: the number of units depends on the data
+    masks = [r is not None and c.recording.dtypes[r.value].itemsize == 1 for r in c.argument(1, "indices")]
+    if any(masks):
+        return _masked(c, x, picked[0], used[0]) if len(picked) == 1 else c.unknown()
     new = broadcast(c, picked)
     weight = _chosen(c, x, [d for d in range(len(x.dims)) if d not in used], picked)
     adjacent = used == list(range(used[0], used[0] + len(used)))
     front = used[0] if adjacent else 0
     kept: list[Expression] = [dim for d, dim in enumerate(x.dims) if d not in used]
     return [c.derived([*kept[:front], *new, *kept[front:]], [x, *([] if weight else picked)], keeps_zero=x.keeps_zero)]
+
+
+def _masked(c: Context, x: Value, mask: Value, first: int) -> list[Value]:
+    """`x[mask]`: the dimensions that the mask has become one, as long as the data say."""
+    last = first + len(mask.dims)
+    for d, chosen in enumerate(mask.dims, first):
+        c.positional(x.dims[d], PICKED)
+        c.unify(x.dims[d], chosen)
+    count = c.fresh(c.shape()[first], "as many as a mask says")
+    return [c.derived([*x.dims[:first], count, *x.dims[last:]], [x, mask])]
 
 
 def _chosen(c: Context, x: Value, kept: list[int], picked: list[Value]) -> bool:

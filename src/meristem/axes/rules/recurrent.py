@@ -68,6 +68,7 @@ def _cell(
         c.mark(weights[-1], 0, Role.PRODUCES)
         c.mark(weights[-1], 1, Role.READS)
         c.operations(*_lead(c), hidden_out, cell)
+        c.differ(cell, hidden_out)
         c.fact("hidden_size", cell)
         c.kind(cell, "hidden")
 

@@ -63,11 +63,11 @@ class Pairs:
         for norm in batch_norms(view.axes, axis):
             assert found.mean is not None
             assert found.variance is not None
-            mean, variance = found.mean * size, found.variance * size**2
+            mean, variance = found.mean * size[:, None], found.variance * size[:, None] ** 2
             made = {
                 norm.weight: (variance + norm.eps).sqrt(), norm.bias: mean, norm.mean: mean, norm.variance: variance
             }  # fmt: skip
-            values |= {(name, 0): entry[:, None] for name, entry in made.items() if name is not None}
+            values |= {(name, 0): entry for name, entry in made.items() if name is not None}
         return values
 
 

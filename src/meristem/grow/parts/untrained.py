@@ -12,12 +12,14 @@ def untrained(axes: AxisMap, axis: Axis, role: Role) -> str | None:
     Args:
         axes: the map.
         axis: one of its axes.
-        role: `produces`, to which the biases of units count too, or `reads`.
+        role: `produces`, to which the biases of units count too, or `reads`, to which the counterpart of the axis does.
     """
+    answering = axis.counterpart.names if axis.counterpart is not None and role is Role.READS else ()
     names = [
         place.layout.name
         for place in axes.places[axis.index]
-        if not place.layout.buffer and (role in place.roles or (role is Role.PRODUCES and _added(place)))
+        if not place.layout.buffer
+        and (role in place.roles or place.layout.name in answering or (role is Role.PRODUCES and _added(place)))
     ]
     if names and not any(axes.model.get_parameter(name).requires_grad for name in names):
         return f"{names[0]} has requires_grad=False"

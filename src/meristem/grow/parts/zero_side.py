@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from meristem.edit import Gather, Newborns, Trial
 from meristem.errors import EditError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.closure import gradients
+from meristem.grow.parts.counterparts import Compensated, answering, scale_of, uncompensated
 from meristem.grow.parts.gathered import Gathered, key, places, wide
 from meristem.signals import View
 
@@ -22,7 +23,7 @@ def no_zero_side(base: Method, axes: AxisMap, axis: Axis) -> str | None:
     if isinstance(base, Newborns) and _divides(base):
         return f"{type(base).__name__} changes incumbents, so that candidates cannot be tried and dropped"
     roles = [place.roles for place in axes.places[axis.index] if not place.layout.buffer]
-    if not any(Role.READS in found for found in roles):
+    if axis.counterpart is None and not any(Role.READS in found for found in roles):
         return "no weights read it, so newborns have no side that could be zero at birth"
     if not any(Role.PRODUCES in found and Role.READS not in found for found in roles):
         return "what produces it reads it too, so newborns have no side that is zero at birth while the other is not"
@@ -38,7 +39,8 @@ def _changes_incumbents(view: View, plan: Growth) -> bool:
     if any(source >= 0 and new for source, new in zip(plan.gather.sources, plan.gather.newborn, strict=True)):
         return True
     layouts = {place.layout.name: place.layout for place in view.axes.places[plan.axis.index]}
-    return _divides(plan.start) or any(plan.start.shift(layout) is not None for layout in layouts.values())
+    start = uncompensated(plan.start)
+    return _divides(start) or any(start.shift(layout) is not None for layout in layouts.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +49,8 @@ class ZeroEntries:
 
     Attributes:
         gathered: the axis.
-        where: the dimensions of parameters in which there are any, with a mask of them: bool, shaped as
-            `Gathered.slices`.
+        where: the dimensions of parameters in which there are any, with what their gradients count, 0 for others:
+            shaped as `Gathered.slices`.
         trial: while the newborns are in place.
     """
 
@@ -65,17 +67,24 @@ class ZeroEntries:
     def squared_gradients(self, found: Mapping[str, Tensor]) -> Tensor:
         """For each newborn the sum of the squares of these entries' gradients: shape (newborns,), float32 or better."""
         sums = [
-            (wide(self.gathered.slices(found[place.layout.name], place, self.gathered.newborns)) * mask)
+            (wide(self.gathered.slices(found[place.layout.name], place, self.gathered.newborns)) * counts)
             .square()
             .flatten(1)
             .sum(1)
-            for place, mask in self.where
+            for place, counts in self.where
         ]
         return torch.stack([s.to(sums[0]) for s in sums]).sum(0)
 
 
-def zero_entries(view: View, plan: Growth, tried: Trial) -> ZeroEntries:
+def zero_entries(view: View, plan: Growth, tried: Trial, kept: int | None = None) -> ZeroEntries:
     """The weights of a plan's newborns that are zero, while they are in place.
+
+    Args:
+        view: the model.
+        plan: the newborns.
+        tried: that plan, carried out.
+        kept: how many newborns there will be in the end; all by default. What products over the axis are scaled by
+            depends on it, and with it the gradient of their counterpart.
 
     Raises:
         EditError: there are none, or the plan changes incumbents.
@@ -84,15 +93,31 @@ def zero_entries(view: View, plan: Growth, tried: Trial) -> ZeroEntries:
     where: list[tuple[Place, Tensor]] = []
     if not _changes_incumbents(view, plan):
         for place in places(view, plan.axis):
-            mask = gathered.slices(tried.parameter(place.layout.name).detach(), place, gathered.newborns) == 0
-            if bool(mask.any()):
-                where.append((place, mask))
+            slices = wide(gathered.slices(tried.parameter(place.layout.name).detach(), place, gathered.newborns))
+            if bool((slices == 0).any()):
+                where.append((place, (slices == 0) * _larger(view, plan, place, kept, slices)))
     if not any({Role.READS, Role.PRODUCES} & place.roles for place, _ in where):
         raise EditError(
             f"expected newborns of {plan.axis.name} that leave incumbents alone and have weights that are zero at "
             f"birth, got those of {plan.start!r}; use ZeroFanOut() as base"
         )
     return ZeroEntries(gathered, where, tried)
+
+
+def _larger(view: View, plan: Growth, place: Place, kept: int | None, slices: Tensor) -> Tensor:
+    """By what gradients of slices are larger when only so many newborns are kept of those that are tried."""
+    axis, scale = plan.axis, scale_of(plan.axis)
+    mask = answering(view.axes, axis, place) if scale is not None and kept is not None else None
+    if mask is None or scale is None or kept is None:
+        return slices.new_ones(())
+    factor = scale.makes_up(axis.size + kept, axis.size + plan.births)
+    larger = slices.new_ones(len(mask)).masked_fill(mask.to(slices.device), factor)
+    return larger.reshape(-1, *(1,) * (slices.dim() - 2))
+
+
+def likewise(plan: Growth, start: Newborns) -> Newborns:
+    """Newborns with what another plan does to incumbents besides."""
+    return replace(plan.start, newborns=start) if isinstance(plan.start, Compensated) else start
 
 
 def tables(view: View, plan: Growth) -> dict[tuple[str, int], Tensor]:

@@ -1,0 +1,536 @@
+"""Products of two activations: walking through the recordings from weights to what is multiplied.
+
+Carried along is which entries of which parameters a tensor is made of, for as long as it is a sum of terms each of
+which is zero where its entries are. Where they lie in it is known by strides, as in a view: a tensor on the meta device
+that has them goes through the operators that rearrange, and PyTorch does the bookkeeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from meristem.axes.expression import Expression, leaves
+from meristem.axes.map import TensorLayout
+from meristem.axes.operators import elementwise, reshapes
+from meristem.axes.recorder import Call, Recording, Ref, references
+from meristem.axes.rules.contraction import letters_of
+from meristem.axes.scaled import Place
+from meristem.axes.solution import Solution
+
+Name: TypeAlias = "tuple[str, int]"
+"""A dimension of a parameter."""
+Chain: TypeAlias = "tuple[tuple[Place, float], ...] | None"
+"""By which numbers a tensor was multiplied that follow lengths, with the power of each; None: that is not known."""
+
+_FACTORS = {
+    "aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.linear": (0, 1), "aten.addmm": (1, 2),
+    "aten.baddbmm": (1, 2), "aten.scaled_dot_product_attention": (0, 1),
+}  # fmt: skip
+"""Products of two activations: where they stand among the arguments."""
+_MADE = {
+    "aten.linear": (1, 0, -1), "aten.conv1d": (1, 0, 1), "aten.conv2d": (1, 0, 1), "aten.conv3d": (1, 0, 1),
+    "aten.matmul": (1, -1, -1), "aten.mm": (1, -1, -1), "aten.addmm": (2, -1, -1), "aten.embedding": (0, -1, -1),
+}  # fmt: skip
+"""What weights make: where the weight stands, which dimension of it produces, and which dimension of the result."""
+_BIAS = {"aten.linear": 2, "aten.conv1d": 2, "aten.conv2d": 2, "aten.conv3d": 2, "aten.addmm": 0}
+_LINEAR = {"aten.neg", "aten.dropout", "aten.feature_dropout", "aten.to", "aten._to_copy", "aten.type_as", "aten.float",
+           "aten.half"}  # fmt: skip
+_TOGETHER = {"aten.cat", "aten.stack", "aten.repeat", "aten.repeat_interleave", "aten.flip", "aten.roll"}
+_ROOTS = {"aten.sqrt": 0.5, "aten.rsqrt": -0.5, "aten.reciprocal": -1.0, "aten.to": 1.0, "aten._to_copy": 1.0}
+_ROOM = 2**40
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Which indices of a dimension of a parameter are in a tensor.
+
+    Attributes:
+        name: the dimension.
+        length: its length.
+        strides: how far apart along it the entries of the tensor lie, as a meta tensor; None if that is not regular.
+        mask: all that are in it, if it is not.
+    """
+
+    name: Name
+    length: int
+    strides: Tensor | None
+    mask: Tensor | None = None
+
+    @classmethod
+    def laid(cls, name: Name, length: int, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Entries:
+        return cls(name, length, torch.empty(_ROOM, device="meta").as_strided(shape, strides, offset))
+
+    def indices(self) -> Tensor:
+        """Which of them are in the tensor; bool."""
+        if self.strides is None:
+            assert self.mask is not None
+            return self.mask
+        index = torch.tensor([self.strides.storage_offset()])
+        for size, stride in zip(self.strides.shape, self.strides.stride(), strict=True):
+            if stride:
+                index = (index[:, None] + stride * torch.arange(size)).flatten()
+        return torch.zeros(self.length, dtype=torch.bool).index_fill(0, index, True)
+
+    def loose(self) -> Entries:
+        """The same, no longer known where."""
+        return Entries(self.name, self.length, None, self.indices())
+
+    def viewed(self, run: Callable[[Tensor], Any]) -> list[Entries]:
+        """What an operator that rearranges makes of it, one for each result."""
+        if self.strides is None:
+            return []
+        try:
+            found = run(self.strides.detach())
+        except RuntimeError:  # a view of what was made contiguous before, which is no call
+            return []
+        made = list(found) if isinstance(found, (list, tuple)) else [found]
+        here = self.strides.untyped_storage()._cdata
+        return [
+            Entries(self.name, self.length, t) if t.untyped_storage()._cdata == here else self.loose() for t in made
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A tensor that is a sum of terms, each of which is zero wherever its entries in any dimension of a parameter are.
+
+    Attributes:
+        terms: for each term, the entries in each dimension.
+        chain: by which numbers it was multiplied.
+        static: whether it is made of parameters alone.
+        mixed: whether it was multiplied by another activation, and may be zero because of that.
+    """
+
+    terms: tuple[tuple[Entries, ...], ...]
+    chain: Chain = ()
+    static: bool = False
+    mixed: bool = False
+
+    def mapped(self, change: Callable[[Entries], Entries]) -> Sum:
+        return replace(self, terms=tuple(tuple(map(change, term)) for term in self.terms))
+
+    def entries(self) -> Iterator[Entries]:
+        return (entries for term in self.terms for entries in term)
+
+
+@dataclass(eq=False)
+class Site:
+    """A product of two activations.
+
+    Attributes:
+        axes: over which it is contracted, by number.
+        factors: what is multiplied, as far as it is known, and the dimensions of each, over numbered axes.
+        chains: by what else it was multiplied, for every way on which it is used.
+        powers: by which powers of lengths the operator itself multiplies it.
+    """
+
+    axes: frozenset[int]
+    factors: tuple[tuple[Sum | None, tuple[frozenset[int], ...]], ...]
+    chains: list[Chain] = field(default_factory=list)
+    powers: tuple[tuple[Expression, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What becomes of products, as long as they are only multiplied by numbers, and added to each other."""
+
+    sites: tuple[Site, ...]
+    chain: Chain = ()
+
+    def use(self) -> None:
+        """It is used as it is."""
+        for site in self.sites:
+            site.chains.append(self.chain)
+
+
+class Products:
+    """One walk through every recording.
+
+    Attributes:
+        sites: all products over wanted axes that are understood.
+        unknown: the axes, by number, over which there are others.
+        escaped: by dimension of a parameter, which of its indices are in tensors that are used otherwise.
+        bent: likewise, which went through an operator that is not linear, but gives zero for zero.
+    """
+
+    def __init__(
+        self,
+        solution: Solution,
+        layouts: Mapping[str, TensorLayout],
+        number: Mapping[int, int],
+        wanted: Collection[int],
+    ) -> None:
+        self.solution, self.layouts, self.number, self.wanted = solution, layouts, number, frozenset(wanted)
+        self.sites: list[Site] = []
+        self.unknown: set[int] = set()
+        self.escaped: dict[Name, Tensor] = {}
+        self.bent: dict[Name, Tensor] = {}
+        self._places = {place for powers in solution.powers.values() for place in powers}
+        self._over: dict[tuple[int, int], set[int]] = {}
+        for recording, call, length in solution.products:
+            roots = solution.space.roots(length)
+            self._over.setdefault((recording, call), set()).update(number[r] for r in roots if r in number)
+
+    def walk(self, recording: int) -> None:
+        self._recording: Recording = self.solution.recordings[recording]
+        self._number = recording
+        self._sums: dict[int, Sum] = {}
+        self._products: dict[int, _Held] = {}
+        self._scalars: dict[int, Chain] = {}
+        self._memory: dict[int, int] = {}
+        for name, ref in self._recording.named.items():
+            self._begin(name, ref)
+        for index, call in enumerate(self._recording.calls):
+            self._index = index
+            self._call(call)
+        self._escape(self._recording.results)
+
+    def _begin(self, name: str, ref: int) -> None:
+        """A parameter is itself."""
+        layout, shape = self.layouts[name], self._recording.shapes[ref]
+        if layout.buffer:
+            return
+        term = tuple(
+            Entries.laid((name, dim), shape[dim], shape, [int(d == dim) for d in range(len(shape))])
+            for dim, expression in enumerate(layout.dims)
+            if self.wanted.intersection(leaves(expression))
+        )
+        if term:
+            self._sums[ref] = Sum((term,), static=True)
+
+    # ------------------------------------------------------------------ calls
+
+    def _call(self, call: Call) -> None:
+        over = self._over.get((self._number, self._index), set()) & self.wanted
+        refs = tuple(dict.fromkeys(references(call)))
+        self._written(call, refs)
+        if over:
+            self._site(call, over)
+        elif not any(ref in self._sums or ref in self._products for ref in refs):
+            self._scalar(call)
+        elif not (self._rearranged(call, refs) or self._made(call) or self._met(call, refs)):
+            self._escape(refs)
+            for out in call.outputs:
+                self._sums.pop(out, None)
+                self._products.pop(out, None)
+
+    def _written(self, call: Call, refs: Sequence[int]) -> None:
+        """An operator that works in place changes all that shares the memory; nothing else is known of it then."""
+        if not call.operator._schema.is_mutable or reshapes(call.operator):
+            return
+        for ref in set(call.outputs).intersection(refs):
+            shared = self._memory.get(ref, ref)
+            others = [r for r in (*self._sums, *self._products) if r != ref and self._memory.get(r, r) == shared]
+            self._escape(others)
+            for other in others:
+                self._sums.pop(other, None)
+                self._products.pop(other, None)
+
+    def _rearranged(self, call: Call, refs: Sequence[int]) -> bool:
+        views = reshapes(call.operator) or any(
+            r.alias_info is not None and not r.alias_info.is_write for r in call.operator._schema.returns
+        )
+        if not (views or call.name == "aten._unsafe_view") or len(refs) != 1 or elementwise(call.operator):
+            return False
+        ref = refs[0]
+        for out in call.outputs:
+            self._memory[out] = self._memory.get(ref, ref)
+        if ref in self._products:
+            self._products.update(dict.fromkeys(call.outputs, self._products[ref]))
+            return True
+        held = self._sums[ref]
+        if self._dtype(ref) != self._dtype(call.outputs[0]):
+            return False  # seen as complex numbers, say
+
+        def run(strided: Tensor) -> Any:
+            args = [strided if isinstance(item, Ref) else item for item in call.args]
+            return call.operator(*args, **call.kwargs)
+
+        count = len(call.outputs)
+        made = [[entries.viewed(run) or [entries.loose()] * count for entries in term] for term in held.terms]
+        for place, out in enumerate(call.outputs):
+            terms = tuple(tuple(entries[place] for entries in term) for term in made)
+            self._sums[out] = replace(held, terms=terms)
+        return True
+
+    def _made(self, call: Call) -> bool:
+        """What a weight makes of an activation."""
+        if call.name == "aten.einsum":
+            return self._made_by_einsum(call)
+        at = _MADE.get(call.name)
+        if at is None or at[0] >= len(call.args) or {1} != {call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)}:
+            return False
+        weight = self._sums.get(call.args[at[0]].value)
+        given = [ref for ref in references(call) if ref != call.args[at[0]].value]
+        bias = self._bias(call)
+        if weight is None or not weight.static:
+            return False
+        rank = len(self._recording.shapes[call.args[at[0]].value])
+        if call.name in ("aten.matmul", "aten.mm", "aten.addmm") and rank != 2:
+            return False
+        found = self._laid(call.outputs[0], weight, {at[1] % rank: at[2]})
+        if bias is not None:
+            given.remove(bias)
+            other = self._sums.get(bias)
+            if other is None or not other.static or len(self._recording.shapes[bias]) != 1:
+                return False
+            found += self._laid(call.outputs[0], other, {0: at[2]})
+        self._escape(given)
+        return self._hold(call.outputs[0], Sum(found, weight.chain))
+
+    def _made_by_einsum(self, call: Call) -> bool:
+        refs = [item.value for item in call.args[1]]
+        held = [self._sums.get(ref) for ref in refs]
+        static = [i for i, one in enumerate(held) if one is not None and one.static]
+        if len(refs) != 2 or len(static) != 1:
+            return False
+        inputs, output = letters_of(call.args[0], [len(self._recording.shapes[ref]) for ref in refs])
+        weight, own = held[static[0]], inputs[static[0]]
+        assert weight is not None
+        kept = {dim: output.index(letter) for dim, letter in enumerate(own) if letter in output}
+        found = self._laid(call.outputs[0], weight, kept)
+        self._escape([refs[1 - static[0]]])
+        return self._hold(call.outputs[0], Sum(found, weight.chain))
+
+    def _laid(self, out: int, weight: Sum, kept: Mapping[int, int]) -> tuple[tuple[Entries, ...], ...]:
+        """A weight's terms in what it makes: dimensions of the weight become dimensions of the result; others are
+        summed up."""
+        shape = self._recording.shapes[out]
+        terms: list[tuple[Entries, ...]] = []
+        for term in weight.terms:
+            found: list[Entries] = []
+            for entries in term:
+                if entries.strides is None:
+                    self._leave([entries])
+                    continue
+                given = entries.strides.stride()
+                if any(stride for dim, stride in enumerate(given) if dim not in kept):
+                    self._leave([entries])
+                    continue
+                strides = [0] * len(shape)
+                for dim, to in kept.items():
+                    strides[to] = given[dim]
+                offset = entries.strides.storage_offset()
+                found.append(Entries.laid(entries.name, entries.length, shape, strides, int(offset)))
+            terms.append(tuple(found))
+        return tuple(terms)
+
+    def _bias(self, call: Call) -> int | None:
+        place = _BIAS.get(call.name)
+        if place is None:
+            return None
+        bias = call.args[place] if place < len(call.args) else call.kwargs.get("bias")
+        return bias.value if isinstance(bias, Ref) else None
+
+    def _met(self, call: Call, refs: Sequence[int]) -> bool:
+        """Terms are added, multiplied or put side by side."""
+        if len(call.outputs) != 1:
+            return False
+        out = call.outputs[0]
+        product = [ref for ref in refs if ref in self._products]
+        if product:
+            return self._product_met(call, refs, product[0])
+        if call.name in ("aten.add", "aten.sub"):
+            return len(call.args) == 2 and not call.kwargs and self._added(out, self._operands(call))
+        if call.name in _TOGETHER:
+            return self._added(out, refs, loose=True)
+        if call.name in ("aten.mul", "aten.div"):
+            return self._multiplied(call, out)
+        if len(refs) != 1 or not (elementwise(call.operator) or call.name in _LINEAR):
+            return False
+        if call.name not in _LINEAR:
+            if not _passes_zero(call):
+                return False
+            _note(self.bent, self._sums[refs[0]].entries())
+        self._sums[out] = self._sums[refs[0]]
+        return True
+
+    def _operands(self, call: Call) -> list[int] | None:
+        return (
+            [a.value for a in call.args if isinstance(a, Ref)] if all(isinstance(a, Ref) for a in call.args) else None
+        )
+
+    def _added(self, out: int, refs: Sequence[int] | None, *, loose: bool = False) -> bool:
+        held = [self._sums.get(ref) for ref in refs or ()]
+        if not held or any(one is None for one in held):
+            return False
+        sums = [one for one in held if one is not None]
+        shape = self._recording.shapes[out]
+        chains = {one.chain for one in sums}
+        terms = tuple(
+            term for one in sums for term in one.mapped(lambda e: e.loose() if loose else _expanded(e, shape)).terms
+        )
+        static = all(one.static for one in sums)
+        mixed = any(one.mixed for one in sums)
+        return self._hold(out, Sum(terms, chains.pop() if len(chains) == 1 else None, static, mixed))
+
+    def _multiplied(self, call: Call, out: int) -> bool:
+        if len(call.args) != 2 or call.kwargs:
+            return False
+        first, second = call.args
+        mine = [a for a in (first, second) if isinstance(a, Ref) and a.value in self._sums]
+        active = [a for a in mine if not self._sums[a.value].static] or mine
+        held = active[0]
+        if call.name == "aten.div" and held is not first:
+            return False
+        other = second if held is first else first
+        if isinstance(other, Ref) and other.value == held.value:
+            return False
+        self._escape([a.value for a in mine if a is not held])
+        one = self._sums[held.value]
+        mixed = one.mixed or len(active) > 1
+        static = one.static and (not isinstance(other, Ref) or self._static(other.value))
+        chain = joined(one.chain, self._factor(call, other, 1 if held is first else 0))
+        shape = self._recording.shapes[out]
+        return self._hold(
+            out, replace(one.mapped(lambda e: _expanded(e, shape)), chain=chain, static=static, mixed=mixed)
+        )
+
+    def _factor(self, call: Call, other: Any, position: int) -> Chain:
+        """By which power of which numbers a call multiplies."""
+        place = (self._number, self._index, (position,))
+        chain: Chain = ((place, 1.0),) if place in self._places else ()
+        if isinstance(other, Ref):
+            chain = joined(self._scalars.get(other.value, ()), chain)
+        sign = -1.0 if call.name == "aten.div" else 1.0
+        return None if chain is None else tuple((place, sign * power) for place, power in chain)
+
+    def _scalar(self, call: Call) -> None:
+        """A number that the code makes of a length, and what it makes of that."""
+        refs = [a for a in call.args if isinstance(a, Ref)]
+        if len(refs) != 1 or call.args[0] is not refs[0] or len(call.outputs) != 1:
+            return
+        place = (self._number, self._index, (0,))
+        chain = joined(self._scalars.get(refs[0].value, ()), ((place, 1.0),) if place in self._places else ())
+        if chain and call.name in _ROOTS:
+            chain = tuple((place, power * _ROOTS[call.name]) for place, power in chain)
+            self._scalars[call.outputs[0]] = chain
+
+    # ------------------------------------------------------------------ products
+
+    def _site(self, call: Call, over: set[int]) -> None:
+        places = _FACTORS.get(call.name)
+        refs = [item.value for item in call.args[1]] if call.name == "aten.einsum" else None
+        if places is not None:
+            refs = [call.args[place].value for place in places]
+        if refs is None or len(refs) != 2 or len(call.outputs) != 1:
+            self.unknown |= over
+            self._escape(references(call))
+            return
+        self._escape(ref for ref in references(call) if ref not in refs)
+        factors = tuple((self._sums.get(ref), self._axes(ref)) for ref in refs)
+        site = Site(frozenset(over), factors)
+        self.sites.append(site)
+        if call.name == "aten.scaled_dot_product_attention":
+            self._attention(call, site, refs)
+        elif call.name in ("aten.addmm", "aten.baddbmm"):
+            place = (self._number, self._index, ("alpha",))
+            site.chains.append(((place, 1.0),) if place in self._places else ())
+        else:
+            self._products[call.outputs[0]] = _Held((site,))
+
+    def _attention(self, call: Call, site: Site, refs: Sequence[int]) -> None:
+        at = 6 if len(call.args) > 6 else "scale"
+        scale = call.args[6] if len(call.args) > 6 else call.kwargs.get("scale")
+        value = call.args[2] if len(call.args) > 2 else None
+        if isinstance(value, Ref) and value.value in refs:
+            self._escape([value.value])
+        if scale is None:
+            site.powers = ((self.solution.values[self._number][refs[0]].dims[-1], -0.5),)
+        place = (self._number, self._index, (at,))
+        site.chains.append(((place, 1.0),) if place in self._places else ())
+
+    def _product_met(self, call: Call, refs: Sequence[int], product: int) -> bool:
+        """Multiplied by a number it stays a product; everything else uses it as it is."""
+        held = self._products[product]
+        out = call.outputs[0]
+        others = [ref for ref in refs if ref != product]
+        if call.name in _LINEAR and not others:
+            self._products[out] = held
+            return True
+        if call.name == "aten.add" and self._operands(call) and not call.kwargs:
+            added = [self._products.get(ref) for ref in refs]
+            alike = [one for one in added if one is not None and one.chain == held.chain]
+            if len(alike) == len(added):
+                self._products[out] = _Held(tuple(site for one in alike for site in one.sites), held.chain)
+                return True
+        if call.name in ("aten.mul", "aten.div") and len(call.args) == 2 and not call.kwargs and len(others) < 2:
+            first, second = call.args
+            mine = first if isinstance(first, Ref) and first.value == product else second
+            alone = not any(ref in self._products or ref in self._sums for ref in others)
+            if alone and mine is not (second if call.name == "aten.div" else None) and first != second:
+                other = second if mine is first else first
+                chain = joined(held.chain, self._factor(call, other, 1 if mine is first else 0))
+                self._products[out] = _Held(held.sites, chain)
+                return True
+        return False
+
+    # ------------------------------------------------------------------ what is known of tensors
+
+    def _hold(self, out: int, found: Sum) -> bool:
+        self._products.pop(out, None)
+        if all(found.terms):
+            self._sums[out] = found
+        else:
+            self._sums.pop(out, None)
+            self._leave(found.entries())
+        return True
+
+    def _escape(self, refs: Iterable[int]) -> None:
+        """These tensors are used in a way that is not followed."""
+        for ref in refs:
+            if ref in self._sums:
+                self._leave(self._sums[ref].entries())
+            if ref in self._products:
+                self._products[ref].use()
+
+    def _leave(self, entries: Iterable[Entries]) -> None:
+        _note(self.escaped, entries)
+
+    def _axes(self, ref: int) -> tuple[frozenset[int], ...]:
+        """The numbered axes in each dimension of a tensor."""
+        value = self.solution.values[self._number].get(ref)
+        dims = value.dims if value is not None else ()
+        return tuple(frozenset(self.number.get(r, -1) for r in self.solution.space.roots(dim)) for dim in dims)
+
+    def _static(self, ref: int) -> bool:
+        value = self.solution.values[self._number].get(ref)
+        return value is not None and value.static
+
+    def _dtype(self, ref: int) -> torch.dtype:
+        return self._recording.dtypes[ref]
+
+
+def _note(held: dict[Name, Tensor], entries: Iterable[Entries]) -> None:
+    for one in entries:
+        found = one.indices()
+        held[one.name] = held.get(one.name, torch.zeros_like(found)) | found
+
+
+def _expanded(entries: Entries, shape: Sequence[int]) -> Entries:
+    if entries.strides is None or tuple(entries.strides.shape) == tuple(shape):
+        return entries
+    return replace(entries, strides=entries.strides.expand(shape))
+
+
+def joined(first: Chain, second: Chain) -> Chain:
+    return None if first is None or second is None else (*first, *second)
+
+
+def _passes_zero(call: Call) -> bool:
+    """Whether an operator on one tensor gives zero for zero, with a gradient; tried."""
+    zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    args = [zero if isinstance(item, Ref) else item for item in call.args]
+    if call.operator._schema.is_mutable or torch.Tag.nondeterministic_seeded in call.operator.tags:
+        return False
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            found = call.operator(*args, **call.kwargs)
+            return not bool(found.any()) and bool(torch.autograd.grad(found.sum(), zero)[0].all())
+    except Exception:  # whatever it is: then it is not known
+        return False

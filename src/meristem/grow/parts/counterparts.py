@@ -1,0 +1,85 @@
+"""Newborns of units that are multiplied, queries by keys say: their counterpart is zero, that of incumbents made larger
+where the code divides products by a root of the size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meristem.axes.counterpart import Counterpart, Scale
+from meristem.axes.expression import units_along
+from meristem.axes.map import Axis, AxisMap, Coupling, Place
+from meristem.edit import Gather, Newborns, Slice
+
+
+@dataclass(frozen=True, eq=False)
+class Compensated(Newborns):
+    """Newborns as another choice makes them; what the code does to products because there are more units is undone.
+
+    The incumbents' counterpart is multiplied by the constant c by which the code divides them then. An entry that is
+    multiplied by c without a change of the function has its gradient divided by c, and so its state.
+
+    Attributes:
+        newborns: what newborns start from.
+        counterpart: what is multiplied.
+        scale: how products change with the size.
+    """
+
+    newborns: Newborns
+    counterpart: Counterpart
+    scale: Scale
+
+    def values(self, s: Slice) -> Tensor:
+        return self.newborns.values(s)
+
+    def weight_factor(self, s: Slice) -> Tensor | None:
+        return self._along(s, 1.0)
+
+    def gradient_factor(self, s: Slice) -> Tensor | None:
+        return self._along(s, -1.0)
+
+    def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
+        return [reason for reason in self.newborns.inexact(axis, gather) if reason != Coupling.SCALED.value]
+
+    def __repr__(self) -> str:
+        return repr(self.newborns)
+
+    def _along(self, s: Slice, power: float) -> Tensor | None:
+        part = self.counterpart.part(s.layout.name, s.dim)
+        factor = self.scale.makes_up(s.axis.size, s.sizes[s.axis.index]) ** power
+        if part is None or factor == 1:
+            return None
+        mask = part.mask(s.layout.dims[s.dim], s.sizes)
+        return torch.ones(len(mask), dtype=torch.float64).masked_fill(mask, factor)
+
+
+def compensated(axis: Axis, start: Newborns) -> Newborns:
+    """Newborns whose counterpart is zero, with incumbents multiplied so that the function stays where it takes that,
+    and where it can be done; otherwise as they are."""
+    scale = scale_of(axis)
+    if scale is None or axis.counterpart is None:
+        return start
+    return Compensated(start, axis.counterpart, scale)
+
+
+def uncompensated(start: Newborns) -> Newborns:
+    """The newborns alone."""
+    return start.newborns if isinstance(start, Compensated) else start
+
+
+def scale_of(axis: Axis) -> Scale | None:
+    """How products over an axis change with its size, if they do and it can be made up for."""
+    return axis.counterpart.scale if axis.counterpart is not None and Coupling.SCALED in axis.couplings else None
+
+
+def answering(axes: AxisMap, axis: Axis, place: Place) -> Tensor | None:
+    """Which of the indices of one unit along a dimension belong to the counterpart of the axis; bool, or None if none
+    do."""
+    part = axis.counterpart.part(place.layout.name, place.dim) if axis.counterpart is not None else None
+    if part is None:
+        return None
+    expression = place.layout.dims[place.dim]
+    return part.mask(expression, axes.sizes)[units_along(expression, axis.index, axes.sizes) == 0]
