@@ -217,3 +217,27 @@ def test_nothing_is_folded_where_nothing_is_constant():
     assert folded(model.eval(), x) == {}
     with pytest.raises(ConfigError, match="threshold"):
         fold(meristem.trace(model, x), -1.0)
+
+
+class Scale(nn.Module):
+    """A factor for each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+def test_a_scale_before_the_norm_keeps_the_shift_from_its_running_mean():
+    """The running mean was shifted by what stands before the scale."""
+    torch.manual_seed(0)
+    for scale, gone in ((nn.Identity(), 2), (Scale(3), 0)):
+        first = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 3, bias=False))
+        net = nn.Sequential(*first, scale, nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1))
+        net.eval().double()
+        with torch.no_grad():
+            net[1].weight[:2], net[1].bias[:] = 0.0, 0.5
+        plans = fold(meristem.trace(net, torch.randn(2, 2, 9, 9, dtype=torch.float64)))
+        assert sum(len(plan.units) for plan in plans) == gone

@@ -266,8 +266,6 @@ class _Search:
             return replace(partial, unknown=partial.unknown or reason)
         own = {other: self._operands.neutral(other, axis) for other in others if not self._operands.shared(other)}
         born = {other: number for other, number in own.items() if number is not None}
-        if call.name == "aten.mul" and own.keys() == set(others) and {*own.values()} == {1.0}:
-            return partial
         if len(born) == len(own):
             return replace(partial, steps=(*partial.steps, self._operands.step(call, source, born)))
         reason = "combines it with another activation"
