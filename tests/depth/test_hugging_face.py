@@ -119,11 +119,11 @@ TABLE = """
                     Net2Wider  AKI  HyperCloning  Lemon  ZeroFanOut  ZeroExtension
 bert        inner       =       ~        =          =        =             n
 bert        heads       =       ~        =          =        =             n
-bert        size        f       f        f          f        ~             b
+bert        size        f       f        f          f        =             b
 bert        stream      ~       ~        =          ~        ~             m
 gpt2        inner       =       ~        =          =        =             n
 gpt2        heads       =       ~        =          =        =             n
-gpt2        size        f       f        f          f        ~             b
+gpt2        size        f       f        f          f        =             b
 gpt2        stream      t       t        t          t        ~             t
 llama_gqa   inner       =       ~        =          =        =             n
 llama_gqa   heads       =       ~        =          =        =             n
@@ -131,15 +131,15 @@ llama_gqa   size        r       r        r          r        r             r
 llama_gqa   stream      ~       ~        ~          ~        ~             ~
 opt         inner       =       ~        =          =        =             n
 opt         heads       =       ~        =          =        =             n
-opt         size        f       f        f          f        ~             b
+opt         size        f       f        f          f        =             b
 opt         stream      t       t        t          t        ~             t
 vit         inner       =       ~        =          =        =             n
 vit         heads       =       ~        =          =        =             n
-vit         size        f       f        f          f        ~             b
+vit         size        f       f        f          f        =             b
 vit         stream      ~       ~        =          ~        ~             m
 t5_encoder  inner       =       =        =          =        =             n
 t5_encoder  heads       =       =        =          =        =             n
-t5_encoder  size        f       f        f          f        ~             b
+t5_encoder  size        f       f        f          f        =             b
 t5_encoder  stream      o       o        o          o        o             o
 qwen2       inner       =       ~        =          =        =             n
 qwen2       heads       =       ~        =          =        =             n
@@ -147,7 +147,7 @@ qwen2       size        r       r        r          r        r             r
 qwen2       stream      ~       ~        ~          ~        ~             ~
 distilbert  inner       =       ~        =          =        =             n
 distilbert  heads       =       ~        =          =        =             n
-distilbert  size        f       f        f          f        ~             b
+distilbert  size        f       f        f          f        =             b
 distilbert  stream      ~       ~        =          ~        ~             m
 """
 """T5's first block has a table of positions that its second lacks: AKI finds no next block, and copies are plain."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,9 +103,12 @@ def grown(net: nn.Module, **options: Any) -> None:
         pytest.param(Helped, lambda: {"width": 12}, id="held within, too"),
     ],
 )
-def test_another_model_keeps_what_it_shares(kind, options):
+@pytest.mark.parametrize("collected", [False, True], ids=["", "collected"])
+def test_another_model_keeps_what_it_shares(kind, options, collected):
     given = options()
     one, other = kind(given), kind(given)
+    if collected:
+        gc.collect()  # which does not track dictionaries of numbers any longer
     grown(one)
     assert runs(other)
     assert other.options is given

@@ -93,7 +93,9 @@ def both(model: nn.Sequential, criterion: Criterion) -> tuple[View, View]:
     needed = [s for axis in defined for s in criterion.needs(axes, axis)]
     fused = evidence(axes, needed, BATCHES, supervised)
     model[1].attention.__class__ = Spelled
-    return View(axes, signals=fused), View(axes, signals=evidence(axes, needed, BATCHES, supervised))
+    spelled = evidence(axes, needed, BATCHES, supervised)
+    model[1].attention.__class__ = nn.MultiheadAttention
+    return View(axes, signals=fused), View(axes, signals=spelled)
 
 
 @pytest.mark.parametrize("block", [Block, Inner])

@@ -9,6 +9,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from meristem.cli import app
+from meristem.diagnose import Monitor
 from meristem.errors import ConfigError
 from meristem.study.catalogue import find
 from meristem.study.studies.continual.experiment import Lifelong, metrics
@@ -45,7 +46,7 @@ def setting(begins=1.0, per_task=4, tasks=5) -> Setting:
     torch.manual_seed(0)
     model = build("mlp", (2, 3, 3), 3, [round(begins * width) for width in WIDTHS.values()], "relu")
     adam = torch.optim.Adam(model.parameters(), 0.01)
-    return Setting(model, adam, torch.randn(16, 2, 3, 3), WIDTHS, per_task, tasks, 0)
+    return Setting(model, adam, torch.randn(16, 2, 3, 3), WIDTHS, per_task, tasks, 0, Monitor())
 
 
 def trained(learner, setting: Setting, tasks: int):

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import meristem
 from meristem.cli import app
+from meristem.diagnose import Monitor
 from meristem.edit import Edit
 from meristem.errors import ConfigError
 from meristem.grow import Random, ZeroFanOut
@@ -235,7 +236,7 @@ def setting_of(**changes):
     model = first_net("neuron", changes.get("course", "growing"), (1, 8, 8), 10, TINY.widths, True)
     axes = meristem.trace(model, torch.zeros(2, 1, 8, 8))
     config = TINY.model_copy(update=changes)
-    return config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+    return config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8), Monitor())
 
 
 @pytest.mark.parametrize(("given", "deaths"), [(12, 4), (9, 1), (8, 0)])
@@ -456,7 +457,7 @@ def test_sparse_layers_without_normalization_keep_the_variance(norm):
     before = model.layer2.conv.weight.detach().clone()
     axes = meristem.trace(model, torch.zeros(2, 1, 8, 8))
     config = TINY.model_copy(update={"level": "weight", "course": "constant", "norm": norm})
-    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8), Monitor())
     Weights(drop=True, grow="random").begin(setting)
     weight = model.layer2.conv.weight
     there = weight != 0
@@ -553,7 +554,7 @@ def test_only_studies_that_take_submissions_do(tmp_path):
 def test_functions_of_submissions_must_give_what_is_asked_for(submission, message):
     model = first_net("neuron", "growing", (1, 8, 8), 10, TINY.widths, True)
     axes = meristem.trace(model, torch.zeros(2, 1, 8, 8))
-    setting = TINY._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+    setting = TINY._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8), Monitor())
     with pytest.raises(ConfigError, match=message):
         submission.begin(setting)
 
@@ -571,7 +572,7 @@ def test_every_way_of_taking_part_begins(submission):
     model = first_net(submission.level, submission.course, (1, 8, 8), 10, TINY.widths, True)
     axes = meristem.trace(model, torch.zeros(2, 1, 8, 8))
     config = TINY.model_copy(update={"level": submission.level, "course": submission.course})
-    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8), Monitor())
     contender = submission.begin(setting)
     assert isinstance(contender, Contender)
     assert any(contender.edits(step) for step in range(1, 21)) == (submission.start is None)

@@ -8,6 +8,7 @@ from torch import nn
 
 import meristem
 from meristem import depth
+from meristem.diagnose import Monitor
 from meristem.edit import Edit
 from meristem.errors import ConfigError, EditError
 from meristem.grow import Random
@@ -32,7 +33,7 @@ def asked(course, timing, pace, prune):
     config = TINY.model_copy(update={"level": "layer", "course": course, "steps": 200, "times": shares})
     model = first_net("layer", course, (1, 8, 8), 10, TINY.widths, True)
     axes = SimpleNamespace(model=model)
-    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8), Monitor())
     parts, found = rounds(setting, timing, 4, pace, prune), {}
     present, last = ends[course]
     for step in range(1, 201):
@@ -106,7 +107,7 @@ def setting_of(level, course):
     model = first_net(level, course, (1, 8, 8), 10, TINY.widths, True)
     axes = meristem.trace(model, torch.randn(4, 1, 8, 8))
     config = TINY.model_copy(update={"level": level, "course": course})
-    return config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+    return config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8), Monitor())
 
 
 def test_polarization_judges_branches_by_scales_of_their_own():

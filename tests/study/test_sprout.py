@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 import meristem
 from meristem import depth
+from meristem.diagnose import Monitor
 from meristem.edit import Edit
 from meristem.errors import EditError
 from meristem.grow import GradMax
@@ -130,7 +131,7 @@ def beginning(level, way):
     x, y = torch.randn(32, 1, 8, 8, dtype=torch.float64), torch.randint(10, (32,))
     axes = meristem.trace(model, x[:2])
     config = TINY.model_copy(update={"level": level, "norm": False, "tries": 4})
-    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), x)
+    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), x, Monitor())
     return way.begin(setting), setting, lambda: cross_entropy(model(x), y)
 
 
@@ -181,7 +182,7 @@ def test_parts_reach_their_number_and_in_pairs_one_more_is_exchanged(course, gro
     model = first_net("layer", course, (1, 8, 8), 10, TINY.widths, True)
     axes = meristem.trace(model, torch.zeros(2, 1, 8, 8))
     config = TINY.model_copy(update={"course": course})
-    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8))
+    setting = config._setting(axes, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(2, 1, 8, 8), Monitor())
     (part,) = rounds(setting, "fixed", 4, "convergent" if grow else None, prune)
     found = []
     for step in part.steps:

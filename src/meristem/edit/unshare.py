@@ -25,6 +25,9 @@ Path: TypeAlias = "tuple[str | int, ...]"
 _ENDS = (*PASSING, type, types.ModuleType, types.CodeType, Tensor)
 """What nothing is followed through: it comes and goes, is everybody's, or holds no lengths."""
 
+_UNTRACKED = (dict, tuple)
+"""What the garbage collector leaves alone as soon as it has seen that there are only numbers and the like in it."""
+
 
 def read_at(owner: Any, key: str | int) -> Any:
     """What is found at one step of a path: an entry of a mapping or sequence, an attribute of anything else."""
@@ -140,7 +143,7 @@ class _Reach:
             if isinstance(one, nn.Module):
                 self.modules[id(one)] = one
             for held in _entries(one):
-                if gc.is_tracked(held) and not issubclass(type(held), _ENDS):
+                if (gc.is_tracked(held) or isinstance(held, _UNTRACKED)) and not issubclass(type(held), _ENDS):
                     self.holders.setdefault(id(held), []).append(one)
                     waiting.append(held)
 

@@ -157,7 +157,7 @@ class _Accumulator(Accumulator):
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         found = dict(memory)
-        alike: Any = found.pop(self.alike, ())
+        alike: Any = found.pop(self.alike, None)
         super().recall(found)
         try:
             self.each = [_Accumulator(replace(self.asked, count=int(count))) for count, _ in alike]
