@@ -59,15 +59,6 @@ def test_more_newborns_than_entries_are_given_all_the_same():
     )
 
 
-def test_newborns_without_a_gradient_are_told():
-    """Behind ReLU a newborn may be off on the whole batch."""
-    t = task(mlp(nn.ReLU), (1, 4))
-    plan = GradMaxOpt(steps=0).propose(t.view, t.axes["0"], 12)
-    idle = sum(gain == 0 for gain in plan.gains)
-    assert 0 < idle < 12
-    assert plan.note == f"0: {idle} of 12 newborns get no gradient from this batch"
-
-
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="steps"):
         GradMaxOpt(steps=-1)

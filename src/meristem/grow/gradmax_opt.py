@@ -85,12 +85,8 @@ class GradMaxOpt(Method):
             values = climber.values()
         best = scores.argsort(descending=True, stable=True)
         start = Explicit(repr(self), {place: table[best] for place, table in values.items()}, plan.inexact)
-        gather, note = Gather.grow(axis.size, plan.births), plan.note
-        idle = int((scores == 0).sum())
-        if idle:
-            told = f"{axis.name}: {idle} of {plan.births} newborns get no gradient from this batch"
-            note = told if note is None else f"{note}; {told}"
-        return Growth(axis, gather, likewise(plan, start), tuple(scores[best].tolist()), note)
+        gather = Gather.grow(axis.size, plan.births)
+        return Growth(axis, gather, likewise(plan, start), tuple(scores[best].tolist()), plan.note)
 
     def gains(self, view: View, axis: Axis, count: int) -> Tensor:
         return torch.tensor(self.propose(view, axis, count).gains, dtype=torch.float64)
