@@ -519,6 +519,7 @@ def _expanded(entries: Entries, shape: Sequence[int]) -> Entries:
 
 
 def joined(first: Chain, second: Chain) -> Chain:
+    """What both multiply by; None if either is not known."""
     return None if first is None or second is None else (*first, *second)
 
 
@@ -532,5 +533,5 @@ def _passes_zero(call: Call) -> bool:
         with torch.inference_mode(False), torch.enable_grad():
             found = call.operator(*args, **call.kwargs)
             return not bool(found.any()) and bool(torch.autograd.grad(found.sum(), zero)[0].all())
-    except Exception:  # whatever it is: then it is not known
+    except (RuntimeError, TypeError):  # it takes something else
         return False
