@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch.nn.functional import cross_entropy
 
 import meristem
 from meristem.axes import Axis, AxisMap
+from meristem.axes.map import Role
+from meristem.edit import Explicit
 from meristem.grow import Growth, Method
 from meristem.signals import View
 from meristem.signals.direct import Recording
@@ -146,6 +149,24 @@ def planned(
     signals = recorder.finish()
     model.zero_grad(set_to_none=True)
     return axes, axis, method.propose(View(axes, signals=signals, closure=loss if closure else None), axis, count)
+
+
+def decrease_along_the_line(
+    build: Callable[[], tuple[nn.Module, Tensor, Tensor, str]], method: Method, count: int = 2
+) -> tuple[Growth, float]:
+    """What a method proposes, and the central difference of the loss along the line to it from newborns with the
+    opposite fan-out; `build` makes the same net whenever it is called."""
+    losses = []
+    for sign in (1, -1):
+        model, x, labels, name = build()
+        loss = objective(model, x, labels)
+        axes, axis, plan = planned(method, model, loss, x, name, count)
+        assert isinstance(plan.start, Explicit)
+        reading = {(p.layout.name, p.dim) for p in axes.places[axis.index] if Role.READS in p.roles}
+        turned = {place: sign * v if place in reading else v for place, v in plan.start.entries.items()}
+        commit(axes, replace(plan, start=replace(plan.start, entries=turned)))
+        losses.append(float(loss().detach()))
+    return plan, (losses[1] - losses[0]) / 2
 
 
 def commit(axes: AxisMap, plan: Growth) -> AxisMap:

@@ -59,6 +59,15 @@ def test_more_newborns_than_entries_are_given_all_the_same():
     )
 
 
+def test_newborns_without_a_gradient_are_left_out():
+    """Behind ReLU a newborn may be off on the whole batch."""
+    t = task(mlp(nn.ReLU), (1, 4))
+    plan = GradMaxOpt(steps=0).propose(t.view, t.axes["0"], 12)
+    assert 0 < plan.births < 12
+    assert min(plan.gains) > 0
+    assert plan.note == f"0: {plan.births} of 12; the others would get no gradient from these data"
+
+
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="steps"):
         GradMaxOpt(steps=-1)

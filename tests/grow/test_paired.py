@@ -206,24 +206,26 @@ def test_behind_batch_norm_too_variance_follows_the_new_width_and_the_function_s
         torch.testing.assert_close(found, known * a if held and producer in readers else known)
 
 
+def gathered(model, x):
+    """Adam with the state that three steps leave, which move nothing."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    for step in range(3):
+        (model(x * (1 + step)) ** 3).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return optimizer
+
+
 def test_adams_state_of_scales_and_shifts_follows_too():
     model, x, _ = normed("dense")
     wide = copy.deepcopy(model)
 
-    def gather(m):
-        optimizer = torch.optim.Adam(m.parameters(), lr=0.0)
-        for passes in range(3):
-            (m(x * (1 + passes)) ** 3).sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return optimizer
-
-    optimizer = gather(model)
+    optimizer = gathered(model, x)
     axes = trace(model, x)
     plan = VarianceTransfer().propose(View(axes), axes["0"], 24)
     Edit(axes, optimizer).gather(plan.axis, plan.gather, plan.start).commit()
     grown(wide, x, VarianceTransfer(), count=24)
-    state = gather(wide).state
+    state = gathered(wide, x).state
     for ours, theirs in ((model[1].weight, wide[1].weight), (model[1].bias, wide[1].bias)):
         for key in ("exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(optimizer.state[ours][key][:8], state[theirs][key][:8], rtol=1e-9, atol=1e-12)
@@ -244,20 +246,12 @@ def test_adams_state_follows_the_rescaling():
     model, x = network([nn.ReLU()])
     wide = copy.deepcopy(model)
 
-    def gather(m):
-        optimizer = torch.optim.Adam(m.parameters(), lr=0.0)
-        for step in range(3):
-            (m(x * (1 + step)) ** 3).sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return optimizer
-
-    optimizer = gather(model)
+    optimizer = gathered(model, x)
     axes = trace(model, x)
     plan = VarianceTransfer().propose(View(axes), axes["0"], 24)
     Edit(axes, optimizer).gather(plan.axis, plan.gather, plan.start).commit()
     grown(wide, x, VarianceTransfer(), count=24)
-    state = gather(wide).state
+    state = gathered(wide, x).state
     for key in ("exp_avg", "exp_avg_sq"):
         found, expected = optimizer.state[model[0].weight][key][:8], state[wide[0].weight][key][:8]
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

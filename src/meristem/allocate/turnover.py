@@ -18,7 +18,7 @@ from meristem.edit import Gather, Newborns, Slice
 from meristem.edit.compute import widened
 from meristem.errors import EditError
 from meristem.grow import Growth, Method
-from meristem.grow.parts.counterparts import uncompensated
+from meristem.grow.parts.counterparts import bare
 from meristem.prune import Criterion, Removal
 from meristem.schedule.demand import Demand
 from meristem.signals import View
@@ -173,7 +173,7 @@ def plan_turnover(
 
 def takes_places(growth: Growth) -> bool:
     """Whether newborns could take the places of units that die: they copy nobody, and incumbents stay as they are."""
-    return _appended(growth) and type(uncompensated(growth.start)).weight_factor is Newborns.weight_factor
+    return _appended(growth) and type(bare(growth.start)).weight_factor is Newborns.weight_factor
 
 
 def _appended(growth: Growth) -> bool:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from meristem.axes.counterpart import Counterpart, Part, Scale
+from meristem.axes.entries import Entries, Name, Sum, joined
 from meristem.axes.expression import Expression, leaves, size_of
 from meristem.axes.map import Coupling, Role, TensorLayout
-from meristem.axes.products import Entries, Name, Products, Sum, joined
+from meristem.axes.products import Products
 from meristem.axes.scaled import Place
 from meristem.axes.solution import Solution
 

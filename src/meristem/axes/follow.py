@@ -8,10 +8,7 @@ forward pass knows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-
-import torch
 
 from meristem.axes.branches import Run, joined, titles
 from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
@@ -22,6 +19,7 @@ from meristem.axes.operators import elementwise
 from meristem.axes.path import BatchNorm, End, Path, Slot, Step
 from meristem.axes.recorder import Call, Recording, Ref, references, refs
 from meristem.axes.solution import Solution
+from meristem.axes.trial import not_proportional
 
 _WEIGHT = {
     "aten.linear": 1, "aten.conv1d": 1, "aten.conv2d": 1, "aten.conv3d": 1, "aten.convolution": 1,
@@ -47,8 +45,6 @@ _ARRANGING = {
 _SUMS = ("aten.add", "aten.sub")
 _SEVERAL = "several channels belong to one unit"
 _PADS = ("aten.pad", "aten.constant_pad_nd")
-_POSITIONS = 16
-"""So many positions along a dimension an operator is tried on at first."""
 
 MOST = 16
 """Up to so many weights may add into one activation; beyond, a stream is too long to be followed one by one."""
@@ -286,7 +282,7 @@ class _Search:
         args, kwargs = self._operands.arguments(call, lambda _: Slot())
         step = Step(call.operator, args, kwargs)
         if out not in self._tried:
-            self._tried[out] = _not_proportional(step, self._recording.shapes[source][2:])
+            self._tried[out] = not_proportional(step, self._recording.shapes[source][2:])
         if (reason := self._tried[out]) is not None:
             return replace(partial, blocked=f"{where} {reason}")
         return replace(partial, steps=(*partial.steps, step), dims=after)
@@ -385,26 +381,6 @@ def _flattened(dims: Sequence[Expression], axis: int) -> tuple[Expression | None
         return ()
     factors = tuple(dim for dim in dims[2:] if dim != ONE)
     return (dims[0], Product((Leaf(axis), *factors)) if factors else Leaf(axis))
-
-
-def _not_proportional(step: Step, positions: Sequence[int]) -> str | None:
-    """Why an operator on maps does something else than to change each unit alone and in proportion to itself, or None:
-    tried on two samples of two units, with few positions if it takes them."""
-    if torch.Tag.nondeterministic_seeded in step.operator.tags:
-        return "draws at random"
-    for most in (_POSITIONS, max(positions)):
-        generator = torch.Generator().manual_seed(0)
-        size = [min(length, most) for length in positions]
-        z = torch.randn(2, 2, *size, generator=generator, dtype=torch.float64, device="cpu")
-        with torch.no_grad(), suppress(RuntimeError, TypeError, ValueError):
-            whole, larger, alone = step(z), step(4 * z), [step(z[i : i + 1, i : i + 1]) for i in range(2)]
-            apart = whole.shape[:2] == z.shape[:2] and all(
-                torch.allclose(whole[i : i + 1, i : i + 1], part) for i, part in enumerate(alone)
-            )
-            if not apart:
-                return "is not applied unit by unit"
-            return None if torch.allclose(larger, 4 * whole) else "gives what is not in proportion to what it is given"
-    return "is not applied unit by unit"
 
 
 def _cut(call: Call, ref: int) -> bool:

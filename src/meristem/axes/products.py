@@ -1,31 +1,26 @@
 """Products of two activations: walking through the recordings from weights to what is multiplied.
 
 Carried along is which entries of which parameters a tensor is made of, for as long as it is a sum of terms each of
-which is zero where its entries are. Where they lie in it is known by strides, as in a view: a tensor on the meta device
-that has them goes through the operators that rearrange, and PyTorch does the bookkeeping.
+which is zero where its entries are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from meristem.axes.expression import Expression, leaves
+from meristem.axes.entries import Chain, Entries, Held, Name, Site, Sum, expanded, joined, note
+from meristem.axes.expression import leaves
 from meristem.axes.map import TensorLayout
 from meristem.axes.operators import elementwise, reshapes
 from meristem.axes.recorder import Call, Recording, Ref, references
 from meristem.axes.rules.contraction import letters_of
-from meristem.axes.scaled import Place
 from meristem.axes.solution import Solution
-
-Name: TypeAlias = "tuple[str, int]"
-"""A dimension of a parameter."""
-Chain: TypeAlias = "tuple[tuple[Place, float], ...] | None"
-"""By which numbers a tensor was multiplied that follow lengths, with the power of each; None: that is not known."""
+from meristem.axes.trial import passes_zero
 
 _FACTORS = {
     "aten.matmul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.linear": (0, 1), "aten.addmm": (1, 2),
@@ -42,110 +37,6 @@ _LINEAR = {"aten.neg", "aten.dropout", "aten.feature_dropout", "aten.to", "aten.
            "aten.half"}  # fmt: skip
 _TOGETHER = {"aten.cat", "aten.stack", "aten.repeat", "aten.repeat_interleave", "aten.flip", "aten.roll"}
 _ROOTS = {"aten.sqrt": 0.5, "aten.rsqrt": -0.5, "aten.reciprocal": -1.0, "aten.to": 1.0, "aten._to_copy": 1.0}
-_ROOM = 2**40
-
-
-@dataclass(frozen=True, eq=False)
-class Entries:
-    """Which indices of a dimension of a parameter are in a tensor.
-
-    Attributes:
-        name: the dimension.
-        length: its length.
-        strides: how far apart along it the entries of the tensor lie, as a meta tensor; None if that is not regular.
-        mask: all that are in it, if it is not.
-    """
-
-    name: Name
-    length: int
-    strides: Tensor | None
-    mask: Tensor | None = None
-
-    @classmethod
-    def laid(cls, name: Name, length: int, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Entries:
-        return cls(name, length, torch.empty(_ROOM, device="meta").as_strided(shape, strides, offset))
-
-    def indices(self) -> Tensor:
-        """Which of them are in the tensor; bool."""
-        if self.strides is None:
-            assert self.mask is not None
-            return self.mask
-        index = torch.tensor([self.strides.storage_offset()])
-        for size, stride in zip(self.strides.shape, self.strides.stride(), strict=True):
-            if stride:
-                index = (index[:, None] + stride * torch.arange(size)).flatten()
-        return torch.zeros(self.length, dtype=torch.bool).index_fill(0, index, True)
-
-    def loose(self) -> Entries:
-        """The same, no longer known where."""
-        return Entries(self.name, self.length, None, self.indices())
-
-    def viewed(self, run: Callable[[Tensor], Any]) -> list[Entries]:
-        """What an operator that rearranges makes of it, one for each result."""
-        if self.strides is None:
-            return []
-        try:
-            found = run(self.strides.detach())
-        except RuntimeError:  # a view of what was made contiguous before, which is no call
-            return []
-        made = list(found) if isinstance(found, (list, tuple)) else [found]
-        here = self.strides.untyped_storage()._cdata
-        return [
-            Entries(self.name, self.length, t) if t.untyped_storage()._cdata == here else self.loose() for t in made
-        ]
-
-
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """A tensor that is a sum of terms, each of which is zero wherever its entries in any dimension of a parameter are.
-
-    Attributes:
-        terms: for each term, the entries in each dimension.
-        chain: by which numbers it was multiplied.
-        static: whether it is made of parameters alone.
-        mixed: whether it was multiplied by another activation, and may be zero because of that.
-    """
-
-    terms: tuple[tuple[Entries, ...], ...]
-    chain: Chain = ()
-    static: bool = False
-    mixed: bool = False
-
-    def mapped(self, change: Callable[[Entries], Entries]) -> Sum:
-        return replace(self, terms=tuple(tuple(map(change, term)) for term in self.terms))
-
-    def entries(self) -> Iterator[Entries]:
-        return (entries for term in self.terms for entries in term)
-
-
-@dataclass(eq=False)
-class Site:
-    """A product of two activations.
-
-    Attributes:
-        axes: over which it is contracted, by number.
-        factors: what is multiplied, as far as it is known, and the dimensions of each, over numbered axes.
-        chains: by what else it was multiplied, for every way on which it is used.
-        powers: by which powers of lengths the operator itself multiplies it.
-    """
-
-    axes: frozenset[int]
-    factors: tuple[tuple[Sum | None, tuple[frozenset[int], ...]], ...]
-    chains: list[Chain] = field(default_factory=list)
-    powers: tuple[tuple[Expression, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What becomes of products, as long as they are only multiplied by numbers, and added to each other."""
-
-    sites: tuple[Site, ...]
-    chain: Chain = ()
-
-    def use(self) -> None:
-        """It is used as it is."""
-        for site in self.sites:
-            site.chains.append(self.chain)
 
 
 class Products:
@@ -180,7 +71,7 @@ class Products:
         self._recording: Recording = self.solution.recordings[recording]
         self._number = recording
         self._sums: dict[int, Sum] = {}
-        self._products: dict[int, _Held] = {}
+        self._products: dict[int, Held] = {}
         self._scalars: dict[int, Chain] = {}
         self._memory: dict[int, int] = {}
         for name, ref in self._recording.named.items():
@@ -344,9 +235,9 @@ class Products:
         if len(refs) != 1 or not (elementwise(call.operator) or call.name in _LINEAR):
             return False
         if call.name not in _LINEAR:
-            if not _passes_zero(call):
+            if not passes_zero(call):
                 return False
-            _note(self.bent, self._sums[refs[0]].entries())
+            note(self.bent, self._sums[refs[0]].entries())
         self._sums[out] = self._sums[refs[0]]
         return True
 
@@ -363,7 +254,7 @@ class Products:
         shape = self._recording.shapes[out]
         chains = {one.chain for one in sums}
         terms = tuple(
-            term for one in sums for term in one.mapped(lambda e: e.loose() if loose else _expanded(e, shape)).terms
+            term for one in sums for term in one.mapped(lambda e: e.loose() if loose else expanded(e, shape)).terms
         )
         static = all(one.static for one in sums)
         mixed = any(one.mixed for one in sums)
@@ -388,7 +279,7 @@ class Products:
         chain = joined(one.chain, self._factor(call, other, 1 if held is first else 0))
         shape = self._recording.shapes[out]
         return self._hold(
-            out, replace(one.mapped(lambda e: _expanded(e, shape)), chain=chain, static=static, mixed=mixed)
+            out, replace(one.mapped(lambda e: expanded(e, shape)), chain=chain, static=static, mixed=mixed)
         )
 
     def _factor(self, call: Call, other: Any, position: int) -> Chain:
@@ -432,7 +323,7 @@ class Products:
             place = (self._number, self._index, ("alpha",))
             site.chains.append(((place, 1.0),) if place in self._places else ())
         else:
-            self._products[call.outputs[0]] = _Held((site,))
+            self._products[call.outputs[0]] = Held((site,))
 
     def _attention(self, call: Call, site: Site, refs: Sequence[int]) -> None:
         at = 6 if len(call.args) > 6 else "scale"
@@ -457,7 +348,7 @@ class Products:
             added = [self._products.get(ref) for ref in refs]
             alike = [one for one in added if one is not None and one.chain == held.chain]
             if len(alike) == len(added):
-                self._products[out] = _Held(tuple(site for one in alike for site in one.sites), held.chain)
+                self._products[out] = Held(tuple(site for one in alike for site in one.sites), held.chain)
                 return True
         if call.name in ("aten.mul", "aten.div") and len(call.args) == 2 and not call.kwargs and len(others) < 2:
             first, second = call.args
@@ -466,7 +357,7 @@ class Products:
             if alone and mine is not (second if call.name == "aten.div" else None) and first != second:
                 other = second if mine is first else first
                 chain = joined(held.chain, self._factor(call, other, 1 if mine is first else 0))
-                self._products[out] = _Held(held.sites, chain)
+                self._products[out] = Held(held.sites, chain)
                 return True
         return False
 
@@ -490,7 +381,7 @@ class Products:
                 self._products[ref].use()
 
     def _leave(self, entries: Iterable[Entries]) -> None:
-        _note(self.escaped, entries)
+        note(self.escaped, entries)
 
     def _axes(self, ref: int) -> tuple[frozenset[int], ...]:
         """The numbered axes in each dimension of a tensor."""
@@ -504,34 +395,3 @@ class Products:
 
     def _dtype(self, ref: int) -> torch.dtype:
         return self._recording.dtypes[ref]
-
-
-def _note(held: dict[Name, Tensor], entries: Iterable[Entries]) -> None:
-    for one in entries:
-        found = one.indices()
-        held[one.name] = held.get(one.name, torch.zeros_like(found)) | found
-
-
-def _expanded(entries: Entries, shape: Sequence[int]) -> Entries:
-    if entries.strides is None or tuple(entries.strides.shape) == tuple(shape):
-        return entries
-    return replace(entries, strides=entries.strides.expand(shape))
-
-
-def joined(first: Chain, second: Chain) -> Chain:
-    """What both multiply by; None if either is not known."""
-    return None if first is None or second is None else (*first, *second)
-
-
-def _passes_zero(call: Call) -> bool:
-    """Whether an operator on one tensor gives zero for zero, with a gradient; tried."""
-    zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    args = [zero if isinstance(item, Ref) else item for item in call.args]
-    if call.operator._schema.is_mutable or torch.Tag.nondeterministic_seeded in call.operator.tags:
-        return False
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            found = call.operator(*args, **call.kwargs)
-            return not bool(found.any()) and bool(torch.autograd.grad(found.sum(), zero)[0].all())
-    except (RuntimeError, TypeError):  # it takes something else
-        return False

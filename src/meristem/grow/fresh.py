@@ -13,7 +13,7 @@ from meristem.edit import Gather, Slice
 from meristem.edit.newborns import copied, unanswered, uniform
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
-from meristem.grow.parts.counterparts import compensated
+from meristem.grow.parts.counterparts import products_kept
 from meristem.signals import View
 
 
@@ -57,4 +57,4 @@ class Fresh(edit.ZeroFanOut, Method):
         return Role.READS
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
-        return Growth(axis, Gather.grow(axis.size, count), compensated(axis, self))
+        return Growth(axis, Gather.grow(axis.size, count), products_kept(axis, self))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from meristem.axes.map import Axis, AxisMap, Place, Role
-from meristem.edit import Change, Explicit, Gather, Trial, trial
+from meristem.edit import Change, Explicit, Trial, trial
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.closure import placed, require_closure, reseeded, seed_of
 from meristem.grow.parts.gathered import key, places, wide
-from meristem.grow.parts.zero_side import ZeroEntries, likewise, no_zero_side, tables, zero_entries
+from meristem.grow.parts.zero_side import ZeroEntries, grown, likewise, no_zero_side, tables, zero_entries
 from meristem.grow.zero_fan_out import ZeroFanOut
 from meristem.signals import Statistic, View
 from meristem.signals.finite import require_finite
@@ -39,6 +39,8 @@ class GradMaxOpt(Method):
         base: makes the newborns; must leave one side of them zero and incumbents alone.
         steps: of Adam, each of which evaluates the loss once (default 100, as published).
         learning_rate: of Adam, in units of the root mean square of the trained weights (default 0.03).
+
+    Newborns that get no gradient at all, behind ReLU off on every sample, are left out: a note says how many are given.
 
     Preserved: what the base preserves. Predicted gain of a newborn: its squared gradient norm, the decrease of the loss
     per unit of learning rate, on the last batch.
@@ -83,10 +85,12 @@ class GradMaxOpt(Method):
             climber.climb(self.steps, self.learning_rate)
             scores = zeros.squared_gradients(zeros.gradients(view)).detach().double().cpu()
             values = climber.values()
-        best = scores.argsort(descending=True, stable=True)
+        best = scores.argsort(descending=True, stable=True)[: int((scores > 0).sum())]
+        note = plan.note
+        if len(best) < plan.births:
+            note = f"{axis.name}: {len(best)} of {count}; the others would get no gradient from these data"
         start = Explicit(repr(self), {place: table[best] for place, table in values.items()}, plan.inexact)
-        gather = Gather.grow(axis.size, plan.births)
-        return Growth(axis, gather, likewise(plan, start), tuple(scores[best].tolist()), plan.note)
+        return Growth(axis, grown(axis, len(best)), likewise(plan, start), tuple(scores[best].tolist()), note)
 
     def gains(self, view: View, axis: Axis, count: int) -> Tensor:
         return torch.tensor(self.propose(view, axis, count).gains, dtype=torch.float64)

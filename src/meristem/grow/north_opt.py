@@ -27,8 +27,8 @@ class NorthOpt(Method):
 
     As the sum of the squares of the singular values is fixed, their sum is the larger the more equal they are, and
     largest where rows are orthogonal: newborns then are uncorrelated with incumbents and each other about any origin.
-    (Without the division loud rows win, all along the one direction that is loudest; measured behind non-negative
-    inputs: newborns of cosine 1.00 with each other. The authors divide the weights only, maximise by Adam, activations
+    (Without the division loud rows win, all along the one direction that is loudest: behind non-negative inputs
+    newborns are then copies of each other. The authors divide the weights only, maximise by Adam, activations
     one newborn by one, and then keep the worst: the sign is turned round.) Here all newborns are taken together, and
     pre-activations, whose second moments suffice, so that no samples are kept. The sum is convex in the rows, so
     `z_j <- G_j / |G_j|` with G its gradient never lowers it, and needs no learning rate. Then fan-in is scaled to the

@@ -25,11 +25,11 @@ class NorthSelect(Method):
     ANNs", AutoML-Conf 2022, arXiv 2202.08539. With H the activations (units x n) as they are read, every row divided by
     its root mean square, newborns are chosen one after the other so that the number of singular values of `H / sqrt(n)`
     above the cutoff, and then their sum, grow most: rows that are orthogonal to what is there add most. (Without the
-    division, as in the authors' code, loud rows add most, and behind non-negative inputs these are all alike: measured,
-    pre-activations of cosine 0.95 with each other where random ones have 0.62. Their code also scores candidates one by
-    one and not after each other; for two of its variants it sorts them the wrong way round.) Of rows of one size those
-    that are zero but for a few samples are orthogonal to nearly everything, and hardly learn; so candidates whose
-    pre-activations are far off zero are taken only once there are no others (derived, not of the paper).
+    division, as in the authors' code, loud rows add most, and behind non-negative inputs these are all alike, more so
+    than random ones. Their code also scores candidates one by one and not after each other; for two of its variants it
+    sorts them the wrong way round.) Of rows of one size those that are zero but for a few samples are orthogonal to
+    nearly everything, and hardly learn; so candidates whose pre-activations are far off zero are taken only once there
+    are no others (derived, not of the paper).
 
     Everything is computed from the Gram matrix of recorded steps. Fan-in is scaled to the incumbents' mean norm
     (biases counted), fan-out is zero. Angles are those of candidates scaled so, which is exact where activations

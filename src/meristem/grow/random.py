@@ -12,7 +12,7 @@ from meristem.axes.map import Axis, AxisMap, Place, Role
 from meristem.edit import Explicit, Gather
 from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
-from meristem.grow.parts.counterparts import answering, compensated
+from meristem.grow.parts.counterparts import answering, products_kept
 from meristem.grow.parts.drawn import drawn, meets_itself, slice_shape, weights
 from meristem.signals import View
 
@@ -67,7 +67,7 @@ class Random(Method):
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
         entries = {(p.layout.name, p.dim): values for p, values in self._entries(view, axis, count)}
         start = Explicit(repr(self), entries, self._reasons(axis))
-        return Growth(axis, Gather.grow(axis.size, count), start if self.fan_out else compensated(axis, start))
+        return Growth(axis, Gather.grow(axis.size, count), start if self.fan_out else products_kept(axis, start))
 
     def _entries(self, view: View, axis: Axis, count: int) -> Iterator[tuple[Place, Tensor]]:
         for place in weights(view, axis):

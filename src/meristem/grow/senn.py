@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from meristem.errors import ConfigError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.north import fan_ins, mean_norm, plan
 from meristem.signals import Expanded, Expansion, Statistic, View, obstacle
+from meristem.signals.batch import Block
 from meristem.signals.natural import chosen, score
 
 
@@ -78,7 +80,9 @@ class SENN(Method):
         return Role.READS
 
     def needs(self, axes: AxisMap, axis: Axis, count: int) -> tuple[Statistic, ...]:
-        size = lambda fan_in: mean_norm(fan_ins(View(axes), axis, fan_in[0]))  # noqa: E731
+        def size(fan_in: Sequence[Block]) -> float:
+            return mean_norm(fan_ins(View(axes), axis, fan_in[0]))
+
         return (replace(self._statistic(axis), norm=size),)
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:

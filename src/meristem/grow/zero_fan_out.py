@@ -8,7 +8,7 @@ from meristem import edit
 from meristem.axes.map import Axis, Role
 from meristem.edit import Gather
 from meristem.grow.method import Growth, Method
-from meristem.grow.parts.counterparts import compensated
+from meristem.grow.parts.counterparts import products_kept
 from meristem.signals import View
 
 
@@ -33,4 +33,4 @@ class ZeroFanOut(edit.ZeroFanOut, Method):
         return Role.READS
 
     def propose(self, view: View, axis: Axis, count: int) -> Growth:
-        return Growth(axis, Gather.grow(axis.size, count), compensated(axis, self))
+        return Growth(axis, Gather.grow(axis.size, count), products_kept(axis, self))

@@ -13,61 +13,46 @@ from meristem.axes.counterpart import Counterpart, Scale
 from meristem.axes.expression import units_along
 from meristem.axes.map import Axis, AxisMap, Coupling, Place
 from meristem.edit import Gather, Newborns, Slice
+from meristem.grow.parts.rescaled import Rescaling
 
 
-@dataclass(frozen=True, eq=False)
-class Compensated(Newborns):
-    """Newborns as another choice makes them; what the code does to products because there are more units is undone.
-
-    The incumbents' counterpart is multiplied by the constant c by which the code divides them then. An entry that is
-    multiplied by c without a change of the function has its gradient divided by c, and so its state.
+@dataclass(frozen=True, eq=False, repr=False)
+class ProductsKept(Rescaling):
+    """What the code does to products because there are more units is undone: the incumbents' counterpart is multiplied
+    by the constant by which the code divides them then.
 
     Attributes:
-        newborns: what newborns start from.
         counterpart: what is multiplied.
         scale: how products change with the size.
     """
 
-    newborns: Newborns
     counterpart: Counterpart
     scale: Scale
 
-    def values(self, s: Slice) -> Tensor:
-        return self.newborns.values(s)
-
-    def weight_factor(self, s: Slice) -> Tensor | None:
-        return self._along(s, 1.0)
-
-    def gradient_factor(self, s: Slice) -> Tensor | None:
-        return self._along(s, -1.0)
-
-    def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
-        return [reason for reason in self.newborns.inexact(axis, gather) if reason != Coupling.SCALED.value]
-
-    def __repr__(self) -> str:
-        return repr(self.newborns)
-
-    def _along(self, s: Slice, power: float) -> Tensor | None:
+    def constants(self, s: Slice) -> Tensor | None:
         part = self.counterpart.part(s.layout.name, s.dim)
-        factor = self.scale.makes_up(s.axis.size, s.sizes[s.axis.index]) ** power
+        factor = self.scale.makes_up(s.axis.size, s.sizes[s.axis.index])
         if part is None or factor == 1:
             return None
         mask = part.mask(s.layout.dims[s.dim], s.sizes)
         return torch.ones(len(mask), dtype=torch.float64).masked_fill(mask, factor)
 
+    def inexact(self, axis: Axis, gather: Gather) -> Iterable[str]:
+        return [reason for reason in self.newborns.inexact(axis, gather) if reason != Coupling.SCALED.value]
 
-def compensated(axis: Axis, start: Newborns) -> Newborns:
+
+def products_kept(axis: Axis, start: Newborns) -> Newborns:
     """Newborns whose counterpart is zero, with incumbents multiplied so that the function stays where it takes that,
     and where it can be done; otherwise as they are."""
     scale = scale_of(axis)
     if scale is None or axis.counterpart is None:
         return start
-    return Compensated(start, axis.counterpart, scale)
+    return ProductsKept(start, axis.counterpart, scale)
 
 
-def uncompensated(start: Newborns) -> Newborns:
+def bare(start: Newborns) -> Newborns:
     """The newborns alone."""
-    return start.newborns if isinstance(start, Compensated) else start
+    return start.newborns if isinstance(start, ProductsKept) else start
 
 
 def scale_of(axis: Axis) -> Scale | None:

@@ -13,7 +13,7 @@ from meristem.edit import Gather, Newborns, Trial
 from meristem.errors import EditError
 from meristem.grow.method import Growth, Method
 from meristem.grow.parts.closure import gradients
-from meristem.grow.parts.counterparts import Compensated, answering, scale_of, uncompensated
+from meristem.grow.parts.counterparts import ProductsKept, answering, bare, scale_of
 from meristem.grow.parts.gathered import Gathered, key, places, wide
 from meristem.signals import View
 
@@ -39,7 +39,7 @@ def _changes_incumbents(view: View, plan: Growth) -> bool:
     if any(source >= 0 and new for source, new in zip(plan.gather.sources, plan.gather.newborn, strict=True)):
         return True
     layouts = {place.layout.name: place.layout for place in view.axes.places[plan.axis.index]}
-    start = uncompensated(plan.start)
+    start = bare(plan.start)
     return _divides(start) or any(start.shift(layout) is not None for layout in layouts.values())
 
 
@@ -117,7 +117,7 @@ def _larger(view: View, plan: Growth, place: Place, kept: int | None, slices: Te
 
 def likewise(plan: Growth, start: Newborns) -> Newborns:
     """Newborns with what another plan does to incumbents besides."""
-    return replace(plan.start, newborns=start) if isinstance(plan.start, Compensated) else start
+    return replace(plan.start, newborns=start) if isinstance(plan.start, ProductsKept) else start
 
 
 def tables(view: View, plan: Growth) -> dict[tuple[str, int], Tensor]:
