@@ -392,7 +392,7 @@ def test_states_of_others_are_refused():
 
 
 class Block(nn.Module):
-    """A residual stream behind a normalization: coupled; a hidden layer that is not."""
+    """A residual stream, one of whose producers is called where nothing can be heard; a hidden layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -400,17 +400,17 @@ class Block(nn.Module):
         self.head = nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
+        x = x @ self.embed.weight.T + self.embed.bias
         return self.head(x + self.down(self.up(self.norm(x)).relu()))
 
 
 def test_axes_that_cannot_be_measured_are_listed_with_the_reason():
     loop = Loop(1, Block, (7, 4))
     assert set(loop.monitor.undefined) == {"embed"}
-    assert "normalized" in loop.monitor.undefined["embed"]
+    assert loop.monitor.undefined["embed"] == "embed.weight produces it in a way that cannot be heard"
     (record,) = loop.run(1)
     assert set(record.axes) == {"up"}
-    with pytest.raises(ConfigError, match="normalized"):
+    with pytest.raises(ConfigError, match="cannot be heard"):
         Monitor(axes="embed").begin(loop.axes)
 
 

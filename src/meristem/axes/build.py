@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from meristem.axes.contracted import find_contractions
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
 from meristem.axes.factors import find_counterparts
 from meristem.axes.follow import find_paths
@@ -91,7 +92,18 @@ def build(
     paths = find_paths(solution, layouts, number, model, examples)
     alike = _alike(solution, number, numbered)
     return AxisMap(
-        axes, layouts, attributes, work, unreached, model, history, caches, paths, alike=alike, guards=guards
+        axes,
+        layouts,
+        attributes,
+        work,
+        unreached,
+        model,
+        history,
+        caches,
+        paths,
+        alike=alike,
+        guards=guards,
+        contractions=find_contractions(solution.recordings, layouts),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meristem.axes.branches import Run, joined, titles
+from meristem.axes.contracted import Contractions, activation
 from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
 from meristem.axes.live import Model
 from meristem.axes.map import Example, Role, TensorLayout
@@ -21,16 +22,6 @@ from meristem.axes.recorder import Call, Recording, Ref, references, refs
 from meristem.axes.solution import Solution
 from meristem.axes.trial import not_proportional
 
-_WEIGHT = {
-    "aten.linear": 1, "aten.conv1d": 1, "aten.conv2d": 1, "aten.conv3d": 1, "aten.convolution": 1,
-    "aten.conv_transpose1d": 1, "aten.conv_transpose2d": 1, "aten.conv_transpose3d": 1,
-    "aten.addmm": 2, "aten.matmul": 1, "aten.mm": 1,
-}  # fmt: skip
-"""Contractions of an activation with a weight: where the weight stands among the arguments."""
-
-_INPUT = {"aten.addmm": 1}
-_BIAS = {"aten.addmm": 0}
-_NO_BIAS = {"aten.matmul", "aten.mm"}
 _SAME = {
     "aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.to", "aten._to_copy", "aten.type_as",
     "aten.float", "aten.half",
@@ -105,7 +96,7 @@ class _Search:
         self._number = number
         self._names = {ref: name for name, ref in self._recording.named.items()}
         self._carried: dict[int, _Carried] = {}
-        self._calls: dict[str, int] = {}
+        self._contractions = Contractions(self._recording, layouts)
         self._operands = Operands(self._recording, self._values, layouts, model, self._dims)
         self._found: dict[int, list[Path]] = {}
         self._tried: dict[int, str | None] = {}
@@ -113,35 +104,25 @@ class _Search:
     def run(self, title: str) -> Run:
         """Walk, and give what was found under that title."""
         for call in self._recording.calls:
-            weight = self._weight(call)
-            if weight is not None:
-                self._contract(call, weight)
+            end = self._contractions.next(call)
+            if end is not None:
+                self._contract(call, end)
             elif call.name == "aten.embedding":
                 self._look_up(call)
             else:
                 self._pass(call)
             self._operands.note(call)
-        contracted = {(weight, call) for weight, calls in self._calls.items() for call in range(calls)}
+        contracted = {(weight, call) for weight, calls in self._contractions.count.items() for call in range(calls)}
         paths = {axis: tuple(found) for axis, found in self._found.items()}
         looked_up = {(path.producer.weight, path.producer.call) for found in paths.values() for path in found}
         return Run(title, paths, frozenset(contracted | looked_up))
 
     # ------------------------------------------------------------------ contractions
 
-    def _weight(self, call: Call) -> str | None:
-        """The parameter with which this call contracts an activation."""
-        place = None if {1} != {call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)} else _WEIGHT.get(call.name)
-        if place is None or place >= len(call.args) or not isinstance(call.args[place], Ref):
-            return None
-        name = self._names.get(call.args[place].value)
-        return name if name is not None and not self._layouts[name].buffer else None
-
-    def _contract(self, call: Call, weight: str) -> None:
-        end = End(weight, self._calls.get(weight, 0), self._bias(call), _groups(call))
-        self._calls[weight] = end.call + 1
-        layout = self._layouts[weight]
+    def _contract(self, call: Call, end: End) -> None:
+        weight, layout = end.weight, self._layouts[end.weight]
         roles = {(axis, role) for found in layout.roles for axis, kinds in found.items() for role in kinds}
-        x = call.args[_INPUT.get(call.name, 0)].value
+        x = activation(call)
         cut = _cut(call, x)
         out = call.outputs[0]
         for axis, partials in self._carried.get(x, {}).items():
@@ -178,11 +159,6 @@ class _Search:
         for axis in (axis for axis, kinds in roles.items() if Role.PRODUCES in kinds):
             self._carried.setdefault(out, {})[axis] = []
             self._block(out, axis, "an embedding produces its units", End(name or "", 0))
-
-    def _bias(self, call: Call) -> str | None:
-        place = _BIAS.get(call.name, 2)
-        bias = call.args[place] if place < len(call.args) else call.kwargs.get("bias")
-        return self._names.get(bias.value) if isinstance(bias, Ref) and call.name not in _NO_BIAS else None
 
     def _finished(self, axis: int, partial: _Partial, end: End, x: int, layout: TensorLayout) -> Path:
         blocked, flattened = partial.blocked, False
@@ -338,13 +314,6 @@ class _Search:
         if isinstance(expression, Product):
             return Product(tuple(self._numbered(factor) for factor in expression.factors))
         return Concat(tuple(self._numbered(part) for part in expression.parts))
-
-
-def _groups(call: Call) -> int:
-    """Into how many blocks a convolution cuts what it reads and gives; 1 for everything else."""
-    names = [argument.name for argument in call.operator._schema.arguments]
-    place = names.index("groups") if "groups" in names else len(call.args)
-    return int(call.args[place] if place < len(call.args) else call.kwargs.get("groups", 1))
 
 
 def _alone(layout: TensorLayout, role: Role, axis: int) -> bool:

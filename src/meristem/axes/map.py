@@ -17,7 +17,7 @@ from torch import nn
 from meristem.axes.counterpart import Counterpart
 from meristem.axes.expression import ONE, Expression, Leaf, leaves, size_of
 from meristem.axes.guards import Guard
-from meristem.axes.path import Path
+from meristem.axes.path import End, Path
 from meristem.errors import StaleMapError, UnknownAxisError
 
 Example = tuple[tuple[Any, ...], Mapping[str, Any], bool]
@@ -181,7 +181,8 @@ class AxisMap:
     `paths` says, for each axis by number, how its units get from the weights that produce them to those that read
     them, as far as they can be followed; `kinds` the class of every module by its path, as it was traced; `examples`
     are the inputs that the model was traced with; `alike` are pairs of lengths for which an operator has a faster
-    kernel where they are the same; `guards` are the comparisons of sizes on which the way through the code hangs.
+    kernel where they are the same; `guards` are the comparisons of sizes on which the way through the code hangs;
+    `contractions` are, by weight, the calls that contract activations with it, if that is all it is used for.
     Iterating yields every axis; `axes["layer1.0.conv1"]` finds one by its name, by the module that produces it or by
     the name of a tensor whose first dimension it is. Printed, it lists the editable axes.
     """
@@ -199,6 +200,7 @@ class AxisMap:
     alike: tuple[tuple[Expression, Expression], ...] = ()
     kinds: Mapping[str, type[nn.Module]] = field(default_factory=dict, compare=False)
     guards: tuple[Guard, ...] = ()
+    contractions: Mapping[str, tuple[End, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         bound = {axis: tuple(path.bound(self.model_reference) for path in paths) for axis, paths in self.paths.items()}

@@ -78,12 +78,14 @@ class End:
         call: which of the calls in a run of the model that contract with it.
         bias: the name of the bias that the call adds, or None.
         groups: into how many blocks the call cuts what it reads and gives.
+        transposed: whether the weight is laid out (in, out, ...) instead of (out, in, ...).
     """
 
     weight: str
     call: int
     bias: str | None = None
     groups: int = field(default=1, compare=False)
+    transposed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from meristem.diagnose.idle import dead_fraction, dormant_fraction, inactive_fra
 from meristem.diagnose.ranks import effective_rank, rank99, stable_rank
 from meristem.diagnose.size import mean_magnitude, norm
 from meristem.errors import ConfigError, SignalError
-from meristem.signals import unfollowed
+from meristem.signals.ends import unheard
 from meristem.signals.rows import rows_read
 
 
@@ -113,7 +113,7 @@ def probe(
         raise ConfigError(f"probe(samples=...) must be at least 0, got {samples!r}")
     found = model if isinstance(model, AxisMap) else trace(model, inputs)
     args, kwargs = _call(inputs)
-    reasons = {axis.name: unfollowed(found, axis) for axis in choose(found, axes)}
+    reasons = {axis.name: unheard(found, axis) for axis in choose(found, axes)}
     wanted = [found.by_name[name] for name, reason in reasons.items() if reason is None]
     parameters = [p for p in found.model.parameters() if p.requires_grad]
     with _at_rest(found.model):

@@ -13,9 +13,9 @@ from torch import Tensor
 from meristem.axes.map import Axis, AxisMap, Role
 from meristem.errors import ConfigError
 from meristem.signals.channels import Channels
+from meristem.signals.ends import unheard
 from meristem.signals.precision import wide
 from meristem.signals.sensor import Sensed, Sensor
-from meristem.signals.sites import unfollowed
 from meristem.signals.weight_gradients import in_step, slice_norms
 
 
@@ -60,7 +60,8 @@ class Activity:
         fan_in_gradient, fan_out_gradient: the Euclidean norms of the gradients of the weights that produce each unit
             (without biases) and of those that read it.
 
-    Means are over all samples and positions of all calls, passes, steps and ranks. Gradients are those of the loss on
+    Means are over all samples and positions of all calls, passes, steps and ranks, and all channels that a unit has, as
+    those of a head. Gradients are those of the loss on
     which `backward` was called, for a mean over samples with its `1 / samples` in them, so that `gradient` falls as
     batches grow; gradients of weights are summed over passes and ranks and averaged over steps before the norm.
     """
@@ -76,11 +77,12 @@ class Activity:
 class UnitActivity(Sensed):
     """How often and how strongly units are active, and how much gradient reaches them and their weights.
 
-    Exact, whatever stands between producers and readers: gradients of pre-activations are those that the backward pass
-    itself brings. Where a producer and all before it are frozen, the backward pass ends at its readers, and its
-    gradients count as zero. If `backward` is called several times through one graph (`retain_graph=True`), sizes of
-    gradients of pre-activations add up call by call, which may be more than the size of their sum: add the losses up
-    and call it once. Gradients of weights are exact.
+    Exact, whatever stands between producers and readers (gates, attention, depthwise convolutions, norms), as long as
+    these are linear maps and convolutions: gradients of pre-activations are those that the backward pass itself brings.
+    Where a producer and all before it are frozen, the backward pass ends at its readers, and its gradients count as
+    zero. If `backward` is called several times through one graph (`retain_graph=True`), sizes of gradients of
+    pre-activations add up call by call, which may be more than the size of their sum: add the losses up and call it
+    once. Gradients of weights are exact.
 
     Attributes:
         threshold: from where on a unit counts as active, at least 0. Default 0.05, as in arXiv 2605.15435.
@@ -99,7 +101,7 @@ class UnitActivity(Sensed):
         return _Accumulator((axes, axes.by_name[self.axis]), threshold=self.threshold)
 
     def undefined(self, axes: AxisMap, axis: Axis) -> str | None:
-        return unfollowed(axes, axis)
+        return unheard(axes, axis)
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from meristem.axes.expression import Leaf, units_along
-from meristem.axes.map import Axis, AxisMap, Role
+from meristem.axes.map import Axis, AxisMap, Place, Role
 from meristem.axes.path import End
 
 
@@ -47,12 +47,14 @@ class Channels:
     of: Tensor | None
 
     @classmethod
-    def along(cls, axes: AxisMap, weight: str, axis: Axis, role: Role) -> Channels:
-        """Along the dimension of a weight that has this role for the axis."""
-        expression = axes.layouts[weight].dims[dim_of(axes, weight, axis, role)]
-        if isinstance(expression, Leaf):
+    def along(cls, axes: AxisMap, place: Place, end: End, axis: Axis) -> Channels:
+        """Along the dimension of a weight that stands for what a call of it reads or gives."""
+        expression = place.layout.dims[place.dim]
+        if isinstance(expression, Leaf) and not spreads(end, place.dim):
             return cls(axis.size, None)
         units = units_along(expression, axis.index, axes.sizes)
+        if spreads(end, place.dim):
+            units = units.repeat(end.groups)
         return cls(axis.size, torch.where(units < 0, axis.size, units))
 
     @cached_property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from meristem.axes.map import Axis, AxisMap, Role
+from meristem.axes.map import Axis, AxisMap, Place, Role
 from meristem.axes.path import End
 from meristem.signals.channels import Channels
 
@@ -30,12 +30,13 @@ class Side:
 class Ends:
     """The weights that read or produce some axes.
 
-    A weight that reads an axis in one call and produces it in another is told by the calls of the traced run; any other
+    Whatever stands between them: all that counts is that they are called where a call can be heard. A weight that is
+    laid out one way in some of its calls and the other way in others is told by the calls of the traced run; any other
     does the same in all its calls.
 
     Args:
         axes: the map.
-        wanted: the axes; they are numbered in this order.
+        wanted: the axes, none of which is `unheard`; they are numbered in this order.
 
     Attributes:
         weights: the names of all these weights, by the number of the axis.
@@ -46,15 +47,16 @@ class Ends:
         self._producers: dict[str, list[Side]] = {}
         self.weights: list[frozenset[str]] = []
         for number, axis in enumerate(wanted):
-            paths = axes.paths[axis.index]
-            read, made = _calls(path.consumer for path in paths), _calls(path.producer for path in paths)
-            both = read.keys() & made.keys()
-            for calls, sides, role in ((read, self._readers, Role.READS), (made, self._producers, Role.PRODUCES)):
-                for rank, (weight, found) in enumerate(calls.items()):
-                    channels = Channels.along(axes, weight, axis, role)
-                    side = Side(number, rank, channels, frozenset(found) if weight in both else None)
-                    sides.setdefault(weight, []).append(side)
-            self.weights.append(frozenset((*read, *made)))
+            names = set()
+            for role, sides in ((Role.READS, self._readers), (Role.PRODUCES, self._producers)):
+                for rank, (place, calls) in enumerate(_called(axes, axis, role)):
+                    name = place.layout.name
+                    always = len(calls) == len(axes.contractions[name])
+                    channels = Channels.along(axes, place, calls[0], axis)
+                    side = Side(number, rank, channels, None if always else frozenset(end.call for end in calls))
+                    sides.setdefault(name, []).append(side)
+                    names.add(name)
+            self.weights.append(frozenset(names))
 
     def readers(self, weight: str, call: int) -> Iterator[Side]:
         """What it reads in this of its calls."""
@@ -65,9 +67,30 @@ class Ends:
         return [side for side in self._producers.get(weight, ()) if side.calls is None or call in side.calls]
 
 
-def _calls(ends: Iterable[End]) -> dict[str, set[int]]:
-    """By weight, in the order in which they come."""
-    found: dict[str, set[int]] = {}
-    for end in ends:
-        found.setdefault(end.weight, set()).add(end.call)
+def unheard(axes: AxisMap, axis: Axis) -> str | None:
+    """Why what is read and given of the units of an axis cannot be heard, or None if it can: whether all weights that
+    produce it or read it are linear maps or convolutions, and nothing else."""
+    found = {role: {(p.layout.name, p.dim) for p, _ in _called(axes, axis, role)} for role in _ROLES}
+    for place in axes.places[axis.index]:
+        for role in _ROLES:
+            if role in place.roles and not place.layout.buffer and (place.layout.name, place.dim) not in found[role]:
+                return f"{place.layout.name} {role.value} it in a way that cannot be heard"
+    missing = next((role for role in _ROLES if not found[role]), None)
+    return None if missing is None else f"no weight {missing.value} it"
+
+
+_ROLES = (Role.PRODUCES, Role.READS)
+
+
+def _called(axes: AxisMap, axis: Axis, role: Role) -> list[tuple[Place, list[End]]]:
+    """The dimensions of weights in which calls read or produce an axis, with these calls; in the order in which the
+    weights are first called."""
+    places = [p for p in axes.places[axis.index] if role in p.roles and not p.layout.buffer]
+    order = {weight: rank for rank, weight in enumerate(axes.contractions)}
+    found = []
+    for place in sorted(places, key=lambda p: order.get(p.layout.name, len(order))):
+        ends = axes.contractions.get(place.layout.name, ())
+        calls = [end for end in ends if place.dim == (role is Role.READS) ^ end.transposed]
+        if calls:
+            found.append((place, calls))
     return found
