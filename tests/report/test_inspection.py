@@ -9,9 +9,10 @@ from rich.console import Console
 import meristem
 from meristem.report.inspection import inspection
 from meristem.report.picture import draw, write_picture
-from meristem.report.summary import editable_share, frozen_groups
+from meristem.report.summary import editable_rows, editable_share, frozen_groups
 from meristem.train.models import resnet
 from tests.report.browser import load
+from tests.signals.test_activity_anywhere import Attention
 
 MODEL = resnet((3, 8, 8), 10, width=5, inner=7, blocks=2)
 AXES = meristem.trace(MODEL, torch.zeros(2, 3, 8, 8))
@@ -30,6 +31,15 @@ def test_the_terminal_shows_axes_reasons_and_totals():
 def test_frozen_axes_are_grouped_by_reason():
     groups = {group.reason: len(group.axes) for group in frozen_groups(AXES)}
     assert groups == {"kernel size": 10, "model input": 1, "model output": 1}
+
+
+def test_what_a_zero_counterpart_settles_is_no_reason():
+    """Queries and keys are multiplied, which newborns with zero queries do not disturb; that the code divides by a root
+    of their size does."""
+    growth = {
+        name: growth for name, _, _, growth, _ in editable_rows(meristem.trace(Attention(), torch.randn(2, 5, 4)))
+    }
+    assert growth == {"query[0]": "exact", "query[1]": "exact", "query[2]": "inexact: scaled", "value[1]": "exact"}
 
 
 def test_the_share_of_parameters_that_can_be_resized():

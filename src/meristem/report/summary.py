@@ -30,7 +30,7 @@ def editable_rows(axes: AxisMap) -> Iterator[tuple[str, ...]]:
     """One row for each editable axis, in the order of `COLUMNS`."""
     for axis in axes.editable:
         tensors = dict.fromkeys(place.layout.name for place in axes.places[axis.index])
-        growth = "exact" if axis.exact else "inexact: " + ", ".join(sorted(c.value for c in axis.couplings))
+        growth = "exact" if axis.exact else "inexact: " + ", ".join(sorted(c.value for c in axis.unsettled))
         yield axis.name, str(axis.size), axis.kind, growth, f"{len(tensors)} tensors"
 
 
