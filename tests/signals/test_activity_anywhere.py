@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import meristem
-from meristem.signals import UnitActivity, activation_frequency, gradient_size
+from meristem.diagnose import Monitor
+from meristem.errors import SignalError
+from meristem.schedule import Every
+from meristem.signals import Directions, UnitActivity, activation_frequency, gradient_size
 from tests.signals.passes import recorded
 
 
@@ -181,3 +186,127 @@ def test_a_weight_that_is_laid_out_either_way_is_told_by_its_calls() -> None:
     torch.testing.assert_close(found.size, torch.tanh(z).detach().abs().mean(0))
     assert z.grad is not None
     torch.testing.assert_close(found.gradient, z.grad.abs().mean(0))
+
+
+@pytest.mark.parametrize("build", [grouped, transposed])
+def test_groups_may_be_an_axis_that_was_edited(build: Callable[[], nn.Module]) -> None:
+    """The map that a commit returns knows as many groups as a new one."""
+    torch.manual_seed(0)
+    model, x = build().double(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    axes = meristem.trace(model, x)
+    edited = meristem.Edit(axes).grow("0[0]", 1, start=meristem.grow.Fresh()).commit().axes
+    fresh = meristem.trace(model, x)
+    groups = [[(end.weight, end.groups) for ends in a.contractions.values() for end in ends] for a in (edited, fresh)]
+    assert groups[0] == groups[1]
+    assert ("2.weight", 3) in groups[0]
+    for name in (axis.name for axis in edited.editable if UnitActivity(axis.name).undefined(edited, axis) is None):
+        asked = UnitActivity(name)
+        found = [recorded(a, [asked], lambda: (model(x) ** 2).sum().backward())[asked] for a in (edited, fresh)]
+        torch.testing.assert_close(found[0].gradient, found[1].gradient)
+        torch.testing.assert_close(found[0].size, found[1].size)
+
+
+def test_directions_know_the_groups_of_today() -> None:
+    torch.manual_seed(0)
+    model, x = grouped().double(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    asked = Directions("2[1]", 1)
+    edited = meristem.Edit(meristem.trace(model, x)).grow("0[0]", 1, start=meristem.grow.Fresh()).commit().axes
+    found = [recorded(a, [asked], lambda: (model(x) ** 2).sum().backward())[asked]
+             for a in (edited, meristem.trace(model, x))]  # fmt: skip
+    torch.testing.assert_close(found[0].values, found[1].values)
+    torch.testing.assert_close(found[0].outgoing.abs(), found[1].outgoing.abs())
+
+
+def test_a_net_whose_groups_grow_is_watched_all_along() -> None:
+    torch.manual_seed(0)
+    model, x = grouped(), torch.randn(3, 2, 6, 6)
+    optimizer, monitor = torch.optim.SGD(model.parameters(), 0.01), Monitor(1)
+    plasticity = meristem.Plasticity(
+        model, optimizer, x, grow=meristem.grow.ZeroFanOut(), schedule=Every(2, grow=0.5), monitor=monitor
+    )
+    for _ in range(6):
+        (model(x) ** 2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        plasticity.step()
+    assert plasticity.axes["0[0]"].size > 2
+    assert {*monitor.records[-1].axes} == {"0[0]", "0[1]", "2[1]"}
+
+
+class Checkpointed(nn.Module):
+    """A branch whose calls are made without a graph at first, and once more in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(x + checkpoint(lambda h: self.down(self.up(h).relu()), x, use_reentrant=True))
+
+
+class Double(torch.autograd.Function):
+    """Computes without a graph, as all of these do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return nn.functional.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return gradient @ weight, gradient.T @ x
+
+
+class InTraining(nn.Module):
+    """Uses a weight in another way when it is trained; `way` says how."""
+
+    def __init__(self, way: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(4, 5, bias=False), nn.Linear(5, 3), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.way(x, self.first.weight) if self.training else self.first(x)
+        return self.last(z.relu())
+
+
+@pytest.mark.parametrize(
+    ("build", "axis", "weight"),
+    [
+        (Checkpointed, "embed", "down.weight"),
+        (lambda: InTraining(Double.apply), "first", "first.weight"),
+        (lambda: InTraining(lambda x, w: nn.functional.linear(x, w) + nn.functional.linear(x, 2 * w)), "first",
+         "first.weight"),
+    ],
+)  # fmt: skip
+def test_gradients_of_calls_that_are_not_heard_are_told(build: Callable[[], nn.Module], axis: str, weight: str) -> None:
+    torch.manual_seed(0)
+    model, x = build().eval(), torch.randn(7, 4)
+    axes = meristem.trace(model, x)
+    assert UnitActivity(axis).undefined(axes, axes[axis]) is None
+    model.train()
+    with pytest.raises(SignalError, match=f"{weight}.* got gradients through calls that were not heard"):
+        recorded(axes, [UnitActivity(axis)], lambda: model(x).sum().backward())
+
+
+class TwoCuts(nn.Module):
+    """One kernel, with one group and with two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.head = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.first(x).relu(), self.conv.weight
+        y = nn.functional.conv2d(h, w) + nn.functional.conv2d(torch.cat([h, h], 1), w, groups=2)
+        return self.head(y)
+
+
+def test_a_kernel_that_is_cut_in_two_ways_is_refused() -> None:
+    axes = meristem.trace(TwoCuts(), torch.randn(2, 2, 5, 5))
+    assert "conv.weight" not in axes.contractions
+    for axis in axes.editable:
+        if any(place.layout.name == "conv.weight" for place in axes.places[axis.index]):
+            assert UnitActivity(axis.name).undefined(axes, axis) is not None

@@ -20,11 +20,15 @@ class Run:
         title: which it was, for people: "training mode", "example 2 in evaluation mode".
         paths: by axis.
         called: the calls, (weight, number), in which a weight contracts an activation or looks units up.
+        contractions: those that contract, in the order of the calls.
+        others: the weights that are used in another way.
     """
 
     title: str
     paths: Mapping[int, tuple[Path, ...]]
     called: frozenset[tuple[str, int]]
+    contractions: tuple[End, ...]
+    others: frozenset[str]
 
 
 def titles(examples: Sequence[Example]) -> list[str]:
@@ -49,6 +53,22 @@ def joined(runs: Sequence[Run]) -> dict[int, tuple[Path, ...]]:
     """
     axes = dict.fromkeys(axis for run in runs for axis in run.paths)
     return {axis: _joined(axis, runs) for axis in axes}
+
+
+def contractions_of(runs: Sequence[Run]) -> dict[str, tuple[End, ...]]:
+    """By weight, in the order in which they are called, all calls of all runs in which activations are contracted.
+
+    Weights that are used in another way besides, or cut into groups differently from call to call, or laid out
+    differently in one call of two runs, are left out.
+    """
+    found: dict[str, dict[int, End]] = {}
+    unclear = {name for run in runs for name in run.others}
+    for end in (end for run in runs for end in run.contractions):
+        known = found.setdefault(end.weight, {})
+        one, first = known.setdefault(end.call, end), next(iter(known.values()))
+        if end.groups != first.groups or end.transposed != one.transposed:
+            unclear.add(end.weight)
+    return {weight: tuple(ends.values()) for weight, ends in found.items() if weight not in unclear}
 
 
 def _joined(axis: int, runs: Sequence[Run]) -> tuple[Path, ...]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from meristem.axes.contracted import find_contractions
+from meristem.axes.branches import contractions_of, joined
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
 from meristem.axes.factors import find_counterparts
-from meristem.axes.follow import find_paths
+from meristem.axes.follow import follow
 from meristem.axes.guards import Guard, Quantity, computed, replaced
 from meristem.axes.map import AttributeBinding, Axis, AxisMap, Example, Role, TensorLayout, Work
 from meristem.axes.solution import Solution
@@ -89,7 +89,7 @@ def build(
     attributes = tuple(AttributeBinding(b.module, b.path, numbered(b.value)) for b in bindings)
     caches = tuple({(c.module, c.attribute): c for r in solution.recordings for c in r.caches}.values())
     work = _work(solution, number, numbered)
-    paths = find_paths(solution, layouts, number, model, examples)
+    runs = follow(solution, layouts, number, model, examples)
     alike = _alike(solution, number, numbered)
     return AxisMap(
         axes,
@@ -100,10 +100,10 @@ def build(
         model,
         history,
         caches,
-        paths,
+        joined(runs),
         alike=alike,
         guards=guards,
-        contractions=find_contractions(solution.recordings, layouts),
+        contractions=contractions_of(runs),
     )
 
 

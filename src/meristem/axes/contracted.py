@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from meristem.axes.expression import Expression, leaves
 from meristem.axes.map import TensorLayout
 from meristem.axes.path import End
 from meristem.axes.recorder import Call, Recording, Ref, references
@@ -20,6 +21,7 @@ _INPUT = {"aten.addmm": 1}
 _BIAS = {"aten.addmm": 0}
 _NO_BIAS = {"aten.matmul", "aten.mm"}
 _MATRICES = {"aten.linear", "aten.addmm", "aten.matmul", "aten.mm"}
+"""Their weights have two dimensions; those of convolutions have more."""
 _TRANSPOSED = {
     "aten.addmm", "aten.matmul", "aten.mm", "aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"
 }  # fmt: skip
@@ -32,33 +34,52 @@ class Contractions:
     Args:
         recording: the calls.
         layouts: of all tensors.
+        dims: gives the dimensions of a tensor over numbered axes; lengths that no parameter has have negative numbers.
 
     Attributes:
-        count: by weight, how many there were so far.
+        ends: those that there were so far.
+        others: the weights that were used in another way, or as a vector or a stack of matrices.
     """
 
-    def __init__(self, recording: Recording, layouts: Mapping[str, TensorLayout]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        layouts: Mapping[str, TensorLayout],
+        dims: Callable[[int], Sequence[Expression]],
+    ) -> None:
         self._names = {ref: name for name, ref in recording.named.items()}
-        self._layouts = layouts
-        self.count: dict[str, int] = {}
+        self._recording, self._layouts, self._dims = recording, layouts, dims
+        self._count: dict[str, int] = {}
+        self.ends: list[End] = []
+        self.others: set[str] = set()
 
     def next(self, call: Call) -> End | None:
         """The end of a path that the next call is; None if it contracts nothing with a parameter."""
         weight = self._weight(call)
+        used = [self._names[ref] for ref in references(call) if ref in self._names]
+        if weight is not None:
+            used.remove(weight)
+            if (len(self._layouts[weight].dims) == 2) != (call.name in _MATRICES):
+                used.append(weight)
+        self.others.update(used)
         if weight is None:
             return None
-        number = self.count.get(weight, 0)
-        self.count[weight] = number + 1
-        transposed = call.name in _TRANSPOSED or bool(_argument(call, "transposed", False))
-        return End(weight, number, self._bias(call), int(_argument(call, "groups", 1)), transposed)
+        self.ends.append(self._end(call, weight))
+        return self.ends[-1]
 
-    def others(self, call: Call) -> set[str]:
-        """The parameters and buffers that a call uses in another way."""
-        found = [self._names[ref] for ref in references(call) if ref in self._names]
-        weight = self._weight(call)
-        if weight is not None:
-            found.remove(weight)
-        return set(found)
+    def _end(self, call: Call, weight: str) -> End:
+        number = self._count.get(weight, 0)
+        self._count[weight] = number + 1
+        transposed = call.name in _TRANSPOSED or bool(_argument(call, "transposed", False))
+        groups = int(_argument(call, "groups", 1))
+        whole = self._channels(call, weight, transposed) if groups > 1 else None
+        return End(weight, number, self._bias(call), groups, transposed, whole)
+
+    def _channels(self, call: Call, weight: str, transposed: bool) -> Expression | None:
+        """What a convolution reads, a transposed one gives: where one group's share is a dimension of the weight."""
+        dims = self._dims(call.outputs[0] if transposed else activation(call))
+        found = dims[1 - len(self._layouts[weight].dims)]
+        return None if any(axis < 0 for axis in leaves(found)) else found
 
     def _weight(self, call: Call) -> str | None:
         place = None if {1} != {call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)} else _WEIGHT.get(call.name)
@@ -76,34 +97,6 @@ class Contractions:
 def activation(call: Call) -> int:
     """What a call contracts with its weight."""
     return call.args[_INPUT.get(call.name, 0)].value
-
-
-def find_contractions(
-    recordings: Iterable[Recording], layouts: Mapping[str, TensorLayout]
-) -> dict[str, tuple[End, ...]]:
-    """By weight, in the order in which they are called, all calls in which activations are contracted with it.
-
-    Weights that are used in another way besides, as a vector or a stack of matrices, or differently in another
-    recording, are left out.
-    """
-    found: dict[str, dict[int, End]] = {}
-    others: set[str] = set()
-    for recording in recordings:
-        contractions = Contractions(recording, layouts)
-        for call in recording.calls:
-            others |= contractions.others(call)
-            end = contractions.next(call)
-            if end is None:
-                continue
-            known = found.setdefault(end.weight, {}).setdefault(end.call, end)
-            matrix = len(recording.shapes[recording.named[end.weight]]) == 2
-            if matrix != (call.name in _MATRICES) or not _same(end, known):
-                others.add(end.weight)
-    return {weight: tuple(ends.values()) for weight, ends in found.items() if weight not in others}
-
-
-def _same(one: End, other: End) -> bool:
-    return one.groups == other.groups and one.transposed == other.transposed
 
 
 def _argument(call: Call, name: str, default: Any) -> Any:

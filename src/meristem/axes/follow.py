@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from meristem.axes.branches import Run, joined, titles
+from meristem.axes.branches import Run, titles
 from meristem.axes.contracted import Contractions, activation
 from meristem.axes.expression import ONE, Concat, Expression, Leaf, Product, leaves
 from meristem.axes.live import Model
@@ -58,14 +58,14 @@ class _Partial:
 _Carried = dict[int, list[_Partial]]
 
 
-def find_paths(
+def follow(
     solution: Solution,
     layouts: Mapping[str, TensorLayout],
     number: Mapping[int, int],
     model: Model,
     examples: Sequence[Example],
-) -> dict[int, tuple[Path, ...]]:
-    """All paths of all recordings, by axis; blocked where recordings contradict each other.
+) -> list[Run]:
+    """All paths of all recordings, one by one; see `joined` and `contractions_of`.
 
     Args:
         solution: what was solved.
@@ -75,7 +75,7 @@ def find_paths(
         examples: what each recording is of.
     """
     named = enumerate(titles(examples))
-    return joined([_Search(solution, recording, layouts, number, model).run(title) for recording, title in named])
+    return [_Search(solution, recording, layouts, number, model).run(title) for recording, title in named]
 
 
 class _Search:
@@ -96,7 +96,7 @@ class _Search:
         self._number = number
         self._names = {ref: name for name, ref in self._recording.named.items()}
         self._carried: dict[int, _Carried] = {}
-        self._contractions = Contractions(self._recording, layouts)
+        self._contractions = Contractions(self._recording, layouts, self._dims)
         self._operands = Operands(self._recording, self._values, layouts, model, self._dims)
         self._found: dict[int, list[Path]] = {}
         self._tried: dict[int, str | None] = {}
@@ -112,10 +112,12 @@ class _Search:
             else:
                 self._pass(call)
             self._operands.note(call)
-        contracted = {(weight, call) for weight, calls in self._contractions.count.items() for call in range(calls)}
+        ends = tuple(self._contractions.ends)
+        contracted = {(end.weight, end.call) for end in ends}
         paths = {axis: tuple(found) for axis, found in self._found.items()}
         looked_up = {(path.producer.weight, path.producer.call) for found in paths.values() for path in found}
-        return Run(title, paths, frozenset(contracted | looked_up))
+        others = frozenset(self._contractions.others)
+        return Run(title, paths, frozenset(contracted | looked_up), ends, others)
 
     # ------------------------------------------------------------------ contractions
 

@@ -353,7 +353,17 @@ class AxisMap:
     def resized(self, sizes: Mapping[int, int], record: Mapping[str, Any]) -> AxisMap:
         """The map after an edit that gave some axes (by number) new sizes, with its record appended to the history."""
         axes = tuple(replace(a, size=sizes[a.index]) if a.index in sizes else a for a in self.axes)
-        return replace(self, axes=axes, history=(*self.history, record))
+        after, dims = tuple(axis.size for axis in axes), {name: layout.dims for name, layout in self.layouts.items()}
+        return replace(
+            self,
+            axes=axes,
+            history=(*self.history, record),
+            paths={axis: tuple(path.resized(dims, after) for path in paths) for axis, paths in self.paths.items()},
+            contractions={
+                weight: tuple(end.resized(dims[weight], after) for end in ends)
+                for weight, ends in self.contractions.items()
+            },
+        )
 
 
 def _packed(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from meristem.axes.expression import Expression, size_of
 from meristem.axes.live import Computed, Live, Model
 from meristem.axes.operators import elementwise
 
@@ -79,6 +80,8 @@ class End:
         bias: the name of the bias that the call adds, or None.
         groups: into how many blocks the call cuts what it reads and gives.
         transposed: whether the weight is laid out (in, out, ...) instead of (out, in, ...).
+        whole: the channels of all groups together, of one of which the weight's second dimension is; None if there is
+            one group, or if that is not known.
     """
 
     weight: str
@@ -86,6 +89,18 @@ class End:
     bias: str | None = None
     groups: int = field(default=1, compare=False)
     transposed: bool = field(default=False, compare=False)
+    whole: Expression | None = field(default=None, compare=False)
+
+    def resized(self, dims: Sequence[Expression], sizes: Sequence[int]) -> End:
+        """The same when axes have other sizes; groups may be an axis.
+
+        Args:
+            dims: of the weight.
+            sizes: of all axes.
+        """
+        if self.whole is None:
+            return self
+        return replace(self, groups=size_of(self.whole, sizes) // size_of(dims[1], sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +140,13 @@ class Path:
             return self
         bound = (s.bound(model) if isinstance(s, Step) and s.live else s for s in self.steps)
         return replace(self, steps=tuple(bound), last=tuple(step.bound(model) for step in self.last))
+
+    def resized(self, dims: Mapping[str, Sequence[Expression]], sizes: Sequence[int]) -> Path:
+        """The same when axes have other sizes; `dims` are those of all weights."""
+        if self.producer.whole is None and self.consumer.whole is None:
+            return self
+        producer, consumer = (end.resized(dims[end.weight], sizes) for end in (self.producer, self.consumer))
+        return replace(self, producer=producer, consumer=consumer)
 
     @property
     def live(self) -> bool:

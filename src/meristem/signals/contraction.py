@@ -232,7 +232,7 @@ def _each(value: int | Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
 
 _READERS: dict[Callable[..., Any], Callable[..., Call | None]] = {
     functional.linear: _linear,
-    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), _matmul),
+    **dict.fromkeys((torch.matmul, torch.linalg.matmul, Tensor.matmul, Tensor.__matmul__), _matmul),
     **dict.fromkeys((torch.mm, Tensor.mm), _mm),
     **dict.fromkeys((torch.addmm, Tensor.addmm), _addmm),
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolution),

@@ -22,6 +22,7 @@ from meristem.signals.channels import Channels
 from meristem.signals.contraction import read_call
 from meristem.signals.ends import Ends, Side
 from meristem.signals.forward import Calls, Hear, whole
+from meristem.signals.inside import looked_into
 from meristem.signals.sensor import Pass, Sensor
 from meristem.signals.weight_gradients import Learner, shown
 
@@ -67,6 +68,7 @@ class Ear:
         self._calls: Calls | None = None
         self._called: set[str] = set()
         self._learnt: set[str] = set()
+        self._otherwise: set[str] = set()
         self._shows = self._learning(lambda: steps * scale())
 
     def _learning(self, factor: Callable[[], float]) -> list[tuple[str, bool, Callable[[Tensor], None]]]:
@@ -84,6 +86,7 @@ class Ear:
         self._session = object()
         self._called.clear()
         self._learnt.clear()
+        self._otherwise.clear()
         model = self._axes.model
         weights = {name: _alive(reference, model, name) for name, reference in self._weights.items()}
         self._names = {id(weight): name for name, weight in weights.items()}
@@ -109,17 +112,20 @@ class Ear:
         return name in self._weights_of
 
     def unheard(self, name: str) -> frozenset[str]:
-        """The weights of an axis that got gradients although no call of them was ever heard."""
-        return (self._weights_of[name] - self._called) & self._learnt
+        """The weights of an axis that got gradients through calls that were not heard, or cannot be."""
+        weights = self._weights_of[name]
+        return ((weights - self._called) & self._learnt) | (weights & self._otherwise)
 
     def memory(self) -> dict[str, Any]:
         """What it knows of weights so far, for `recall`."""
-        return {"called": sorted(self._called), "learnt": sorted(self._learnt)}
+        known = {"called": self._called, "learnt": self._learnt, "otherwise": self._otherwise}
+        return {kind: sorted(names) for kind, names in known.items()}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Go on from there."""
         self._called |= set(memory["called"])
         self._learnt |= set(memory["learnt"])
+        self._otherwise |= set(memory["otherwise"])
 
     # ------------------------------------------------------------------ forward
 
@@ -128,15 +134,20 @@ class Ear:
 
     def hear(self, current: _Current, function: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """One call of the model's code."""
-        if self._names.keys().isdisjoint(map(id, (*args, *kwargs.values()))):
+        used = self._names.keys() & map(id, (*args, *kwargs.values()))
+        if not used:
             return
         call = read_call(function, args, kwargs)
         name = None if call is None else self._names.get(id(call.weight))
+        if (len(used) > 1 or name is None) and not looked_into(function) and _in_graph(result):
+            self._otherwise.update(found for found in map(self._names.__getitem__, used) if found != name)
         if call is None or name is None:
             return
-        self._called.add(name)
         number = current.calls.get(name, 0)
         current.calls[name] = number + 1
+        if call.weight.requires_grad and not result.requires_grad:
+            return  # no gradient comes back through this call; if one comes by another, that was not heard
+        self._called.add(name)
         before = 1 + len(call.contraction.kernel)
         for side in self._ends.readers(name, number):
             found = self._pass(current, side.number)
@@ -194,6 +205,10 @@ class Ear:
 def _alive(reference: weakref.ref[nn.Parameter], model: nn.Module, name: str) -> nn.Parameter:
     found = reference()
     return model.get_parameter(name) if found is None else found
+
+
+def _in_graph(result: Any) -> bool:
+    return isinstance(result, Tensor) and result.requires_grad
 
 
 def _of_grad(show: Callable[[Tensor], None]) -> Callable[[Tensor], None]:

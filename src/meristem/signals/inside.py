@@ -34,6 +34,11 @@ def inside(
     return function(*args, **kwargs)
 
 
+def looked_into(function: Callable[..., Any]) -> bool:
+    """Whether a mode may hear the calls inside a function."""
+    return bool(_asked(function))
+
+
 @cache
 def _asked(function: Callable[..., Any]) -> tuple[str, ...]:
     """The questions that a Python function asks; none if it is not one."""

@@ -197,7 +197,7 @@ _SILENT = (
 )
 
 _HIDDEN = (
-    "{} got gradients, but no call that uses them was heard, so statistics would be incomplete. Reentrant activation "
-    "checkpointing (use_reentrant=False is heard), scripted modules, and weights used outside of the traced model hide "
-    "calls; leave these axes out with `axes=`"
+    "{} got gradients through calls that were not heard, so statistics would be incomplete. Reentrant activation "
+    "checkpointing (use_reentrant=False is heard), scripted modules, weights used outside of the traced model, and "
+    "weights used otherwise than by linear maps and convolutions hide calls; leave these axes out with `axes=`"
 )
