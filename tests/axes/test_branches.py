@@ -199,8 +199,9 @@ def test_a_call_has_one_role_in_all_runs_that_make_it() -> None:
 
     def blocked(*paths: Path) -> list[str | None]:
         called = {(end.weight, end.call) for path in (reads, *paths) for end in (path.producer, path.consumer)}
-        one = Run("one", {0: (reads,)}, frozenset({("into", 0), ("tied", 0)}))
-        return [path.blocked for path in joined([one, Run("other", {0: paths}, frozenset(called - {("into", 0)}))])[0]]
+        one = Run("one", {0: (reads,)}, frozenset({("into", 0), ("tied", 0)}), (), frozenset())
+        other = Run("other", {0: paths}, frozenset(called - {("into", 0)}), (), frozenset())
+        return [path.blocked for path in joined([one, other])[0]]
 
     assert blocked(replace(reads, producer=End("also", 0)), Path(End("tied", 1), out, (), False)) == [None] * 3
     reason = "tied produces it in other, and not in one"
