@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 WORKERS ?= 2
 STUDIES ?= stability continual expansion bottleneck tabular reinforcement exchange language grid
 
-.PHONY: help demo test check format docs zoo axes bench quality pruning studies results figure clean
+.PHONY: help demo test heavy check format docs zoo axes bench quality pruning studies results figure clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,7 +27,10 @@ demo: $(VENV)/ready-demo ## fixed, grown and pruned nets on real digits, and the
 	$(VENV)/bin/meristem demo
 
 test: $(VENV)/ready-test ## the tests, against the installed wheel
-	$(PYTEST) -n $(WORKERS) --dist worksteal
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not heavy"
+
+heavy: $(VENV)/ready-test ## the tests that take longest, which `make test` leaves out
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m heavy
 
 check: $(VENV)/ready-dev docs ## format, lint, types, one-way imports, docs
 	$(VENV)/bin/ruff format --check src tests benchmarks docs examples
