@@ -25,6 +25,9 @@ SUBMISSIONS, PAGE = ROOT / "benchmarks/results/submissions", ROOT / "docs/result
 ALLOWED = 1.02
 """More parameters than this, as a share of those with which the contest ends, are not ranked."""
 
+MEMORY = "memory (MB)"
+"""The head of a column that is left out where an entry has none: it could not be compared."""
+
 TITLES = (
     "",
     "entry",
@@ -35,7 +38,7 @@ TITLES = (
     "lasting damage",
     "training FLOPs",
     "seconds",
-    "memory (MB)",
+    MEMORY,
     "parameters",
     "of those allowed (%)",
 )
@@ -163,7 +166,8 @@ def ranking(entries: Sequence[Ranked], level: Level, course: Course, seeds: int)
         ranks = iter(range(1, len(found) + 1))
         for entry in sorted(found, key=lambda e: -e.accuracy):
             rows.append(row(entry.unranked(seeds) or str(next(ranks)), entry, baseline))
-        yield table(TITLES, rows)
+        kept = [index for index, title in enumerate(TITLES) if title != MEMORY or all(line[index] for line in rows)]
+        yield table([TITLES[index] for index in kept], [[line[index] for index in kept] for line in rows])
 
 
 def row(rank: str, entry: Ranked, baseline: Ranked | None) -> tuple[str, ...]:

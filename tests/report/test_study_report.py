@@ -9,8 +9,10 @@ from rich.console import Console
 from meristem.report.figures import against_compute, against_seconds, log_axis, widths_over_time
 from meristem.report.findings import correction, deciding, findings_table, rows, tally
 from meristem.report.study import write_report
-from meristem.report.table import cost_cells, seconds_note, summary_table
+from meristem.report.table import COSTS, cost_cells, cost_columns, seconds_note, summary_table
 from meristem.study.claim import Claim, Finding, Outcome
+from meristem.study.comparisons import Greater
+from meristem.study.environment import Sitting
 from tests.report.browser import load
 from tests.report.runs import SUMMARY
 
@@ -48,8 +50,18 @@ def test_columns_that_do_not_fit_stand_below_and_nothing_is_cut_off():
 
 
 def test_costs_that_are_not_known_stay_empty():
-    name, parameters, flops, edits, seconds, _, memory = cost_cells(ARMS["small"])
+    known = replace(ARMS["large"], values={**ARMS["large"].values, "peak_bytes": (2e9, 2e9, 2e9)})
+    some = replace(SUMMARY, arms=(*SUMMARY.arms[:-1], known))
+    name, parameters, flops, edits, seconds, _, memory = cost_cells(ARMS["small"], some)
     assert (name, parameters, flops, edits, seconds, memory) == ("small", "400", "120 G", "0", "3.0", "")
+    assert cost_cells(known, some)[-1] == "2 G"
+
+
+def test_what_no_arm_knows_has_no_column(page):
+    assert "peak memory (bytes)" in (head for _, head, _ in COSTS)
+    assert "peak memory (bytes)" not in cost_columns(SUMMARY)
+    assert len(cost_cells(ARMS["small"], SUMMARY)) == len(cost_columns(SUMMARY))
+    assert "memory" not in page.read_text().split("<h2>Costs</h2>")[1].split("</section>")[0]
 
 
 def test_findings_say_estimate_expectation_and_what_it_would_take():
@@ -121,6 +133,9 @@ def test_logarithmic_axes_have_round_ticks_around_what_they_show(values, ticks):
     assert found[start : start + len(ticks)] == pytest.approx(ticks)
 
 
+SO = Claim("it is so", [Greater("score", "a", "b")])
+
+
 def outcome(p: float, verdict: str, what: str) -> Outcome:
     return Outcome(what, "above", "t-test", 0.1, 0.0, 0.2, 1.0, "d_z", p, verdict, 3)
 
@@ -131,25 +146,42 @@ def outcome(p: float, verdict: str, what: str) -> Outcome:
         (("reproduced", "reproduced", "reproduced"), "b"),
         (("reproduced", "undecided", "undecided"), "b"),
         (("undecided", "reproduced", "not reproduced"), "c"),
+        (("reproduced", "smaller than matters", "reproduced"), "b"),
     ],
 )
 def test_the_number_beside_a_verdict_is_that_of_the_test_which_decides_it(verdicts, decisive):
     tests = [outcome(p, verdict, what) for p, verdict, what in zip((0.01, 0.04, 0.001), verdicts, "abc", strict=True)]
-    assert deciding(SUMMARY, Finding(Claim("it is so", ()), tuple(tests))).what == decisive
+    assert deciding(SUMMARY, Finding(SO, tuple(tests))).what == decisive
+
+
+def test_a_difference_that_is_smaller_than_matters_has_words_and_a_badge_of_its_own(tmp_path):
+    found = replace(outcome(0.001, "smaller than matters", "score"), margin=1.0)
+    summary = replace(SUMMARY, findings=(Finding(SO, (found,)), *SUMMARY.findings))
+    assert tally(summary) == "1 reproduced, 1 smaller than matters, 1 not reproduced, 1 undecided"
+    assert "smaller than matters" in printed(findings_table(summary))
+    write_report(tmp_path / "report.html", summary)
+    text = (tmp_path / "report.html").read_text()
+    assert '<span class="verdict smaller-than-matters">' in text
+    assert ".verdict.smaller-than-matters {" in text
+    assert "difference as large as the one that would matter is excluded" in text
+
+
+@pytest.mark.parametrize(
+    ("jobs", "words"), [((), "was not recorded"), ((1,), "one run at a time"), ((2, 8, 1), "up to 8 runs at a time")]
+)
+def test_seconds_are_worth_what_was_recorded_of_them(jobs, words):
+    sittings = tuple(Sitting(60.0, each, 3, "a machine") for each in jobs)
+    assert words in seconds_note(replace(SUMMARY, sittings=sittings))
 
 
 def test_every_table_with_seconds_says_what_they_are_worth(page):
-    assert "the machine did other work at the same time" in seconds_note(SUMMARY)
-    names = list(ARMS)
-    assert f"but for those of {names[0]}, which had it alone" in seconds_note(replace(SUMMARY, timed=(names[0],)))
-    assert seconds_note(replace(SUMMARY, timed=tuple(names))) == ""
     assert " ".join(page.read_text().split()).count(seconds_note(SUMMARY)) >= 2
-    assert "other work at the same time" in " ".join(printed(summary_table(SUMMARY)).split())
+    assert seconds_note(SUMMARY) in " ".join(printed(summary_table(SUMMARY)).split())
 
 
 def test_large_estimates_have_prefixes():
     found = outcome(0.01, "reproduced", "flops")
-    row = rows(SUMMARY, Finding(Claim("it is so", ()), (replace(found, estimate=8.5e10, low=4e9, high=1.2e11),)))[0]
+    row = rows(SUMMARY, Finding(SO, (replace(found, estimate=8.5e10, low=4e9, high=1.2e11),)))[0]
     assert row.estimate == "85 G [4 G, 120 G]"
 
 

@@ -14,6 +14,7 @@ from meristem.study.studies.bottleneck.nets import Net, prepared
 from meristem.study.studies.bottleneck.study import GRID, STUDY, at, fixed, grown
 from meristem.train.data import load
 from meristem.train.record import Costs, Run
+from tests.study.toys import timed_looks
 
 
 def runs(*values: float, flops: float = 0) -> list[Run]:
@@ -120,3 +121,16 @@ def test_arms_are_complete_and_grad_max_is_left_out_behind_batch_norm(scale):
         assert {at(fixed(width), net) for width in GRID} <= names
         assert (at(grown("GradMax", "1/4"), net) in names) == (not Net(**settings).norm)
         assert at(grown("TINY", "1/64", "bottleneck"), net) in names
+
+
+def test_looks_at_newborns_are_not_timed(monkeypatch, tmp_path):
+    from meristem.study.studies.bottleneck.experiment import Growing
+    from meristem.train.experiment import carry_out
+
+    found = timed_looks(monkeypatch)
+    config = Growing(
+        data="digits", net=Net(widths=(4, 8), hidden=8, norm=False), share=0.5, method="Random", epochs=1, edits=2,
+        listen=1, images=(128, 64), evaluations=2,
+    )  # fmt: skip
+    assert carry_out(config, load("digits"), tmp_path / "run").records
+    assert set(found) == {False}

@@ -43,7 +43,9 @@ RESULTS = {
     [
         (Greater("score", "better", "base"), "reproduced"),
         (Greater("score", "better", "base", margin=0.3), "reproduced"),
-        (Greater("score", "better", "base", margin=1.0), "not reproduced"),
+        (Greater("score", "better", "base", margin=1.0), "smaller than matters"),
+        (Above("score", "better", 1.0, margin=2.0), "smaller than matters"),
+        (Below("score", "base", 2.0, margin=5.0), "smaller than matters"),
         (Greater("score", "base", "better"), "not reproduced"),
         (Greater("score", "same", "base", margin=0.1), "not reproduced"),
         (Greater("score", "same", "base"), "undecided"),
@@ -111,13 +113,23 @@ def test_a_single_seed_decides_nothing():
         assert math.isnan(found.estimate)
 
 
-def test_ranks_over_runs_and_over_arms():
-    x = list(range(8))
-    results = {"all": runs([0.1, 0.2, 0.25, 0.4, 0.38, 0.6, 0.7, 0.9], x=x)}
-    assert Correlated("x", "score", ("all",)).outcome(results).verdict == "reproduced"
-    assert Correlated("x", "score", ("all",), "negative").outcome(results).verdict == "not reproduced"
-    flat = {"all": runs([0.5] * 8, x=x)}
-    assert Correlated("x", "score", ("all",)).outcome(flat).verdict == "undecided"
+def test_ranks_over_arms_and_over_runs():
+    scores = [0.1, 0.2, 0.25, 0.4, 0.38, 0.6, 0.7, 0.9]
+    results = {str(k): runs([score - 0.1, score + 0.1], x=[k, k]) for k, score in enumerate(scores)}
+    found = Correlated("x", "score", tuple(results)).outcome(results)
+    assert (found.verdict, found.values) == ("reproduced", 8)
+    assert Correlated("x", "score", tuple(results), "negative").outcome(results).verdict == "not reproduced"
+    flat = {str(k): runs([0.5], x=[k]) for k in range(8)}
+    assert Correlated("x", "score", tuple(flat)).outcome(flat).verdict == "undecided"
+
+
+def test_many_seeds_of_few_arms_are_no_correlation():
+    """All the runs of three arms rise together, and are three points."""
+    results = {str(k): runs([k + 0.1 * seed for seed in range(9)], x=[k] * 9) for k in range(3)}
+    assert Correlated("x", "score", tuple(results)).outcome(results).verdict == "undecided"
+
+
+def test_trends_are_over_runs():
     arms = {str(k): runs([k + 0.1, k + 0.2, k - 0.3]) for k in range(4)}
     found = Trend("score", {str(k): k for k in range(4)}).outcome(arms)
     assert found.verdict == "reproduced"
@@ -138,8 +150,15 @@ def test_a_claim_stands_by_all_its_tests():
         Greater("score", "base", "better"),
         Greater("score", "unclear", "base", margin=0.1),
     )
-    claims = [Claim("", tests) for tests in ([good], [good, open_], [good, bad, open_])]
-    assert [f.verdict for f in judge(claims, RESULTS)] == ["reproduced", "undecided", "not reproduced"]
+    small = Greater("score", "better", "base", margin=1.0)
+    claims = [Claim("", tests) for tests in ([good], [good, small], [small, good, open_], [good, small, bad, open_])]
+    verdicts = ["reproduced", "smaller than matters", "undecided", "not reproduced"]
+    assert [f.verdict for f in judge(claims, RESULTS)] == verdicts
+
+
+def test_a_claim_without_tests_is_refused():
+    with pytest.raises(ConfigError, match="'It is so' has no tests"):
+        Claim("It is so", [])
 
 
 def test_p_values_are_corrected_over_all_claims_together():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from meristem.cli import app
 from meristem.diagnose import Monitor
 from meristem.errors import ConfigError
 from meristem.study.catalogue import find
+from meristem.study.claim import Verdict
 from meristem.study.studies.continual.experiment import Lifelong, metrics
 from meristem.study.studies.continual.learner import Setting, zeroed
 from meristem.study.studies.continual.nets import build
@@ -276,7 +278,7 @@ def test_the_whole_study_runs(tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["missing"] == 0
     assert len(found["findings"]) == len(find("continual").plan("smoke").claims)
-    verdicts = {"reproduced", "not reproduced", "undecided"}
+    verdicts = set(get_args(Verdict))
     assert {finding["verdict"] for finding in found["findings"]} <= verdicts
     arms = {arm["name"]: arm for arm in found["arms"]}
     assert all(math.isfinite(arm["values"]["online accuracy"][0]) for arm in arms.values())

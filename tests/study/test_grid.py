@@ -623,6 +623,8 @@ def test_the_example_takes_part_and_stands_on_the_board(tmp_path, board):
     study = summarize(plan, execute(plan, tmp_path / "study", jobs=1))
     text = "\n".join(board.page(study, [theirs]))
     assert "| **Mirrored, early** (submitted) | 1 |" in text
+    silent = (replace(arm, values={k: v for k, v in arm.values.items() if k != "peak_bytes"}) for arm in study.arms)
+    assert "memory (MB)" not in "\n".join(board.page(replace(study, arms=tuple(silent)), [theirs]))
     ranks = re.findall(r"^\| \d \| (.*?) \|", text, re.M)
     accuracy = {arm.name: arm.values["final accuracy"][0] for arm in (*study.arms, *theirs.arms)}
     better = accuracy["neuron, growing: Mirrored, early"] > accuracy["neuron, growing: Mitosis, BN"]

@@ -20,7 +20,9 @@ from meristem.study.studies.language.net import GPT, Shape
 from meristem.study.studies.language.outcome import outcome
 from meristem.study.studies.language.source import LETTERS, Windows, made_up
 from meristem.study.studies.language.study import STUDY
+from meristem.train.experiment import carry_out
 from meristem.train.record import Costs, Evaluation, Run, RunFolder
+from tests.study.toys import timed_looks
 
 
 def test_a_made_up_text_is_always_the_same_and_has_words():
@@ -134,7 +136,6 @@ def test_losses_are_compared_when_the_first_of_both_ends():
 @pytest.mark.parametrize("scale", STUDY.scales)
 def test_all_arms_spend_the_same_and_end_alike(scale):
     size = STUDY.scales[scale]
-    assert set(STUDY.timed) <= {arm.name for arm in STUDY.arms(size)}
     for arm in STUDY.arms(size):
         config = arm.config
         assert isinstance(config, Learn)
@@ -158,3 +159,10 @@ def test_it_runs(tmp_path):
     assert all(run.value("change at birth") < 1e-5 for name in (CLONED, SILENT) for run in result.runs[name])
     assert all(math.isnan(result.runs[name][0].value("loss at birth")) for name in (SCRATCH, SMALL))
     assert len(judge(plan.claims, result.runs)) == len(plan.claims)
+
+
+def test_looks_at_newborns_are_not_timed(monkeypatch, tmp_path):
+    found = timed_looks(monkeypatch)
+    config = next(arm.config for arm in find("language").plan("smoke").arms if arm.name == OURS)
+    carry_out(config, None, tmp_path / "run")
+    assert set(found) == {False}

@@ -3,12 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from meristem.errors import ConfigError
 from meristem.report.study import write_report
-from meristem.study import Arm, Scale, Study
+from meristem.study import Arm, Scale, Study, judge
 from meristem.study.catalogue import find, names
 from meristem.study.environment import Sitting
 from meristem.study.execute import Outcome
@@ -18,6 +19,8 @@ from meristem.study.summary import summarize
 from meristem.train.record import Change, Costs, Evaluation, Run
 from tests.report.runs import PLAN, RESULTS, SUMMARY
 from tests.study.toys import Coin, plan
+
+COMMITTED = Path(__file__).parents[2] / "benchmarks/results/studies"
 
 
 def study(**changes) -> Study:
@@ -56,6 +59,7 @@ def test_summaries_come_back_from_their_file(tmp_path):
     found = read_summary(tmp_path / "results.json")
     assert [finding.outcomes for finding in found.findings] == [finding.outcomes for finding in SUMMARY.findings]
     assert [finding.verdict for finding in found.findings] == [finding.verdict for finding in SUMMARY.findings]
+    assert judge([finding.claim for finding in found.findings], {}) == list(found.findings)
     for before, after in zip(SUMMARY.arms, found.arms, strict=True):
         assert (after.name, after.seeds, after.courses) == (before.name, before.seeds, before.courses)
         assert after.structure == before.structure
@@ -120,6 +124,17 @@ def test_every_study_has_its_scales_and_names_arms_that_its_claims_know():
             made = found.plan(scale)
             assert made.arms
             assert all(count >= 1 for count in made.seeds.values())
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_verdicts_follow_from_committed_tests(path):
+    stored = json.loads(path.read_text())["findings"]
+    found = read_summary(path).findings
+    assert [finding["verdict"] for finding in stored] == [finding.verdict for finding in found]
+    for o in (o for finding in found for o in finding.outcomes if o.expected in ("above", "below") and o.margin):
+        near, far = (o.low, o.high) if o.expected == "above" else (-o.high, -o.low)
+        level = o.level if o.expected == "above" else -o.level
+        assert (o.verdict == "smaller than matters") == (near > level and far < level + o.margin)
 
 
 def test_an_unknown_study_names_those_there_are():

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 
+from meristem.diagnose import Monitor
 from meristem.study import Arm, Claim, Experiment, Greater, Log, Measure, Plan, Progress, Run, RunFolder, Scale, Study
 
 _KEPT: list[torch.Tensor] = []
@@ -53,3 +57,24 @@ def plan(seeds: int = 2, **arms: Coin) -> Plan:
         measures=[Measure("share", percent=True)],
     )
     return study.plan("smoke")
+
+
+def timed_looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """From now on, for every step of a monitor whether the clock of a log ran."""
+    running: list[Log] = []
+    found: list[bool] = []
+    step = Monitor.step
+
+    @contextmanager
+    def timing(log: Log) -> Iterator[None]:
+        running.append(log)
+        yield
+        running.pop()
+
+    def stepped(monitor: Monitor, *args: Any) -> None:
+        found.append(bool(running))
+        step(monitor, *args)
+
+    monkeypatch.setattr(Log, "timing", timing)
+    monkeypatch.setattr(Monitor, "step", stepped)
+    return found

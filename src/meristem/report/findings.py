@@ -13,7 +13,7 @@ from meristem.study.claim import Finding, Outcome
 from meristem.study.statistics import MOST
 from meristem.study.summary import Summary
 
-COLOURS = {"reproduced": "green", "not reproduced": "red", "undecided": "yellow"}
+COLOURS = {"reproduced": "green", "smaller than matters": "cyan", "not reproduced": "red", "undecided": "yellow"}
 """Of verdicts in the terminal."""
 
 LARGE = 1e5
@@ -56,8 +56,8 @@ def rows(summary: Summary, finding: Finding) -> list[TestRow]:
 def deciding(summary: Summary, finding: Finding) -> TestRow:
     """The test that decides the verdict of a claim.
 
-    A claim that is reproduced stands by its weakest test, the one with the largest p-value; any other falls by the
-    first test that says so.
+    A claim that is reproduced stands by its weakest test, the one with the largest p-value; any other has its verdict
+    by the first test that says so.
     """
     like = [index for index, outcome in enumerate(finding.outcomes) if outcome.verdict == finding.verdict]
     if finding.verdict == "reproduced":
@@ -138,7 +138,7 @@ def _p(p: float) -> str:
 
 
 def _note(outcome: Outcome) -> str:
-    unit = "runs" if outcome.effect_name == "ρ" else "seeds"
+    unit = "seeds" if outcome.effect_name != "ρ" else "arms" if outcome.test.endswith("arms") else "runs"
     parts = []
     if outcome.verdict == "undecided":
         found = f"about {outcome.needed}" if outcome.needed is not None else f"more than {MOST}"

@@ -14,7 +14,7 @@ from meristem.report.figures import against_compute, against_seconds, first, wid
 from meristem.report.findings import correction, deciding, rows, tally
 from meristem.report.newborns import newborns_over_age
 from meristem.report.page import templates, write_page
-from meristem.report.table import cells, columns, cost_cells, cost_columns, seconds_note
+from meristem.report.table import cells, columns, cost_cells, cost_columns, known, seconds_note
 from meristem.study.catalogue import names
 from meristem.study.summary import Summary
 
@@ -56,11 +56,12 @@ def write_report(path: Path, summary: Summary) -> None:
             correction=correction(summary),
             findings=[(found, rows(summary, found), deciding(summary, found)) for found in summary.findings],
             columns=columns(summary),
-            cost_columns=cost_columns(),
+            cost_columns=cost_columns(summary),
             groups=[(name, arms, [cells(a, summary) for a in arms]) for name, arms in summary.groups.items()],
-            costs=[(name, [cost_cells(arm) for arm in arms]) for name, arms in summary.groups.items()],
+            costs=[(name, [cost_cells(arm, summary) for arm in arms]) for name, arms in summary.groups.items()],
             plots=[plot for plot in (*_compute(summary), _widths(summary), _newborns(summary)) if plot.figures],
             seconds_note=seconds_note(summary),
+            measures_memory=known(summary, "peak_bytes"),
             command=_command(summary),
             configs={arm.name: yaml.safe_dump(dict(arm.config), sort_keys=False) for arm in summary.arms},
             plotly=get_plotlyjs(),
@@ -87,7 +88,7 @@ def _compute(summary: Summary) -> list[Plot]:
             "against seconds": against_seconds(arms, summary.course, summary.main),
         }
         heading = f"{title[0].upper()}{title[1:]} over training" + (f": {group}" if group else "")
-        caption = f"{caption} {seconds_note(summary)}".strip()
+        caption = f"{caption} {seconds_note(summary)}"
         plots.append(Plot(heading, caption, {name: figure for name, figure in figures.items() if figure.data}, True))
     return plots
 

@@ -42,26 +42,31 @@ def cells(arm: ArmSummary, summary: Summary) -> list[str]:
     return [arm.name, str(len(arm.seeds)), *(measured(arm, measure) for measure in summary.measures)]
 
 
-def cost_columns() -> list[str]:
-    """The heads of the table of costs."""
-    return ["arm", *(head for _, head, _ in COSTS)]
+def known(summary: Summary, name: str) -> bool:
+    """Whether an arm has a value of that name."""
+    return any(arm.interval(name) for arm in summary.arms)
 
 
-def cost_cells(arm: ArmSummary) -> list[str]:
+def cost_columns(summary: Summary) -> list[str]:
+    """The heads of the table of costs: what no arm has is left out."""
+    return ["arm", *(head for name, head, _ in COSTS if known(summary, name))]
+
+
+def cost_cells(arm: ArmSummary, summary: Summary) -> list[str]:
     """One row of it."""
-    found = [(arm.interval(name), write) for name, _, write in COSTS]
+    found = [(arm.interval(name), write) for name, _, write in COSTS if known(summary, name)]
     return [arm.name, *("" if value is None else write(value) for value, write in found)]
 
 
 def seconds_note(summary: Summary) -> str:
-    """What seconds in tables are worth; empty where all arms were timed alone on their machine."""
-    timed = [arm.name for arm in summary.arms if arm.name in summary.timed]
-    if len(timed) == len(summary.arms):
-        return ""
-    but = f", but for those of {', '.join(timed)}, which had it alone," if timed else ""
+    """What seconds in tables are worth, as far as it was recorded."""
+    most = max((sitting.jobs for sitting in summary.sittings), default=0)
+    if not most:
+        jobs = "a number of runs at a time that was not recorded"
+    else:
+        jobs = f"up to {most} runs at a time" if most > 1 else "one run at a time"
     return (
-        f"Seconds{but} were measured while the machine did other work at the same time, other runs among it, and vary "
-        "with that work from run to run; operations do not."
+        f"Seconds were measured with {jobs}; they depend on that and on what else the machine did, operations do not."
     )
 
 
@@ -89,7 +94,7 @@ def summary_table(summary: Summary, width: int = 250) -> Group:
                 table.add_row(*(Text(line[index]) for index in part))
             table.add_section()
         tables.append(table)
-    tables[-1].caption = f"mean ± 95 % confidence interval. {seconds_note(summary)}".strip()
+    tables[-1].caption = f"mean ± 95 % confidence interval. {seconds_note(summary)}"
     return Group(*tables)
 
 
@@ -105,5 +110,5 @@ def _parted(widths: Sequence[int], width: int) -> list[list[int]]:
 
 def row(arm: ArmSummary, summary: Summary) -> list[str]:
     """What the terminal shows of an arm."""
-    costs = dict(zip(cost_columns(), cost_cells(arm), strict=False))
-    return [*cells(arm, summary), *(costs[head] for head in MAIN)]
+    costs = dict(zip(cost_columns(summary), cost_cells(arm, summary), strict=True))
+    return [*cells(arm, summary), *(costs.get(head, "") for head in MAIN)]

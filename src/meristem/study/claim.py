@@ -12,7 +12,8 @@ from meristem.errors import ConfigError
 from meristem.study.statistics import holm
 from meristem.train.record import Run
 
-Verdict: TypeAlias = Literal["reproduced", "not reproduced", "undecided"]
+Verdict: TypeAlias = Literal["reproduced", "smaller than matters", "not reproduced", "undecided"]
+"""Smaller than matters: significant as it is claimed, but a difference as large as the margin is excluded."""
 
 Results: TypeAlias = Mapping[str, Sequence[Run]]
 """Finished runs by arm."""
@@ -82,11 +83,18 @@ class Claim:
         sentence: in plain words.
         tests: at least one.
         source: where the paper says so.
+
+    Raises:
+        ConfigError: it has no tests.
     """
 
     sentence: str
     tests: Sequence[Test]
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.tests:
+            raise ConfigError(f"the claim {self.sentence!r} has no tests; nothing could refute it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,8 @@ class Finding:
     """A claim with what its tests found.
 
     Attributes:
-        verdict: reproduced if all tests say so, not reproduced if one says so, else undecided.
+        verdict: not reproduced if one test says so, else undecided if one is, else smaller than matters if one is, else
+            reproduced.
     """
 
     claim: Claim
@@ -104,9 +113,8 @@ class Finding:
     def verdict(self) -> Verdict:
         """Of the whole claim."""
         found = {outcome.verdict for outcome in self.outcomes}
-        if "not reproduced" in found:
-            return "not reproduced"
-        return "undecided" if "undecided" in found else "reproduced"
+        worst_first: tuple[Verdict, ...] = ("not reproduced", "undecided", "smaller than matters", "reproduced")
+        return next(verdict for verdict in worst_first if verdict in found)
 
 
 def judge(claims: Sequence[Claim], results: Results) -> list[Finding]:

@@ -24,7 +24,8 @@ _UNKNOWN = math.nan
 class Greater(Test):
     """The first arm's mean is greater than the second's: a paired t-test over seeds, or Welch's.
 
-    Reproduced: the 95 % interval of the difference lies above 0. Not reproduced: none of it does, or it lies below
+    Reproduced: the 95 % interval of the difference lies above 0 and does not exclude `margin`. Smaller than matters: it
+    lies above 0, but below `margin`. Not reproduced: none of it is above 0, or 0 is in it and all of it lies below
     `margin`, so that a difference that matters is excluded. Else undecided: `needed` seeds find the difference that was
     seen, or `margin` if that is larger.
 
@@ -191,10 +192,10 @@ def _above(difference: Difference | None, margin: float) -> tuple[Verdict, int |
     if difference is None:
         return "undecided", None
     low, high = difference.bounds()
+    if low > 0:
+        return ("smaller than matters" if high < margin else "reproduced"), None
     if high < margin or high <= 0:
         return "not reproduced", None
-    if low > 0:
-        return "reproduced", None
     wanted = max(margin, difference.mean) if margin else difference.mean
     return "undecided", seeds_to_detect(
         wanted / difference.deviation, difference.pairs

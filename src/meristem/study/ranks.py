@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import mean
 from typing import Literal
 
 from meristem.study.claim import Arms, Outcome, Results, Test, Verdict, name_of, values
@@ -53,14 +54,15 @@ class MoreOften(Test):
 
 @dataclass(frozen=True)
 class Correlated(Test):
-    """Two numbers of the runs rise together, over all runs of some arms: Spearman's rank correlation.
+    """Two numbers rise together from arm to arm: Spearman's rank correlation of their means over seeds.
 
-    Reproduced: p < 5 %, with the sign that is expected. Not reproduced: p < 5 %, with the other sign, or the 95 %
-    interval excludes a correlation of 0.3. Else undecided.
+    Runs of one arm differ by chance alone, so each arm is one point, however many seeds it has. Reproduced: p < 5 %,
+    with the sign that is expected. Not reproduced: p < 5 %, with the other sign, or the 95 % interval excludes a
+    correlation of 0.3. Else undecided; `needed` are arms then.
 
     Attributes:
         x, y: of the runs.
-        arms: whose runs are taken together.
+        arms: at least four; they should not differ in what changes y for other reasons.
         expected: positive or negative.
     """
 
@@ -74,9 +76,11 @@ class Correlated(Test):
         left_out = 0
         for arm in self.arms:
             (x, out_x), (y, out_y) = values(results, arm, self.x), values(results, arm, self.y)
-            pairs += [(x[seed], y[seed]) for seed in x if seed in y]
+            both = [seed for seed in x if seed in y]
+            if both:
+                pairs.append((mean(x[seed] for seed in both), mean(y[seed] for seed in both)))
             left_out += max(out_x, out_y)
-        return _ranked(f"{self.x} with {self.y}, over runs", pairs, self.expected, left_out)
+        return _ranked(f"{self.x} with {self.y}, over arms", "arms", pairs, self.expected, left_out)
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,11 @@ class Trend(Test):
         found = {arm: values(results, arm, self.metric) for arm in self.over}
         pairs = [(self.over[arm], value) for arm, (by_seed, _) in found.items() for value in by_seed.values()]
         left_out = sum(out for _, out in found.values())
-        return _ranked(f"{self.metric} over {', '.join(self.over)}", pairs, self.expected, left_out)
+        return _ranked(f"{self.metric} over {', '.join(self.over)}", "runs", pairs, self.expected, left_out)
 
 
 def _ranked(
-    what: str, pairs: list[tuple[float, float]], expected: Literal["positive", "negative"], left_out: int
+    what: str, points: str, pairs: list[tuple[float, float]], expected: Literal["positive", "negative"], left_out: int
 ) -> Outcome:
     n, sign = len(pairs), 1 if expected == "positive" else -1
     rho = p = low = high = _UNKNOWN
@@ -122,7 +126,7 @@ def _ranked(
     return Outcome(
         what=what,
         expected=expected,
-        test=f"Spearman's rank correlation, {n} runs",
+        test=f"Spearman's rank correlation, {n} {points}",
         estimate=rho,
         low=low,
         high=high,

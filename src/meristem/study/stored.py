@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from meristem.errors import ConfigError
-from meristem.study.claim import Claim, Finding, Outcome
+from meristem.study.claim import Claim, Finding, Outcome, Results, Test
 from meristem.study.course import Course
 from meristem.study.environment import Sitting
 from meristem.study.execute import Failure
@@ -31,10 +32,9 @@ def read_summary(path: Path) -> Summary:
         content = json.loads(path.read_text())
         return Summary(
             **{
-                **content,
+                **{field.name: content[field.name] for field in fields(Summary) if field.name in content},
                 "measures": tuple(Measure(**m) for m in content["measures"]),
                 "course": Measure(**content["course"]),
-                "timed": tuple(content.get("timed", ())),
                 "sittings": tuple(Sitting(**sitting) for sitting in content.get("sittings", ())),
                 "main": tuple(content.get("main", ())),
                 "arms": tuple(_arm(arm) for arm in content["arms"]),
@@ -64,8 +64,18 @@ def _arm(content: Mapping[str, Any]) -> ArmSummary:
 
 
 def _finding(content: Mapping[str, Any]) -> Finding:
-    outcomes = (Outcome(**{**test, **{key: _number(test[key]) for key in _NUMBERS}}) for test in content["tests"])
-    return Finding(Claim(content["sentence"], (), content["source"]), tuple(outcomes))
+    outcomes = tuple(Outcome(**{**test, **{key: _number(test[key]) for key in _NUMBERS}}) for test in content["tests"])
+    return Finding(Claim(content["sentence"], [_Told(outcome) for outcome in outcomes], content["source"]), outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told(Test):
+    """A test of which only the outcome is known."""
+
+    found: Outcome
+
+    def outcome(self, results: Results) -> Outcome:
+        return self.found
 
 
 def _tuples(content: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

@@ -98,7 +98,6 @@ class Study(Generic[Size]):
         claims: what is tested at a scale. Default: nothing.
         measures: the columns of the table, in this order.
         course: what figures show over training: a value of evaluations.
-        timed: the arms whose runs had a machine alone, so that their seconds can be compared.
         main: the arms that figures show first, in this order, before the reader asks for others; names that a scale
             does not have do not matter. Default: the first ones.
         notes: what a reader should know: deviations from the paper, limits.
@@ -118,7 +117,6 @@ class Study(Generic[Size]):
     paper: str = ""
     measures: Sequence[Measure] = ()
     course: Measure = field(default=Measure("accuracy", "test accuracy", percent=True))
-    timed: Sequence[str] = ()
     main: Sequence[str] = ()
     notes: str = ""
     submitted: Callable[[Size, Path], Sequence[Arm]] | None = None

@@ -62,7 +62,7 @@ class Summary:
     Attributes:
         study, title, question, paper, notes: see `Study`.
         scale: its name, and `settings`: its numbers.
-        measures, course, timed, main: what is shown.
+        measures, course, main: what is shown.
         arms: those that have runs.
         findings: what became of the claims; empty as long as an arm has no run.
         failures: what ended with an error.
@@ -86,7 +86,6 @@ class Summary:
     missing: int
     versions: Mapping[str, str]
     machine: str
-    timed: tuple[str, ...] = ()
     sittings: tuple[Sitting, ...] = ()
     main: tuple[str, ...] = ()
 
@@ -140,7 +139,6 @@ def summarize(plan: Plan, done: Done) -> Summary:
         versions=versions(),
         machine="; ".join(dict.fromkeys(sitting.machine for sitting in done.sittings)) or machine(),
         sittings=done.sittings,
-        timed=tuple(study.timed),
         main=tuple(name for name in study.main if name in plan.seeds),
     )
 

@@ -18,7 +18,7 @@ from meristem.study.studies.stability.early import Early
 from meristem.study.studies.stability.experiment import Cycles
 from meristem.study.studies.stability.inserted import Insert, Remove
 from meristem.study.studies.stability.masked import Dense, Grow, Prune
-from meristem.study.studies.stability.metrics import unit_metrics
+from meristem.study.studies.stability.metrics import at_fifths, unit_metrics
 from meristem.study.studies.stability.nets import Gated, build, hidden, linear
 from meristem.study.studies.stability.probe import MEASURES, Newborn, Units, measure, newborns, record
 from meristem.study.studies.stability.settings import SCALES
@@ -308,3 +308,9 @@ def test_the_command_runs_it_at_the_smallest_scale_and_writes_its_report(single,
     assert CliRunner().invoke(app, [*words, "--report-only"]).exit_code == 0
     assert (tmp_path / "report.html").is_file()
     assert math.isfinite(births["values"]["R_grad late"][0])
+
+
+def test_more_cycles_are_read_at_the_same_five_moments():
+    assert at_fifths([1.0, 2.0, 3.0, 4.0, 6.0]) == pytest.approx(16 / 5)
+    assert at_fifths([float(k) for k in range(1, 11)]) == pytest.approx((2 + 4 + 6 + 8 + 10) / 5)
+    assert at_fifths([1.0, 2.0, 4.0]) == pytest.approx((1 + 2 + 2 + 4 + 4) / 5)

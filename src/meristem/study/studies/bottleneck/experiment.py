@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 import meristem
 from meristem.allocate import Allocator, Bottleneck, Limits, Proportional
 from meristem.axes import AxisMap
-from meristem.diagnose import Monitor
 from meristem.plasticity import Plasticity
 from meristem.schedule import At
 from meristem.study.studies.bottleneck.nets import Net, on, prepared
@@ -80,7 +79,8 @@ class Growing(Experiment):
         steps = len(data.train_labels) // self.batch_size * self.epochs
         scheduler = build_scheduler(self.optimizer, optimizer, steps)
         log, accuracy = Log(place, self.device), 0.0
-        plasticity = self._plasticity(axes, optimizer, final, steps, log.monitor(steps)) if self.method else None
+        plasticity = self._plasticity(axes, optimizer, final, steps) if self.method else None
+        monitor = log.monitor(steps).begin(axes) if plasticity else None  # for figures: not timed
         due = self._due(steps) if plasticity else []
         anew = {step for at in due for step in range(at - self.listen + 1, at + 1)}
         looks = {round(steps * k / self.evaluations) for k in range(1, self.evaluations + 1)}
@@ -94,12 +94,16 @@ class Growing(Experiment):
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-                if plasticity:
-                    with log.editing() if step in due else nullcontext():
-                        event = plasticity.step(loss, batch_loss(model, inputs, data, self.batch_size))
-                    if event:
-                        axes = plasticity.axes
-                        log.changed(step, event.births, event.deaths)
+            if monitor:
+                monitor.step()
+            if plasticity:
+                with log.timing(), log.editing() if step in due else nullcontext():
+                    event = plasticity.step(loss, batch_loss(model, inputs, data, self.batch_size))
+                if event:
+                    axes = plasticity.axes
+                    log.changed(step, event.births, event.deaths)
+                    if monitor:
+                        monitor.follow(axes)
             log.loss(loss.item())
             if step in looks:
                 accuracy = evaluate(model, inputs, data)
@@ -117,9 +121,7 @@ class Growing(Experiment):
         gap = (self.last - self.first) / max(self.edits - 1, 1)
         return [max(self.listen, round(steps * (self.first + gap * edit))) for edit in range(self.edits)]
 
-    def _plasticity(
-        self, axes: AxisMap, optimizer: Optimizer, final: Mapping[str, int], steps: int, monitor: Monitor
-    ) -> Plasticity:
+    def _plasticity(self, axes: AxisMap, optimizer: Optimizer, final: Mapping[str, int], steps: int) -> Plasticity:
         due, growing = self._due(steps), [name for name, size in final.items() if size > axes.by_name[name].size]
         made: list[Plasticity] = []
 
@@ -139,7 +141,6 @@ class Growing(Experiment):
                 allocate=ALLOCATORS[self.where](limits=limits),
                 axes=lambda axis: axis.name in growing,
                 listen=self.listen,
-                monitor=monitor,
                 seed=self.seed,
             )
         )

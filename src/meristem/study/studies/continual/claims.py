@@ -81,7 +81,7 @@ def _everywhere(bench: Bench) -> Iterator[Claim]:
         "arXiv 2605.15435, of masked growth: 15.4 against 46.3 on random labels of CIFAR",
         more(ONLINE, "BP", "Grow"),
     )
-    yield claim("growth by real insertion keeps plasticity.", OURS, more(LOSS, "BP", "Grow"))
+    yield claim("growth by real insertion loses less plasticity.", OURS, more(LOSS, "BP", "Grow"))
     yield claim("ours loses less plasticity than backpropagation.", OURS, more(LOSS, "BP", "Ours"))
     yield claim(
         "ours is better late than each of its rivals.",
@@ -93,10 +93,12 @@ def _everywhere(bench: Bench) -> Iterator[Claim]:
 def _in_depth(bench: Bench) -> Iterator[Claim]:
     about = _About(bench)
     claim, more = about.claim, about.more
-    yield claim("pruning keeps plasticity without the rewind, too.", OURS, more(LATE, "Prune, no rewind", "BP"))
+    yield claim(
+        "pruning is better late than the dense net without the rewind, too.", OURS, more(LATE, "Prune, no rewind", "BP")
+    )
     yield claim("growth gains from a rewind.", OURS, more(LATE, "Grow + rewind", "Grow"))
     yield claim(
-        "a net that only gains units keeps plasticity although the dead fraction rises.",
+        "a net that only gains units loses less plasticity although the dead fraction rises.",
         "arXiv 2608.01475",
         more(LOSS, "BP", "Elastic, keep the dead"),
         Above("rise of dead units", about.arm("Elastic, keep the dead"), 0.0, FEW),

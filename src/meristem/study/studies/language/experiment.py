@@ -126,7 +126,7 @@ class _Course:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.average.update_parameters(self.model)
-            self.monitor.step()
+        self.monitor.step()  # for figures: not timed, since fixed nets have no newborns to look at
         self.step += 1
         self.log.loss(loss.item())
 
@@ -137,10 +137,10 @@ class _Course:
             self.axes, births = grown(
                 self.axes, self.optimizer, stage, self._drawn_loss, self.settings.seed, self.average
             )
-            self.monitor.follow(self.axes)
             if stage.learned is not None:  # the average has copies, which is not what was learned
                 self.average = self._averaged()
             self.factor, self.born = stage.rate, self.step if stage.warm_up else self.born
+        self.monitor.follow(self.axes)
         self.since = self.log.flops
         self.log.changed(self.step, births, {})
         after = self._test_loss(self.model)

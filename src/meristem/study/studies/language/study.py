@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from meristem.study.studies.language.arms import AKI, BOTH, OURS, SCRATCH, SMALL, Size, arms
-from meristem.study.studies.language.claims import PAPERS, claims
+from meristem.study.studies.language.arms import Size, arms
+from meristem.study.studies.language.claims import claims
 from meristem.study.study import Measure, Study
 
 STUDY = Study(
@@ -73,7 +73,6 @@ STUDY = Study(
         Measure("flops", "operations"),
     ),
     course=Measure("test loss", "test loss, nats a character"),
-    timed=(SCRATCH, SMALL, *PAPERS, AKI, BOTH, OURS),
     notes=(
         "The budget is what so many steps of the final net cost, 2 operations a multiply-add, forward and backward; "
         "all arms spend the same, those of growth included. Operations to target: what was spent when the loss of a "
@@ -91,10 +90,9 @@ STUDY = Study(
         "growth only has to keep them; what the small net alone takes to the target is tested beside what growth "
         "takes. At equal seconds: seed by seed, where the run ends that ends first, the other's loss between two "
         "looks. The net from scratch stops once it has reached the target, which is before the grown one has spent "
-        "its operations, so that what it would have been at that second is not known. Seconds are those "
-        "of runs with a core to themselves; the last two arms ran beside other work, and their seconds say little. "
-        "At these budgets the final net from scratch is far from convergence and a "
-        "net that stays small may be better for all that is spent; what growth gives is a net of the final shape. "
+        "its operations, so that what it would have been at that second is not known. At these "
+        "budgets the final net from scratch is far from convergence and a net that stays small may be better for all "
+        "that is spent; what growth gives is a net of the final shape. "
         "Papers that start from a pretrained small net count its cost as nothing; here it counts. Seconds of LiGO "
         "are longer than they would be if its operations were not counted one by one."
     ),

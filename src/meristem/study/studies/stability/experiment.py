@@ -9,6 +9,7 @@ from pydantic import Field
 from meristem.study.studies.stability.early import Early
 from meristem.study.studies.stability.inserted import Insert, Remove
 from meristem.study.studies.stability.masked import Dense, Grow, Prune
+from meristem.study.studies.stability.metrics import at_fifths
 from meristem.study.studies.stability.nets import Activation, Net
 from meristem.study.studies.stability.training import Training, prepared
 from meristem.train.data import DataSet
@@ -55,7 +56,8 @@ class Cycles(Experiment):
         first = Training(self, images, self.way, self.seed)
         total = round(first.total * (1 + self.retrain / (self.cycles * self.epochs)))
         ends = first.run(log, lambda step: progress(step, total))
-        metrics = {"cycle accuracy": ends[-1], "TAA": sum(ends) / len(ends), **first.metrics()}
+        over = {"TAA": sum(ends) / len(ends), "accuracy at fifths": at_fifths(ends)}
+        metrics = {"cycle accuracy": ends[-1], **over, **first.metrics()}
         if self.retrain:
             again = first.fresh(self.retrain / self.cycles)
             ends = again.run(Log(None, self.device), lambda step: progress(min(first.total + step, total), total))

@@ -75,6 +75,15 @@ def _settled(ratio: str, what: str, looks: Sequence[Sequence[float]]) -> dict[st
     }
 
 
+def at_fifths(ends: Sequence[float]) -> float:
+    """The mean accuracy at five moments, equally far apart: what compares runs with more and with fewer cycles.
+
+    Args:
+        ends: the accuracy at the end of each cycle; where a fifth of the run is no end of one, the next counts.
+    """
+    return statistics.mean(ends[math.ceil(len(ends) * fifth / 5) - 1] for fifth in range(1, 6))
+
+
 def by_layer(records: Sequence[Record], age: int) -> dict[str, float]:
     """R_grad of the youngest cohort at an age, by hidden layer."""
     cohorts: dict[str, list[Cohort]] = {}

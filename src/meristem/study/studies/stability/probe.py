@@ -139,7 +139,7 @@ def _axis(step: int, table: Tensor, units: Units) -> AxisRecord:
 def _cohort(step: int, table: Tensor, units: Units, born: int) -> Cohort:
     young, old = units.active & (units.born == born), units.active & (units.born < born)
     means, others = _means(table, young), _means(table, old)
-    ratios = {name: mean / others[name] if others[name] else None if mean else 0.0 for name, mean in means.items()}
+    ratios = {name: mean / others[name] if others[name] else None for name, mean in means.items()}
     return Cohort(born, step - born, int(young.sum()), int(old.sum()), means, ratios)
 
 
