@@ -201,6 +201,13 @@ def growth_quality() -> str:
     settings, rows = found["settings"], found["results"]
     (ROOT / "docs" / "_static" / "growth_quality.svg").write_text(figure(rows))
     missing = f" {found['missing_runs']} runs are missing." if found["missing_runs"] else ""
+    later = found.get("remeasured")
+    again = (
+        f" {', '.join(later['arms'])} were measured anew on {later['date']}, on another machine ({later['cpu']}): do not "
+        "compare their seconds with those of others."
+        if later
+        else ""
+    )
     picture = "```{image} _static/growth_quality.svg\n:alt: Test accuracy against training FLOPs\n```\n\n"
     tables = []
     for case, members in by_case(rows).items():
@@ -215,7 +222,7 @@ def growth_quality() -> str:
         "to be read beside that. Mean ± 95 % confidence interval, of the seeds whose runs did not fail. Operations and "
         "seconds include those of growth. A newborn is inactive if at the end, on the test images, its readers see "
         "less than a thousandth of what they see of the mean unit of its axis; fixed nets: all units. "
-        f"Axes for which a method is not defined keep their small width.{missing}\n\n" + picture + "\n".join(tables)
+        f"Axes for which a method is not defined keep their small width.{missing}{again}\n\n" + picture + "\n".join(tables)
     )
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import copy
+import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +16,10 @@ from torch.nn import functional as F
 
 import meristem
 from meristem.axes.expression import Leaf
-from meristem.axes.guards import Computation, Guard
+from meristem.axes.guards import Computation, Guard, axes_of, either, number_of, replaced
 from meristem.axes.map import AxisMap
 from meristem.edit import Edit
-from meristem.errors import EditError
+from meristem.errors import EditError, TraceError
 
 
 class Net(nn.Module):
@@ -258,3 +262,142 @@ def test_a_measured_drift_comes_before_what_the_map_says() -> None:
     assert "exact" in str(edit.preview())
     measured = next(line for line in str(edit.preview(x)).splitlines() if "drift" in line)
     assert measured.strip().startswith("measured drift")
+
+
+COUNTED = {
+    "entries": (lambda net, h: h.numel() > 50, 11),
+    "entries by function": (lambda net, h: torch.numel(h[0]) > 10, 11),
+    "rows of a weight": (lambda net, h: len(net.first.weight) > 10, 11),
+    "entries of a weight": (lambda net, h: net.first.weight.nelement() > 65, 11),
+    "bits": (lambda net, h: h.shape[-1] & 8, 8),
+    "shifted": (lambda net, h: h.shape[-1] >> 3, 8),
+    "bit length": (lambda net, h: h.shape[-1].bit_length() > 3, 8),
+    "divided": (lambda net, h: divmod(h.shape[-1], 4)[0] > 1, 8),
+    "truncated": (lambda net, h: math.trunc(h.shape[-1] / 4) > 1, 8),
+    "power": (lambda net, h: pow(h.shape[-1], 2) > 100, 11),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_sizes_are_seen_however_they_are_counted(name: str) -> None:
+    holds, least = COUNTED[name]
+    model, x = Net(lambda net, x, h, y: y.relu() if holds(net, h) else y.tanh()), torch.randn(5, 6).double()
+    axes = traced(model, x)
+    with pytest.raises(EditError, match=r"test_guards\.py:\d+ compares sizes"):
+        resized(axes, "first", least - 1).preview()
+    resized(axes, "first", least).commit()
+    assert model(x).shape == (5, 3)
+
+
+def test_lengths_are_counted_as_ever_afterwards() -> None:
+    before = builtins.len
+    traced(Net(wide), torch.randn(5, 6).double())
+    with pytest.raises(TraceError):
+        meristem.trace(Net(lambda net, x, h, y: 1 / 0), torch.randn(5, 6))
+    assert builtins.len is before
+
+
+def test_numbers_that_are_told_compute_like_others() -> None:
+    seen = []
+
+    def computing(net: Net, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
+        n = h.shape[-1]
+        powers = pow(n, 2, 5), pow(n, -1, 13) if n % 13 else 0
+        bits = 7 & n, n | 1, n ^ n, 100 >> n, 1 << n, ~n, +n, n.bit_length(), n.bit_count()
+        seen.append((n, *powers, *bits, *divmod(n, 5), *divmod(50, n), (n / 4).is_integer(), math.trunc(n / 5)))
+        return y
+
+    traced(Net(computing), torch.randn(5, 6).double())
+    for told, *numbers in seen:
+        n = int(told)
+        powers = pow(n, 2, 5), pow(n, -1, 13) if n % 13 else 0
+        bits = 7 & n, n | 1, 0, 100 >> n, 1 << n, ~n, n, n.bit_length(), bin(n).count("1")
+        assert numbers == [*powers, *bits, n // 5, n % 5, 50 // n, 50 % n, n % 4 == 0, n // 5]
+
+
+WAYS = {
+    "either": (lambda n: n > 100 or n % 4 == 0, {16, 8, 101, 103}, {13, 10, 100 - 1}),
+    "nested": (lambda n: not (n > 64 and n < 100), {11, 13, 64, 100, 130}, {65, 99}),
+    "two bounds": (lambda n: n < 20 or n > 60, {19, 61}, {20, 60}),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_comparisons_that_come_out_differently_together(name: str) -> None:
+    holds, right, wrong = WAYS[name]
+    model, x = Net(lambda net, x, h, y: y.relu() if holds(h.shape[-1]) else y.tanh()), torch.randn(5, 6).double()
+    axes = traced(model, x)
+    before = model(x)
+    for size in wrong:
+        assert not holds(size)
+        with pytest.raises(EditError, match=r"test_guards\.py:\d+ compares sizes"):
+            resized(axes, "first", size).preview()
+    for size in right:
+        edited = copy.deepcopy(model)
+        resized(traced(edited, x), "first", size).commit()
+        assert size < 12 or torch.allclose(edited(x), before, rtol=1e-12, atol=1e-12)
+
+
+def test_one_way_or_the_other_says_which() -> None:
+    model = Net(lambda net, x, h, y: y.relu() if h.shape[-1] > 100 or h.shape[-1] % 4 == 0 else y.tanh())
+    with pytest.raises(EditError, match=r"\(\(first <= 100\) and \(\(first % 4\) == 0\)\) or \(first > 100\), which h"):
+        resized(traced(model, torch.randn(5, 6).double()), "first", 14).preview()
+
+
+def test_what_one_axis_does_to_the_way_says_nothing_of_another() -> None:
+    def both(net: Net, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
+        noted = [one.shape[-1] > bound for one in (h, y) for bound in (64, 72)]
+        return y.relu() if any(noted) or noted else y.tanh()
+
+    model, x = Net(both), torch.randn(5, 6).double()
+    axes = traced(model, x)
+    assert [guard.axes for guard in axes.guards] == [{axes["first"].index}, {axes["second"].index}]
+    resized(axes, "first", 80).commit()
+    with pytest.raises(EditError, match="compares sizes"):
+        resized(traced(Net(both), x), "first", 70).preview()
+
+
+def test_axes_that_decide_together_are_kept_together() -> None:
+    def together(net: Net, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
+        return y.relu() if (h.shape[-1] > 64) == (y.shape[-1] > 64) else y.tanh()
+
+    model, x = Net(together), torch.randn(5, 6).double()
+    axes = traced(model, x)
+    for name in ("first", "second"):
+        with pytest.raises(EditError, match="compares sizes"):
+            resized(axes, name, 80).preview()
+    Edit(axes).grow("first", 80).grow("second", 80).commit()
+    assert model(x).shape == (5, 3)
+
+
+@pytest.mark.parametrize("times", [40, 3000])
+def test_sums_of_sums_take_no_time(times: int) -> None:
+    def doubled(net: Net, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
+        n = h.shape[-1]
+        for _ in range(times):
+            n = n + n if times < 100 else n + h.shape[-1]
+        return y.relu() if n > 9 * (2**times if times < 100 else times) else y.tanh()
+
+    axes = traced(Net(doubled), torch.randn(5, 6).double())
+    with pytest.raises(EditError, match=r"\.\.\. \+ .* > \d+, which holds now"):
+        resized(axes, "first", 8).preview()
+
+
+def test_a_computation_is_the_same_whatever_it_shares() -> None:
+    one, other = Leaf(0), Leaf(0)
+    for _ in range(64):
+        one, other = Computation("+", (one, one)), Computation("+", (other, other))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Computation("-", (one, one))
+    assert Computation("+", (Leaf(0), -1)) != Computation("+", (Leaf(0), -2))
+    assert replaced(one, lambda leaf: Leaf(leaf.axis + 1)) != one
+    assert number_of(one, [3]) == 3 * 2**64
+    assert {*axes_of(one)} == {0}
+    assert pickle.loads(pickle.dumps(Computation("+", (Leaf(0), 2)))) == Computation("+", (Leaf(0), 2))
+
+
+def test_a_way_on_which_the_code_raises_is_none() -> None:
+    divided = Guard("==", Computation("//", (4, Leaf(0))), 2, True, "model.py:3")
+    guard = either([divided, Guard("<", Leaf(0), 5, True, "model.py:4")], [Guard("<", Leaf(0), 5, False, "model.py:4")])
+    assert [size for size in range(8) if guard.kept([size])] == [2, 5, 6, 7]

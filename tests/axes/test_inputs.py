@@ -75,6 +75,38 @@ def test_types_that_autocast_brings_together_are_no_error() -> None:
     assert meristem.trace(Cast(), torch.ones(2, 6))["first"].editable
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer in single precision behind what autocast gave half of it."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.first, self.read, self.last = nn.Linear(4, 6), kind(6, 7, batch_first=True), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.read(self.first(x))[0])
+
+
+class Contracted(nn.Module):
+    """The same with a contraction."""
+
+    def __init__(self, _: None) -> None:
+        super().__init__()
+        self.first, self.weight, self.last = nn.Linear(4, 6), nn.Parameter(torch.ones(7, 6)), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.einsum("bti,oi->bto", self.first(x), self.weight))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, None])
+def test_what_autocast_casts_within_an_operator_is_no_error(kind: type[nn.RNNBase] | None) -> None:
+    model, x = (Contracted(kind) if kind is None else Recurrent(kind)), torch.ones(2, 5, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
+        assert {axis.size for axis in meristem.trace(model, x).editable} == {6, 7}
+        with pytest.raises(TraceError, match="expected operands of one type, got float64 and bfloat16"):
+            meristem.trace(model, x.double())
+
+
 def test_advice_on_arguments_only_where_they_do_not_fit() -> None:
     for args in ((), (torch.ones(2, 6), torch.ones(2, 6))):
         with pytest.raises(

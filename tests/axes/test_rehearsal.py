@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,3 +87,70 @@ def test_rehearsals_on_real_tensors_stay_small() -> None:
     axes = meristem.trace(Attends(), torch.randn(2, 5))
     assert sum(axis.frozen is None for axis in axes) >= 2
     assert max(numbers) < 100 * 24 * 24
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Nothing of it can be set."""
+
+    size: int = 3
+
+
+class Guarded:
+    """Says no to whoever sets something."""
+
+    def __init__(self) -> None:
+        self.__dict__["size"] = 3
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class Small:
+    """Takes small numbers only."""
+
+    def __init__(self) -> None:
+        self.size = 3
+
+    def __setattr__(self, name: str, value: int) -> None:
+        if value > 9:
+            raise ValueError(f"{name} is too large")
+        self.__dict__[name] = value
+
+
+class Configured(nn.Module):
+    """Splits by a number that its configuration holds, and computes something before."""
+
+    def __init__(self, config: object) -> None:
+        super().__init__()
+        self.config = config
+        self.stem, self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.config["size"] if isinstance(self.config, Mapping) else self.config.size
+        return self.last(self.first(self.stem(x).relu()).view(len(x), -1, size).relu().flatten(1))
+
+
+@pytest.mark.parametrize("config", [Frozen(), MappingProxyType({"size": 3}), Guarded(), Small()])
+def test_configurations_that_cannot_be_written_freeze_what_they_hold(config: object) -> None:
+    model = Configured(config)
+    axes = meristem.trace(model, torch.zeros(2, 4))
+    assert axes["stem"].editable
+    (held,) = (axis for axis in axes if axis.size == 3 and axis.frozen != "model output")
+    assert "test_rehearsal.py:" in str(held.frozen)
+    assert model(torch.zeros(2, 4)).shape == (2, 3)
+
+
+def test_a_property_without_a_setter_is_no_place_for_a_number() -> None:
+    class Given(nn.Linear):
+        """Says its width as its weight has it."""
+
+        @property
+        def out_features(self) -> int:
+            return self.weight.shape[0]
+
+        @out_features.setter
+        def out_features(self, value: int) -> None:
+            assert not hasattr(self, "weight")
+
+    assert meristem.trace(nn.Sequential(Given(4, 6), nn.Linear(6, 3)), torch.zeros(2, 4))["0"].editable

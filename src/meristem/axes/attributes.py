@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any, TypeAlias
@@ -30,7 +30,7 @@ def read(holder: Any, path: Path) -> Any:
 def write(holder: Any, path: Path, value: Any) -> None:
     """Set the value at a path; tuples on the way are rebuilt."""
     step, rest = path[0], path[1:]
-    if isinstance(holder, (list, dict)):
+    if isinstance(holder, (list, MutableMapping)):
         if rest:
             value = _replaced(holder[step], rest, value)  # pyright: ignore[reportArgumentType, reportCallIssue]
         holder[step] = value  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -113,7 +113,8 @@ class Context:
     def differ(self, first: Expression, second: Expression) -> None:
         """The operator tells what to do by the difference of these two lengths."""
         left, right = (computed(self.space.resolve(each), lambda leaf: leaf) for each in (first, second))
-        self.solution.guards.setdefault(Guard("!=", left, right, True, self.call.site.where))
+        site = self.call.site
+        self.solution.guards.setdefault(Guard("!=", left, right, True, site.where, site.module))
 
     def kind(self, expression: Expression, word: str) -> None:
         """What a unit of this length is called."""

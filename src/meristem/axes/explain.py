@@ -8,7 +8,7 @@ from itertools import islice
 
 from torch import nn
 
-from meristem.axes.attributes import Path, lengths_of, lengths_of_children, mentioned, read
+from meristem.axes.attributes import Path, lengths_of, lengths_of_children, mentioned, read, written
 from meristem.axes.expression import Expression, Product, size_of
 from meristem.axes.map import AttributeBinding
 from meristem.axes.module_path import within
@@ -34,6 +34,8 @@ class Explainer:
         self._wrong: set[tuple[Expression, str, Path]] = set()
         self._fresh: set[tuple[str, Path]] = set()
         self._sizes: Mapping[int, int] = {}
+        self._can_be_set: dict[tuple[str, Path], bool] = {}
+        self._model = model
         self._names = {id(module): name for name, module in model.named_modules()}
         self._by_name = dict(model.named_modules())
 
@@ -80,11 +82,27 @@ class Explainer:
     def _bind(self, module: str, path: Path, value: Expression) -> bool:
         """Tie an attribute to a length. Returns whether that said anything new."""
         held = self.bindings.get((module, path))
-        if held is None:
-            self.bindings[module, path] = value
-            self._fresh.add((module, path))
-            return True
-        return self._unify(held, value)
+        if held is not None:
+            return self._unify(held, value)
+        if not self._settable(module, path):
+            return False
+        self.bindings[module, path] = value
+        self._fresh.add((module, path))
+        return True
+
+    def _settable(self, module: str, path: Path) -> bool:
+        """Whether an attribute takes another number: not that of a frozen configuration, or a property."""
+        known = self._can_be_set.get((module, path))
+        if known is None:
+            known = self._can_be_set[module, path] = self._takes(module, path, read(self._by_name[module], path) + 1)
+        return known
+
+    def _takes(self, module: str, path: Path, value: int) -> bool:
+        try:
+            with written(self._model, [(module, path, value)]):
+                return read(self._by_name[module], path) == value
+        except Exception:  # whatever it is, an edit would meet it as well
+            return False
 
     def _bind_constant(self, site: Site, literal: Literal) -> bool:
         """The code passed the old number again: find the attribute that holds it, innermost module first.
@@ -152,6 +170,7 @@ class Explainer:
         for lengths in (lengths_of(module), lengths_of_children(module)):
             found = [path for path, held in lengths if held == size and mentioned(path, site.code)]
             found = [path for path in found if (self.space.resolve(value), name, path) not in self._wrong]
+            found = [path for path in found if self._settable(name, path)]
             if found:
                 return [path for path in found if len(path) == min(map(len, found))]
         return []
@@ -284,7 +303,7 @@ class Explainer:
     def _guess(self, module: str, path: Path, values: Sequence[Expression], lengths: Sequence[Expression]) -> bool:
         """Bind an attribute, unless it is bound, to one of several lengths of its size, best to one that no other
         attribute holds and by which the code divides another."""
-        if (module, path) in self.bindings:
+        if (module, path) in self.bindings or not self._settable(module, path):
             return False
         held = {self.space.resolve(v) for (m, p), v in self.bindings.items() if m == module and p != path}
         self.guessed.add((module, path))

@@ -6,12 +6,12 @@ another length (the two become one axis); or neither: the axis is frozen, with t
 
 All new sizes are larger than the old ones, and all different. What other sizes may do, smaller ones or equal ones, is
 seen from the comparisons that the code makes meanwhile: as long as each of them comes out as it did, the code goes the
-way that was proven. They are the map's guards.
+way that was proven, be it that of the old sizes or that of the new ones. They are the map's guards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -19,7 +19,7 @@ from torch._ops import OpOverload
 
 from meristem.axes.explain import Explainer
 from meristem.axes.expression import Leaf, leaves
-from meristem.axes.guards import Guard, Quantity, computed, replaced
+from meristem.axes.guards import Guard, Quantity, computed, either, replaced
 from meristem.axes.map import AttributeBinding, Coupling, Example
 from meristem.axes.rehearsal import Mismatch, Outcome, rehearse
 from meristem.axes.scaled import scaled
@@ -123,24 +123,64 @@ class Proof:
             self.solution.powers[axis] = powers
 
     def _guard(self, outcome: Outcome, new_sizes: Mapping[int, int]) -> None:
-        """Keep what the code compared: an edit must not turn it. A comparison that came out differently at the new
-        sizes did no harm, as all went as predicted."""
+        """Keep what the code compared: an edit must not turn it. Where comparisons came out differently at the new
+        sizes, two ways through the code are proven, and sizes must lead to one of them."""
         if not outcome.comparisons:
             return
         sizes = {**dict(enumerate(self.space.sizes)), **new_sizes}
-        found: dict[Guard, None] = {}
-        for guard in self._rehearse({}, watched=True).comparisons:  # the numbers of the code, as they are now
-            left, right = (replaced(side, self._resolved) for side in (guard.left, guard.right))
-            guard = replace(guard, left=left, right=right)
-            free = any(not self.space.reasons[axis] for axis in guard.axes)
-            if free and left != right and guard.kept(sizes) and not guard.trivial:
-                found.setdefault(guard)
+        before = self._compared(self._rehearse({}, watched=True))  # the numbers of the code, as they are now
+        kept = {guard: None for guard in before if guard.kept(sizes)}
+        found = dict(kept)
         single = {axis for guard in found if guard.only_single for axis in guard.axes}
         if single:
             alone = {axis: 1 if axis in single else size for axis, size in new_sizes.items()}
             if self._rehearse(alone, lenient=True).passed:
                 found = {guard: None for guard in found if not guard.only_single}
         self.solution.guards.update(found)
+        self.solution.guards.update(dict.fromkeys(self._ways(before, self._compared(outcome), kept, new_sizes)))
+
+    def _compared(self, outcome: Outcome) -> dict[Guard, None]:
+        """What the code compared on its way through a rehearsal that an edit may turn."""
+        found: dict[Guard, None] = {}
+        for guard in outcome.comparisons:
+            left, right = (replaced(side, self._resolved) for side in (guard.left, guard.right))
+            guard = replace(guard, left=left, right=right)
+            if any(not self.space.reasons[axis] for axis in guard.axes) and left != right and not guard.trivial:
+                found.setdefault(guard)
+        return found
+
+    def _ways(
+        self, before: Iterable[Guard], after: Iterable[Guard], kept: Mapping[Guard, None], new_sizes: Mapping[int, int]
+    ) -> Iterator[Guard]:
+        """That what came out differently at the new sizes does so as a whole, or not at all; for axes apart that have
+        nothing to do with one another. One comparison for itself may come out as it likes."""
+        one, other = ([guard for guard in way if guard not in kept] for way in (before, after))
+        groups = [group for group in _connected([*one, *other, *kept], new_sizes) if _over(one + other, group)]
+        if len(groups) > 1 and not self._apart(groups, one, other, kept, new_sizes):
+            groups = [frozenset().union(*groups)]
+        for group in groups:
+            ways = _over(one, group), _over(other, group)
+            if all(ways) and len({guard.compared for way in ways for guard in way}) > 1:
+                yield either(*ways)
+
+    def _apart(
+        self,
+        groups: Sequence[frozenset[int]],
+        one: Sequence[Guard],
+        other: Sequence[Guard],
+        kept: Mapping[Guard, None],
+        new_sizes: Mapping[int, int],
+    ) -> bool:
+        """Whether groups of axes change the way independently: rehearsed in turn with new sizes for about half of them,
+        so that each two come to differ both ways."""
+        for bit in range((len(groups) - 1).bit_length()):
+            for side in (0, 1):
+                new = frozenset().union(*(group for n, group in enumerate(groups) if n >> bit & 1 == side))
+                outcome = self._rehearse({axis: new_sizes[axis] for axis in new}, watched=True)
+                foretold = {*_over(other, new), *(guard for guard in one if new.isdisjoint(guard.axes))}
+                if not outcome.passed or {*self._compared(outcome)} - kept.keys() != foretold:
+                    return False
+        return True
 
     def _resolved(self, leaf: Leaf) -> Quantity:
         return computed(self.space.resolve(leaf), lambda root: root)
@@ -174,6 +214,21 @@ class Proof:
         if len(self.candidates()) == before:  # a single one, or several that only fail together
             for axis in axes:
                 self.space.reasons[axis].setdefault(_reason(outcome, next(iter(outcome.mismatches), None)))
+
+
+def _connected(guards: Iterable[Guard], axes: Iterable[int]) -> list[frozenset[int]]:
+    """Groups of axes: those that some comparison is about are in one."""
+    groups: list[frozenset[int]] = []
+    for guard in guards:
+        joined = guard.axes.intersection(axes)
+        met = [group for group in groups if not group.isdisjoint(joined)]
+        groups = [*(group for group in groups if group not in met), joined.union(*met)]
+    return [group for group in groups if group]
+
+
+def _over(guards: Iterable[Guard], axes: frozenset[int]) -> list[Guard]:
+    """The comparisons that are about some of these axes."""
+    return [guard for guard in guards if not axes.isdisjoint(guard.axes)]
 
 
 def _reason(outcome: Outcome, mismatch: Mismatch | None) -> str:

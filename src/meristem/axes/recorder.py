@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from meristem.axes.map import Cache
 from meristem.axes.operators import reshapes, short_name
-from meristem.axes.types import check_types
+from meristem.axes.types import autocast, check_types
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _HERE = os.path.dirname(__file__) + os.sep
@@ -294,7 +294,7 @@ class Recorder(TorchDispatchMode):
         site = self.site(2)
         if self.fake is not None:
             check_types(name, args)
-        result = func(*args, **kwargs)
+        result = func(*autocast(name, args), **kwargs)
         outputs = tuple(self._result_number(func, t) for t in tensors_in(result))
         self.recording.calls.append(Call(func, name, tuple(call_args), call_kwargs, outputs, site))
         return result

@@ -22,6 +22,7 @@ from meristem.axes.recorder import Call, Recorder, Recording, Ref, Site, referen
 from meristem.axes.running import run
 from meristem.axes.scalars import ArgumentPath, Scalar, factor, pairs
 from meristem.axes.solution import Literal, Solution, Value
+from meristem.axes.types import autocast
 from meristem.axes.watch import Comparisons, Watch
 
 
@@ -143,7 +144,7 @@ class _Rehearsal(Recorder):
         return tuple(self.length(dim) for dim in self.values[output].dims)
 
     def watching(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.comparisons is None else Watch(self.comparisons, self._dims)
+        return nullcontext() if self.comparisons is None else Watch(self.comparisons, self._dims, self._stack)
 
     def _dims(self, tensor: torch.Tensor) -> tuple[Expression, ...] | None:
         """What is known of a tensor of the recording, if it is as long as predicted."""
@@ -205,7 +206,7 @@ class _Rehearsal(Recorder):
             return False, None  # other weights may give another length, which says nothing about the edit
         shapes = [self.predicted(output) for output in call.outputs]
         try:
-            result = call.operator(*args, **kwargs)
+            result = call.operator(*autocast(call.name, args), **kwargs)
             if [tuple(t.shape) for t in tensors_in(result)] == shapes:
                 return True, result
         except Exception:  # whatever it is, the edit that it stands for would fail here
@@ -355,7 +356,8 @@ def rehearse(
             assert rehearsal is not None
             return Outcome((*mismatches, *rehearsal.mismatches), (*scalars, *rehearsal.scalars), None, cut=True)
         except Exception as error:  # the model's own code raised: noted, judged by the caller
-            assert rehearsal is not None, "the model could not even be set up"
+            if rehearsal is None:  # an attribute took no other number, say
+                return Outcome(tuple(mismatches), tuple(scalars), _divergence(number, 0, "", model, error))
             divergence = _divergence(number, rehearsal.index, rehearsal.last, model, error)
             return Outcome((*mismatches, *rehearsal.mismatches), (*scalars, *rehearsal.scalars), divergence)
         assert rehearsal is not None

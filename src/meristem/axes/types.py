@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 _FIRST_TWO = ("matmul", "mm", "bmm", "mv", "dot")
 _WITH_SUM = ("addmm", "baddbmm", "addbmm", "addmv")
@@ -14,6 +16,8 @@ _WITH_WEIGHT = (
     *(f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)),
 )
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_MADE_OF_OTHERS = frozenset((*_RECURRENT, "einsum"))
+"""Operators that are made of others: autocast casts only what these are given."""
 _OPERANDS: Mapping[str, slice] = {
     f"aten.{name}": which
     for names, which in (
@@ -41,11 +45,33 @@ def check_types(name: str, args: tuple[Any, ...]) -> None:
     which = _OPERANDS.get(name)
     if which is None:
         return
-    lengths_apart = name.removeprefix("aten.") in _RECURRENT  # those of packed sequences are whole numbers
-    tensors = [t for t in _tensors(args[which]) if not lengths_apart or t.is_floating_point()]
-    types = dict.fromkeys(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
+    short = name.removeprefix("aten.")
+    tensors = [t for t in _tensors(args[which]) if short not in _RECURRENT or t.is_floating_point()]  # no lengths
+    types = dict.fromkeys(_cast(t) if short in _MADE_OF_OTHERS else t.dtype for t in tensors)
     if len(types) > 1:
-        raise TypeError(f"expected operands of one type, got {' and '.join(types)}")
+        found = " and ".join(str(each).removeprefix("torch.") for each in types)
+        raise TypeError(f"expected operands of one type, got {found}")
+
+
+def _cast(tensor: Tensor) -> torch.dtype:
+    """The type that autocast gives a tensor before it is multiplied. A dispatch mode is called without autocast: the
+    state in which the model's code is has to be asked for."""
+    kind = tensor.device.type
+    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor.dtype
+    with torch._C._RestorePythonTLSSnapshot():  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def autocast(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments as autocast gives them to what an operator is made of.
+
+    Args:
+        name: the operator's, without overload.
+        args: its positional arguments.
+    """
+    made = name.removeprefix("aten.") in _MADE_OF_OTHERS
+    return tree_map_only(Tensor, lambda tensor: tensor.to(_cast(tensor)), args) if made else args
 
 
 def _tensors(items: Any) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -59,10 +60,14 @@ def check_model(axes: AxisMap, edited: Iterable[TensorLayout]) -> dict[str, Tens
 def check_sizes(axes: AxisMap, sizes: Sequence[int]) -> None:
     """Refuse sizes at which the model's code would go another way than the one that was traced.
 
+    Axes of which no unit stays go with the code that is about their sizes alone.
+
     Raises:
         EditError: names the axes and the line of code.
     """
-    guard = axes.turned(sizes)
+    gone = {axis.index for axis in axes if axis.size and not sizes[axis.index]}
+    left = replace(axes, guards=tuple(guard for guard in axes.guards if not guard.axes <= gone)) if gone else axes
+    guard = left.turned(sizes)
     if guard is None:
         return
     changes = [f"{axes.axes[i].name} with {sizes[i]} units" for i in sorted(guard.axes) if sizes[i] != axes.sizes[i]]

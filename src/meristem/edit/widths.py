@@ -8,12 +8,13 @@ change of the tree that takes away, or brings, the modules that produce the unit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from meristem.axes.expression import Concat, Expression, Leaf, Product, leaves
+from meristem.axes.guards import Guard, computed, replaced
 from meristem.axes.map import Axis, AxisMap
 from meristem.axes.module_path import within
 from meristem.edit.checks import tensors_of
@@ -158,4 +159,13 @@ def _with_axis(axes: AxisMap, opening: Opening, beside: Axis, new: Axis) -> Axis
             layouts[name] = replace(layout, dims=tuple(map(lay, layout.dims)), roles=roles)
     attributes = tuple(b if within(b.module, path) else replace(b, value=lay(b.value)) for b in axes.attributes)
     work = tuple(w if within(w.module, path) else replace(w, lengths=tuple(map(lay, w.lengths))) for w in axes.work)
-    return replace(axes, axes=(*axes.axes, new), layouts=layouts, attributes=attributes, work=work)
+    guards = tuple(g if within(g.module, path) else _relaid(g, lay) for g in axes.guards)
+    return replace(axes, axes=(*axes.axes, new), layouts=layouts, attributes=attributes, work=work, guards=guards)
+
+
+def _relaid(guard: Guard, lay: Callable[[Expression], Expression]) -> Guard:
+    """The comparison of lengths that are laid out otherwise."""
+    left, right = (
+        replaced(side, lambda leaf: computed(lay(leaf), lambda axis: axis)) for side in (guard.left, guard.right)
+    )
+    return replace(guard, left=left, right=right)

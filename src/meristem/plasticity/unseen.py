@@ -21,7 +21,8 @@ def unseen(axes: AxisMap) -> dict[str, str]:
 
     A dimension of such a parameter may be any axis of its length that the code around it sees: that of the innermost
     module around it in which there is one. What lies within one child of that module the code of the module does not
-    see.
+    see. Only whole lengths are compared: an axis that the parameter meets flattened with positions, or side by side
+    with others, is not found, as most lengths are multiples or sums of some.
     """
     if not axes.unreached:
         return {}
@@ -51,8 +52,9 @@ def leaving_out(axes: AxisMap, left: Mapping[str, str]) -> str:
     more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
     return (
         f"Plasticity leaves out {len(pairs)} of {len(axes.editable)} axes that parameters may share which no example "
-        f"reaches: {', '.join(pairs[:3])}{more}; an edit could break the code that uses them. Give it a map that was "
-        "traced with an example that reaches them, `meristem.trace(model, example, also=[(args, kwargs)])`; or, if "
+        f"reaches: {', '.join(pairs[:3])}{more}; an edit could break the code that uses them. (Axes that "
+        "such parameters meet flattened or concatenated are not told.) Give it a map that was traced with an example "
+        "that reaches them, `meristem.trace(model, example, also=[(args, kwargs)])`; or, if "
         f"nothing uses them together, name the axes: `axes={[*left][:3]}`"
     )
 
