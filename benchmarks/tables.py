@@ -203,8 +203,8 @@ def growth_quality() -> str:
     missing = f" {found['missing_runs']} runs are missing." if found["missing_runs"] else ""
     later = found.get("remeasured")
     again = (
-        f" {', '.join(later['arms'])} were measured anew on {later['date']}, on another machine ({later['cpu']}): do not "
-        "compare their seconds with those of others."
+        f" {', '.join(later['arms'])} were measured anew on {later['date']}, on another machine ({later['cpu']}): "
+        "do not compare their seconds with those of others."
         if later
         else ""
     )
@@ -222,7 +222,9 @@ def growth_quality() -> str:
         "to be read beside that. Mean ± 95 % confidence interval, of the seeds whose runs did not fail. Operations and "
         "seconds include those of growth. A newborn is inactive if at the end, on the test images, its readers see "
         "less than a thousandth of what they see of the mean unit of its axis; fixed nets: all units. "
-        f"Axes for which a method is not defined keep their small width.{missing}{again}\n\n" + picture + "\n".join(tables)
+        f"Axes for which a method is not defined keep their small width.{missing}{again}\n\n"
+        + picture
+        + "\n".join(tables)
     )
 
 
