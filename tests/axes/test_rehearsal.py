@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -154,3 +154,45 @@ def test_a_property_without_a_setter_is_no_place_for_a_number() -> None:
             assert not hasattr(self, "weight")
 
     assert meristem.trace(nn.Sequential(Given(4, 6), nn.Linear(6, 3)), torch.zeros(2, 4))["0"].editable
+
+
+class Partial(nn.Module):
+    """Changes some channels and passes on the others, and keeps how many there are of some and of all."""
+
+    def __init__(self, cut: Callable[[Tensor, int, int], Sequence[Tensor]]) -> None:
+        super().__init__()
+        self.some, self.all, self.cut = 7, 24, cut
+        self.changed, self.mixed = nn.Conv2d(7, 7, 3, padding=1), nn.Conv2d(24, 24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, last = self.cut(x, self.some, self.all)
+        if first.shape[1] == self.some:
+            return x + self.mixed(torch.cat([self.changed(first), last], 1).relu())
+        return x + self.mixed(torch.cat([first, self.changed(last)], 1).relu())
+
+
+CUTS: dict[str, Callable[[Tensor, int, int], Sequence[Tensor]]] = {
+    "some first": lambda x, some, all: x.split([some, all - some], 1),
+    "some last": lambda x, some, all: x.split([all - some, some], 1),
+    "slices": lambda x, some, all: (x[:, : all - some], x[:, all - some :]),
+    "narrowed": lambda x, some, all: (x.narrow(1, 0, some), x.narrow(1, some, all - some)),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_rest_of_what_is_split_is_computed_from_the_whole(cut: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 1), Partial(CUTS[cut]), Partial(CUTS[cut]), nn.Flatten(), nn.Linear(24 * 16, 3)
+    ).double()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    axes, before = meristem.trace(model, x), model(x)
+    stream = [axis for axis in axes.editable if axis.name.startswith("0")]
+    assert sorted(axis.size for axis in stream) == [7, 17]
+    edit = meristem.Edit(axes)
+    for axis in stream:
+        edit.permute(axis, list(reversed(range(axis.size)))).grow(axis, 2)
+    edit.commit()
+    torch.testing.assert_close(model(x), before)
+    assert {model[place].all for place in (1, 2)} == {28}
+    assert {model[place].some for place in (1, 2)} == {9}

@@ -131,6 +131,23 @@ def test_what_only_variables_hold_is_changed_itself():
     assert given["width"] == 14
 
 
+class InTuple(Net):
+    """Reads it from a dict within a tuple."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).view(-1, self.options[0]["width"]).view(-1, self.options[1][0]))
+
+
+def test_what_a_tuple_contains_is_made_anew():
+    given = ({"width": 12}, [12])
+    one, other = InTuple(given), InTuple(given)
+    grown(one)
+    assert one.options == ({"width": 14}, [14])
+    assert other.options is given
+    assert given == ({"width": 12}, [12])
+    assert runs(other)
+
+
 def test_another_model_that_holds_it_by_way_of_something_else():
     given = {"width": 12}
     one, other = Net(given), Net({"width": 12})

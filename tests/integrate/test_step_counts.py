@@ -36,7 +36,7 @@ def shared(s: int) -> float:
 
 
 class TestUpdatesUnderAConstantGradient:
-    """METHODS.md H16: in learning rates, after very many steps of the incumbents."""
+    """In learning rates, after very many steps of the incumbents."""
 
     def updates(self, integrate, count):
         run = Run(ADAM, integrate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -34,6 +35,7 @@ def work(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.heavy
 def test_ranks_replace_the_same_units_and_stay_equal(tmp_path: Path) -> None:
     mp.spawn(work, (str(tmp_path),), nprocs=2)
     (births, model, state), (others, other, memory) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ def answers(method: str) -> dict[str, Answer]:
     return {kind.name: found for part in tables() for kind, found in zip(part.kinds, part.rows[method], strict=True)}
 
 
+@pytest.mark.heavy
 def test_the_page_of_the_docs_is_what_the_code_gives():
     assert PAGE.read_text(encoding="utf-8") == methods_page(tables()), (
         "the page is out of date; write it anew: meristem methods --markdown docs/methods/axes.md"

@@ -43,6 +43,7 @@ def test_batches_are_whole_and_repeat():
     assert len(set(torch.cat(found[:2]).tolist())) == 8
 
 
+@pytest.mark.heavy
 def test_everything_runs(tmp_path):
     study = find("exchange")
     plan = study.plan("smoke", seeds=1)

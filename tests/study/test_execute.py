@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from meristem.errors import ConfigError, MeristemError
 from meristem.study.environment import machine
 from meristem.study.execute import collect, execute, require_complete
 from meristem.train.config import GrowConfig, ModelConfig, TrainConfig
 from meristem.train.experiment import carry_out
-from meristem.train.memory import Memory
 from tests.study.toys import Coin, plan
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +83,6 @@ import sys
 from pathlib import Path
 from meristem.study.execute import execute
 from meristem.train.experiment import carry_out
-from meristem.train.memory import Memory
 from tests.study.toys import Coin, plan
 
 if __name__ == "__main__":
@@ -151,19 +148,3 @@ def test_a_missing_data_set_is_told_for_each_run(tmp_path):
     missing = BASE.model_copy(update={"data": "mnist"})
     (failure,) = execute(plan(1, bad=missing), tmp_path, data_dir=tmp_path).failures
     assert str(tmp_path / "mnist.npz") in failure.error
-
-
-def test_a_log_within_a_run_does_not_lower_the_peak_of_that_run():
-    """One that trains once more at the end, with a log of its own."""
-    outer = Memory()
-    before = outer.peak()
-    if before is None:
-        pytest.skip("this system does not tell")
-    held = torch.ones(50_000_000)
-    size = held.numel() * held.element_size()
-    del held
-    inner = Memory()
-    peaks = outer.peak(), inner.peak()
-    assert None not in peaks
-    assert peaks[0] - before > 0.8 * size
-    assert peaks[0] - peaks[1] > 0.8 * size

@@ -578,6 +578,7 @@ def test_every_way_of_taking_part_begins(submission):
     assert any(contender.edits(step) for step in range(1, 21)) == (submission.start is None)
 
 
+@pytest.mark.heavy
 def test_the_page_shows_submissions_that_take_part(tmp_path):
     text = (ROOT / "docs/submit.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)

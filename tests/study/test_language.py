@@ -146,6 +146,7 @@ def test_all_arms_spend_the_same_and_end_alike(scale):
         assert ats == sorted(ats)
 
 
+@pytest.mark.heavy
 def test_it_runs(tmp_path):
     plan = find("language").plan("smoke", seeds=1)
     result = execute(plan, tmp_path, jobs=1)

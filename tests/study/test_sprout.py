@@ -153,6 +153,7 @@ def tried(level, way, number):
 NUMBERS = (4, 6, 7, 8)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("level", "way"), [("layer", Layers(grow="Firefly")), ("cell", Cells(grow="Firefly"))])
 def test_firefly_takes_the_place_where_the_loss_falls_most(level, way):
     slopes = {}
@@ -191,6 +192,7 @@ def test_parts_reach_their_number_and_in_pairs_one_more_is_exchanged(course, gro
     assert found == expected
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("level", "way"),
     [

@@ -95,6 +95,7 @@ def test_grow_everything_by_a_quarter(traced: Subject) -> None:
     assert not culprits(growth_check(lambda size: max(1, size // 4), TOLERANCE), traced, traced.axes.editable)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("what", CHECKS)
 def test_some_axes_on_their_own(traced: Subject, what: str) -> None:
     problems = {axis.name: attempt(CHECKS[what], traced, [axis]) for axis in sample(traced)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import CodeType
@@ -15,38 +16,55 @@ Path: TypeAlias = "tuple[str | int, ...]"
 _OPAQUE = (nn.Module, Tensor, type, str, bytes, int, float, complex, bool)
 
 
+def at(holder: Any, step: str | int) -> Any:
+    """What is found at one step of a path: an entry of a mapping or sequence, an attribute of anything else.
+
+    Raises:
+        AttributeError, KeyError, IndexError: there is none.
+    """
+    if isinstance(holder, Mapping):
+        return holder[step]
+    return holder[int(step)] if isinstance(holder, (list, tuple)) else getattr(holder, str(step))
+
+
 def read(holder: Any, path: Path) -> Any:
     """The value at a path; None if there is none."""
-    for step in path:
-        if isinstance(holder, (list, tuple)):
-            holder = holder[step] if isinstance(step, int) and step < len(holder) else None
-        elif isinstance(holder, Mapping):
-            holder = holder.get(step)
-        else:
-            holder = getattr(holder, str(step), None)
+    try:
+        for step in path:
+            holder = at(holder, step)
+    except (AttributeError, KeyError, IndexError, ValueError):
+        return None
     return holder
 
 
 def write(holder: Any, path: Path, value: Any) -> None:
     """Set the value at a path; tuples on the way are rebuilt."""
     step, rest = path[0], path[1:]
+    if rest:
+        value = _replaced(at(holder, step), rest, value)
     if isinstance(holder, (list, MutableMapping)):
-        if rest:
-            value = _replaced(holder[step], rest, value)  # pyright: ignore[reportArgumentType, reportCallIssue]
         holder[step] = value  # pyright: ignore[reportArgumentType, reportCallIssue]
     else:
-        setattr(holder, str(step), _replaced(getattr(holder, str(step)), rest, value) if rest else value)
+        setattr(holder, str(step), value)
 
 
 def _replaced(holder: Any, path: Path, value: Any) -> Any:
     """The holder with the value set: itself if it can be changed, a new one if it is a tuple."""
-    if not isinstance(holder, tuple):
-        write(holder, path, value)
-        return holder
-    items: list[Any] = list(holder)
-    position = int(path[0])
-    items[position] = _replaced(items[position], path[1:], value) if path[1:] else value
-    return type(holder)(*items) if hasattr(holder, "_fields") else type(holder)(items)
+    if isinstance(holder, tuple):
+        return exchanged(holder, path[0], _replaced(holder[int(path[0])], path[1:], value) if path[1:] else value)
+    write(holder, path, value)
+    return holder
+
+
+def exchanged(holder: Any, step: str | int, value: Any) -> Any:
+    """Another tuple, list, mapping or object, like this one but for one value."""
+    if isinstance(holder, tuple):
+        items: list[Any] = list(holder)
+        items[int(step)] = value
+        return holder._make(items) if hasattr(holder, "_make") else type(holder)(items)  # pyright: ignore[reportAttributeAccessIssue]
+    other = copy.copy(holder)
+    write(other, (step,), value)
+    return other
 
 
 @contextmanager

@@ -55,16 +55,16 @@ class Contractions:
 
     def next(self, call: Call) -> End | None:
         """The end of a path that the next call is; None if it contracts nothing with a parameter."""
-        weight = self._weight(call)
+        name = self._weight(call)
         used = [self._names[ref] for ref in references(call) if ref in self._names]
-        if weight is not None:
-            used.remove(weight)
-            if (len(self._layouts[weight].dims) == 2) != (call.name in _MATRICES):
-                used.append(weight)
+        if name is not None:
+            used.remove(name)
+            if (len(self._layouts[name].dims) == 2) != (call.name in _MATRICES):
+                used.append(name)
         self.others.update(used)
-        if weight is None:
+        if name is None:
             return None
-        self.ends.append(self._end(call, weight))
+        self.ends.append(self._end(call, name))
         return self.ends[-1]
 
     def _end(self, call: Call, weight: str) -> End:
@@ -82,16 +82,26 @@ class Contractions:
         return None if any(axis < 0 for axis in leaves(found)) else found
 
     def _weight(self, call: Call) -> str | None:
-        place = None if {1} != {call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)} else _WEIGHT.get(call.name)
-        if place is None or place >= len(call.args) or not isinstance(call.args[place], Ref):
-            return None
-        name = self._names.get(call.args[place].value)
+        ref = weight(call)
+        name = self._names.get(ref) if ref is not None else None
         return name if name is not None and not self._layouts[name].buffer else None
 
     def _bias(self, call: Call) -> str | None:
-        place = _BIAS.get(call.name, 2)
-        bias = call.args[place] if place < len(call.args) else call.kwargs.get("bias")
-        return self._names.get(bias.value) if isinstance(bias, Ref) and call.name not in _NO_BIAS else None
+        ref = bias(call)
+        return self._names.get(ref) if ref is not None else None
+
+
+def weight(call: Call) -> int | None:
+    """What stands where a call that contracts has its weight; None if it contracts nothing, or scales the result."""
+    place = None if {1} != {call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)} else _WEIGHT.get(call.name)
+    return call.args[place].value if place is not None and isinstance(call.args[place], Ref) else None
+
+
+def bias(call: Call) -> int | None:
+    """What a call that contracts adds to the result; None for nothing."""
+    place = _BIAS.get(call.name, 2)
+    found = call.args[place] if place < len(call.args) else call.kwargs.get("bias")
+    return found.value if isinstance(found, Ref) and call.name not in _NO_BIAS else None
 
 
 def activation(call: Call) -> int:

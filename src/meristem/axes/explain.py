@@ -9,7 +9,7 @@ from itertools import islice
 from torch import nn
 
 from meristem.axes.attributes import Path, lengths_of, lengths_of_children, mentioned, read, written
-from meristem.axes.expression import Expression, Product, size_of
+from meristem.axes.expression import Concat, Expression, Product, size_of
 from meristem.axes.map import AttributeBinding
 from meristem.axes.module_path import within
 from meristem.axes.recorder import Site, references
@@ -68,7 +68,13 @@ class Explainer:
             return True
         if self._tie(other):
             return True
-        return outcome.divergence is not None and self._explain_divergence(outcome.divergence)
+        learned = [self._bind_whole(literal) for _, literal in other]
+        if any(learned):
+            return True
+        if outcome.divergence is not None and self._explain_divergence(outcome.divergence):
+            return True
+        learned = [self._reject_whole(literal) for _, literal in other]
+        return any(learned)
 
     def _bind_facts(self) -> None:
         """PyTorch's own layers keep lengths under the operator's argument names."""
@@ -136,17 +142,34 @@ class Explainer:
             self.bindings.pop(wrong, None)
             self._wrong.add((self.space.resolve(literal.value), *wrong))
 
+    def _reject_whole(self, literal: Literal) -> bool:
+        """A longer length was bound because of the number, and still it is not what was foretold: unbind it."""
+        held = self.bindings.get(self._tried.get(_key(literal), ("", ())))
+        if held is None or self.space.size(held) == self.space.size(literal.value):
+            return False
+        module, path = self._tried.pop(_key(literal))
+        del self.bindings[module, path]
+        self._wrong.add((self.space.resolve(held), module, path))
+        return True
+
     def _new_size(self, value: Expression) -> int:
         """The size of a length in the last rehearsal."""
         return size_of(self.space.resolve(value), self._sizes)
 
     def _bind_whole(self, literal: Literal) -> bool:
-        """The code computes the number from a longer length that an attribute holds, half of all channels say."""
+        """The code computes the number from a longer length that an attribute holds, half of all channels say; or from
+        that and what else it consists of."""
         call, values = self.solution.recordings[literal.recording].calls[literal.call], self.solution.values
         roots = self.space.roots(literal.value)
         operands = [values[literal.recording][n] for n in references(call) if n in values[literal.recording]]
         wholes = [dim for value in operands for dim in value.dims if roots & self.space.roots(dim)]
-        learned = [self._bind_constant(call.site, replace(literal, value=whole)) for whole in wholes]
+        parts = [part for whole in map(self.space.resolve, wholes) if isinstance(whole, Concat) for part in whole.parts]
+        rest = [part for part in parts if not roots & self.space.roots(part)]
+        return self._bind_any(call.site, literal, wholes) or self._bind_any(call.site, literal, rest)
+
+    def _bind_any(self, site: Site, literal: Literal, lengths: Iterable[Expression]) -> bool:
+        """Bind attributes that hold any of these lengths because of a number that is computed from them."""
+        learned = [self._bind_constant(site, replace(literal, value=length)) for length in lengths]
         return any(learned)
 
     def _bind_alike(self, literal: Literal, distance: int, path: Path) -> bool:

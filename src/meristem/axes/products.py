@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meristem.axes.contracted import bias, weight
 from meristem.axes.entries import Chain, Entries, Held, Name, Site, Sum, expanded, joined, note
 from meristem.axes.expression import leaves
 from meristem.axes.map import TensorLayout
@@ -28,11 +29,11 @@ _FACTORS = {
 }  # fmt: skip
 """Products of two activations: where they stand among the arguments."""
 _MADE = {
-    "aten.linear": (1, 0, -1), "aten.conv1d": (1, 0, 1), "aten.conv2d": (1, 0, 1), "aten.conv3d": (1, 0, 1),
-    "aten.matmul": (1, -1, -1), "aten.mm": (1, -1, -1), "aten.addmm": (2, -1, -1), "aten.embedding": (0, -1, -1),
+    "aten.linear": (0, -1), "aten.conv1d": (0, 1), "aten.conv2d": (0, 1), "aten.conv3d": (0, 1),
+    "aten.matmul": (-1, -1), "aten.mm": (-1, -1), "aten.addmm": (-1, -1), "aten.embedding": (-1, -1),
 }  # fmt: skip
-"""What weights make: where the weight stands, which dimension of it produces, and which dimension of the result."""
-_BIAS = {"aten.linear": 2, "aten.conv1d": 2, "aten.conv2d": 2, "aten.conv3d": 2, "aten.addmm": 0}
+"""What weights make: which dimension of the weight produces, and which dimension of the result."""
+_MATRICES = {"aten.matmul", "aten.mm", "aten.addmm"}
 _LINEAR = {"aten.neg", "aten.dropout", "aten.feature_dropout", "aten.to", "aten._to_copy", "aten.type_as", "aten.float",
            "aten.half"}  # fmt: skip
 _TOGETHER = {"aten.cat", "aten.stack", "aten.repeat", "aten.repeat_interleave", "aten.flip", "aten.roll"}
@@ -153,26 +154,25 @@ class Products:
         """What a weight makes of an activation."""
         if call.name == "aten.einsum":
             return self._made_by_einsum(call)
-        at = _MADE.get(call.name)
-        if at is None or at[0] >= len(call.args) or {1} != {call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)}:
+        place = call.args[0].value if call.name == "aten.embedding" else weight(call)
+        held = self._sums.get(place) if place is not None else None
+        if call.name not in _MADE or place is None or held is None or not held.static:
             return False
-        weight = self._sums.get(call.args[at[0]].value)
-        given = [ref for ref in references(call) if ref != call.args[at[0]].value]
-        bias = self._bias(call)
-        if weight is None or not weight.static:
+        rank = len(self._recording.shapes[place])
+        if call.name in _MATRICES and rank != 2:
             return False
-        rank = len(self._recording.shapes[call.args[at[0]].value])
-        if call.name in ("aten.matmul", "aten.mm", "aten.addmm") and rank != 2:
-            return False
-        found = self._laid(call.outputs[0], weight, {at[1] % rank: at[2]})
-        if bias is not None:
-            given.remove(bias)
-            other = self._sums.get(bias)
-            if other is None or not other.static or len(self._recording.shapes[bias]) != 1:
+        produces, to = _MADE[call.name]
+        found = self._laid(call.outputs[0], held, {produces % rank: to})
+        given = [ref for ref in references(call) if ref != place]
+        added = bias(call) if call.name != "aten.embedding" else None
+        if added is not None:
+            given.remove(added)
+            other = self._sums.get(added)
+            if other is None or not other.static or len(self._recording.shapes[added]) != 1:
                 return False
-            found += self._laid(call.outputs[0], other, {0: at[2]})
+            found += self._laid(call.outputs[0], other, {0: to})
         self._escape(given)
-        return self._hold(call.outputs[0], Sum(found, weight.chain))
+        return self._hold(call.outputs[0], Sum(found, held.chain))
 
     def _made_by_einsum(self, call: Call) -> bool:
         refs = [item.value for item in call.args[1]]
@@ -181,12 +181,12 @@ class Products:
         if len(refs) != 2 or len(static) != 1:
             return False
         inputs, output = letters_of(call.args[0], [len(self._recording.shapes[ref]) for ref in refs])
-        weight, own = held[static[0]], inputs[static[0]]
-        assert weight is not None
+        fixed, own = held[static[0]], inputs[static[0]]
+        assert fixed is not None
         kept = {dim: output.index(letter) for dim, letter in enumerate(own) if letter in output}
-        found = self._laid(call.outputs[0], weight, kept)
+        found = self._laid(call.outputs[0], fixed, kept)
         self._escape([refs[1 - static[0]]])
-        return self._hold(call.outputs[0], Sum(found, weight.chain))
+        return self._hold(call.outputs[0], Sum(found, fixed.chain))
 
     def _laid(self, out: int, weight: Sum, kept: Mapping[int, int]) -> tuple[tuple[Entries, ...], ...]:
         """A weight's terms in what it makes: dimensions of the weight become dimensions of the result; others are
@@ -210,13 +210,6 @@ class Products:
                 found.append(Entries.laid(entries.name, entries.length, shape, strides, int(offset)))
             terms.append(tuple(found))
         return tuple(terms)
-
-    def _bias(self, call: Call) -> int | None:
-        place = _BIAS.get(call.name)
-        if place is None:
-            return None
-        bias = call.args[place] if place < len(call.args) else call.kwargs.get("bias")
-        return bias.value if isinstance(bias, Ref) else None
 
     def _met(self, call: Call, refs: Sequence[int]) -> bool:
         """Terms are added, multiplied or put side by side."""

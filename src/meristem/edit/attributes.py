@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from meristem.axes.attributes import Path, at, exchanged
 from meristem.axes.expression import leaves, size_of
 from meristem.axes.map import AttributeBinding, AxisMap
 from meristem.edit.journal import SetAttribute, SetItem, Step
 from meristem.edit.modules import modules_of
-from meristem.edit.unshare import Copies, Path, read_at, unshared
+from meristem.edit.unshare import Copies, unshared
 from meristem.errors import StaleMapError
 
 
@@ -28,7 +29,7 @@ def check_attributes(model: nn.Module, bindings: Iterable[AttributeBinding], siz
         try:
             value: Any = modules[binding.module]
             for key in binding.path:
-                value = read_at(value, key)
+                value = at(value, key)
         except (AttributeError, KeyError, IndexError):
             raise StaleMapError(
                 f"the attribute {_where(model, binding)} no longer exists; trace the model again"
@@ -60,7 +61,7 @@ def attribute_steps(
     pending: dict[tuple[int, str | int], tuple[Any, str | int, Any, Any]] = {}
     for module, binding in places:
         owner, key, rest = _slot(module, binding.path, copies)
-        old = read_at(owner, key)
+        old = at(owner, key)
         current = pending.get((id(owner), key), (owner, key, old, old))[3]
         pending[id(owner), key] = (owner, key, old, _rebuilt(current, rest, size_of(binding.value, sizes)))
     return [*copies.steps, *(_step(owner, key, old, new) for owner, key, old, new in pending.values())]
@@ -69,14 +70,14 @@ def attribute_steps(
 def replaced_at(owner: Any, path: Path, value: Any) -> Step:
     """A step that sets what a path leads to; tuples on the way are rebuilt."""
     owner, key, rest = _slot(owner, path, Copies())
-    old = read_at(owner, key)
+    old = at(owner, key)
     return _step(owner, key, old, _rebuilt(old, rest, value))
 
 
 def _slot(owner: Any, path: Path, copies: Copies) -> tuple[Any, str | int, Path]:
     """The last mutable object on a path, the key in it, and the rest of the path, which leads through tuples."""
     for depth, key in enumerate(path):
-        value = read_at(owner, key)
+        value = at(owner, key)
         if depth == len(path) - 1 or isinstance(value, tuple):
             return owner, key, path[depth + 1 :]
         owner = copies.of(value)
@@ -84,11 +85,8 @@ def _slot(owner: Any, path: Path, copies: Copies) -> tuple[Any, str | int, Path]
 
 
 def _rebuilt(value: Any, path: Path, new: Any) -> Any:
-    if not path:
-        return new
-    position = int(path[0])
-    entries = [*value[:position], _rebuilt(value[position], path[1:], new), *value[position + 1 :]]
-    return value._make(entries) if hasattr(value, "_make") else type(value)(entries)
+    """What replaces a value in which something changes; nothing is changed in place."""
+    return exchanged(value, path[0], _rebuilt(at(value, path[0]), path[1:], new)) if path else new
 
 
 def _step(owner: Any, key: str | int, old: Any, new: Any) -> Step:

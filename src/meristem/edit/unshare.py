@@ -11,29 +11,21 @@ import copy
 import gc
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from meristem.axes.attributes import Path, at
 from meristem.edit.heap import PASSING
 from meristem.edit.journal import SetItem, Step
 from meristem.errors import EditError
-
-Path: TypeAlias = "tuple[str | int, ...]"
 
 _ENDS = (*PASSING, type, types.ModuleType, types.CodeType, Tensor)
 """What nothing is followed through: it comes and goes, is everybody's, or holds no lengths."""
 
 _UNTRACKED = (dict, tuple)
 """What the garbage collector leaves alone as soon as it has seen that there are only numbers and the like in it."""
-
-
-def read_at(owner: Any, key: str | int) -> Any:
-    """What is found at one step of a path: an entry of a mapping or sequence, an attribute of anything else."""
-    if isinstance(owner, Mapping):
-        return owner[key]
-    return owner[int(key)] if isinstance(owner, (list, tuple)) else getattr(owner, str(key))
 
 
 class Copies:
@@ -95,7 +87,7 @@ def _holders_on(owner: Any, path: Path) -> Iterator[Any]:
     A path that leads nowhere ends where it does."""
     for key in path[:-1]:
         try:
-            owner = read_at(owner, key)
+            owner = at(owner, key)
         except (AttributeError, KeyError, IndexError, TypeError):
             return
         if isinstance(owner, tuple):
