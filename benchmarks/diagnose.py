@@ -1,9 +1,9 @@
-"""What a `Monitor` costs: `python -m benchmarks.diagnose`, about three minutes, one thread.
+"""What a `Monitor` costs: `python -m benchmarks.diagnose`, about seven minutes, one thread.
 
 A net with newborns, so that cohorts are compared, takes ten steps with a monitor that samples one of them, and ten
 without, in turn; it is the same net, since two copies of one differ by some percent. Wall time, and the CPU time of the
 process, which other processes on the machine disturb less; and the cost of a sample alone, as the difference between
-the steps of one side. A sample costs about a millisecond however small the net is, so the smallest one shows where that
+the steps of one side. A sample costs a millisecond or two however small the net is: the smallest shows where that
 weighs most. A monitor makes records of several samples at once, so times are means over as many turns, and medians of
 these.
 """
@@ -190,7 +190,7 @@ def timed(job: Callable[[], None]) -> tuple[float, float]:
 def main() -> None:
     """Measure and write results/diagnose.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="time for each of the cases")
+    parser.add_argument("--seconds", type=float, default=75.0, help="time for each of the cases")
     parser.add_argument("--cases", nargs="*", choices=list(CASES), help="only these; nothing is written")
     chosen = parser.parse_args()
     torch.set_num_threads(1)

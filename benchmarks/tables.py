@@ -145,7 +145,7 @@ def diagnose() -> str:
     ]
     return (
         "## The monitor\n\nTraining with a `Monitor` that samples one step in ten against training without (aim: at "
-        "most 1.02): by wall time, by CPU time, and by the time of a sample alone. A sample costs about a millisecond "
+        "most 1.02): by wall time, by CPU time, and by the time of a sample alone. A sample costs a millisecond or two "
         "however small the net, which the smallest one notices; `every=` makes it rarer.\n\n"
         + table(["case", "units", "wall time", "CPU time", "sample alone"], rows)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from meristem.axes.expression import units_along
+from meristem.axes.expression import Leaf, units_along
 from meristem.axes.map import Axis, AxisMap, Place, Role
 from meristem.signals.view import View
 
@@ -42,8 +42,12 @@ def sum_by_unit(values: Tensor, axes: AxisMap, axis: Axis, place: Place) -> Tens
 
     Returns:
         shape (axis.size,), dtype and device of `values`; indices that belong to no unit of the axis are left out.
+        The values themselves where every index is a unit.
     """
-    units = units_along(place.layout.dims[place.dim], axis.index, axes.sizes).to(values.device)
+    length = place.layout.dims[place.dim]
+    if length == Leaf(axis.index):
+        return values
+    units = units_along(length, axis.index, axes.sizes).to(values.device)
     sums = values.new_zeros(axis.size + 1)
     return sums.index_add(0, torch.where(units < 0, axis.size, units), values)[:-1]
 
