@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 WORKERS ?= 2
 STUDIES ?= stability continual expansion bottleneck tabular reinforcement exchange language grid
 
-.PHONY: help demo test heavy check format docs zoo axes bench quality pruning studies results figure clean
+.PHONY: help demo test heavy check format docs zoo families axes bench quality pruning studies results figure clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -47,6 +47,9 @@ docs: $(VENV)/ready-dev ## the documentation, in docs/_build/index.html
 
 zoo: $(VENV)/ready-test ## regenerate the report on what can be edited in which model
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.report
+
+families: $(VENV)/ready-test ## judge the smallest model of every family of timm; takes half an hour
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.families
 
 axes: $(VENV)/ready-test ## judge every axis of every model of the zoo on its own; takes hours
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.zoo.every_axis
