@@ -61,11 +61,17 @@ def test_a_step_that_records_statistics_is_counted_by_itself():
     assert [e.flops for e in log.finish(0, {}).evaluations][0:2] == [FLOPS, 3 * FLOPS]
 
 
-def test_memory_grows_with_what_is_held():
+def begun() -> tuple[Memory, int]:
+    """A reading of memory, and where it stands."""
     memory = Memory()
     before = memory.peak()
     if before is None:
         pytest.skip("this system does not tell")
+    return memory, before
+
+
+def test_memory_grows_with_what_is_held():
+    memory, before = begun()
     held = torch.ones(50_000_000)
     after = memory.peak()
     assert after is not None
@@ -102,10 +108,7 @@ def test_newborns_are_watched_for_the_figures_and_cost_no_operations():
 
 def test_a_log_within_a_run_does_not_lower_the_peak_of_that_run():
     """One that trains once more at the end, with a log of its own."""
-    outer = Memory()
-    before = outer.peak()
-    if before is None:
-        pytest.skip("this system does not tell")
+    outer, before = begun()
     held = torch.ones(50_000_000)
     size = held.numel() * held.element_size()
     del held

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from .judge import attempt, comparable, culprits, growth_check, half, permutation_check, prune_check, subject
+from .judge import attempt, growth_check, half, permutation_check, prune_check, subject, together
 from .models import ROWS
 
 CHECKS = {
@@ -44,9 +44,7 @@ def main() -> None:
         axes, problems = traced.axes.editable, {}
         for what, check in CHECKS.items():
             if options.together:
-                exact = [axis for axis in axes if axis.exact]
-                found = culprits(check, traced, axes) | culprits(check, traced, comparable(axes))
-                found |= culprits(check, traced, exact)
+                found = together(check, traced)
             else:
                 found = {axis.name: attempt(check, traced, [axis]) for axis in axes}
             problems |= {f"{what}: {name}": problem for name, problem in found.items() if problem}

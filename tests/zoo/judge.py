@@ -245,3 +245,12 @@ def culprits(check: Check, subject: Subject, axes: Sequence[Axis]) -> dict[str, 
     middle = len(axes) // 2
     found = culprits(check, subject, axes[:middle]) | culprits(check, subject, axes[middle:])
     return found or {" with ".join(axis.name for axis in axes): problem}
+
+
+def together(check: Check, subject: Subject) -> dict[str, str]:
+    """The culprits where all axes are edited at once, and all of those whose answers are compared."""
+    axes = subject.axes.editable
+    exact = [axis for axis in axes if axis.exact]
+    return {
+        who: why for group in (axes, comparable(axes), exact) for who, why in culprits(check, subject, group).items()
+    }

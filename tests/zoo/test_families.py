@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from meristem.axes.map import Axis
+
 from . import families
+from .judge import Subject
 
 
 def test_a_model_is_judged_at_the_first_size_that_it_takes() -> None:
@@ -16,18 +21,24 @@ def test_a_model_is_judged_at_the_first_size_that_it_takes() -> None:
 
 
 def test_what_goes_wrong_is_told_with_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "permutation_check", lambda subject, axes: "wrong" if len(axes) == 1 else None)
-    monkeypatch.setattr(families, "growth_check", lambda count, tolerance: lambda subject, axes: "drifts")
-    subject = families.subject(families.fitting("test_resnet"))
-    found = families.problems(subject)
-    assert set(found.values()) == {"drifts"}
-    assert {where.partition(": ")[0] for where in found} == {"grow by 1"}
+    traced = families.subject(families.fitting("test_resnet"))
+    culprit = traced.axes.editable[1].name
+
+    def bad(subject: Subject, axes: Sequence[Axis]) -> str | None:
+        return "drifts" if culprit in {axis.name for axis in axes} else None
+
+    monkeypatch.setitem(families.CHECKS, "grow by 1", bad)
+    assert families.problems(traced) == {f"grow by 1: {culprit}": "drifts"}
+
+
+def test_what_is_too_large_is_an_entry() -> None:
+    assert "413 M" in families.asked("deepseek_vit_412m", 413e6)["error"]
 
 
 def test_the_page_counts_what_was_judged() -> None:
     right = {
         "family": "a", "name": "a1", "size": 64, "parameters": 2e6, "editable": 3, "changeable_share": 1.0,
-        "problems": {}, "frozen_parameters": {}, "trace_seconds": 1.0,
+        "problems": {}, "frozen_parameters": {},
     }  # fmt: skip
     wrong = right | {"family": "b", "problems": {"reorder: x": "changes | by 1"}, "changeable_share": 0.5}
     wrong["frozen_parameters"] = {"the code fixes it": 1_000_000}

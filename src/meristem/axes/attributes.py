@@ -13,6 +13,9 @@ from torch import Tensor, nn
 Path: TypeAlias = "tuple[str | int, ...]"
 """How to reach a value from a module: attribute names, positions in tuples and lists, keys of dictionaries."""
 
+ABSENT = (AttributeError, LookupError, TypeError, ValueError)
+"""What looking for something along a path raises where there is nothing, or something of another kind."""
+
 _OPAQUE = (nn.Module, Tensor, type, str, bytes, int, float, complex, bool)
 
 
@@ -20,7 +23,7 @@ def at(holder: Any, step: str | int) -> Any:
     """What is found at one step of a path: an entry of a mapping or sequence, an attribute of anything else.
 
     Raises:
-        AttributeError, KeyError, IndexError: there is none.
+        one of `ABSENT`: there is nothing.
     """
     if isinstance(holder, Mapping):
         return holder[step]
@@ -32,7 +35,7 @@ def read(holder: Any, path: Path) -> Any:
     try:
         for step in path:
             holder = at(holder, step)
-    except (AttributeError, KeyError, IndexError, ValueError):
+    except ABSENT:
         return None
     return holder
 

@@ -19,7 +19,7 @@ _WEIGHT = {
 
 _INPUT = {"aten.addmm": 1}
 _BIAS = {"aten.addmm": 0}
-_NO_BIAS = {"aten.matmul", "aten.mm"}
+_ADDS_NOTHING = {"aten.matmul", "aten.mm"}
 _MATRICES = {"aten.linear", "aten.addmm", "aten.matmul", "aten.mm"}
 """Their weights have two dimensions; those of convolutions have more."""
 _TRANSPOSED = {
@@ -98,10 +98,12 @@ def weight(call: Call) -> int | None:
 
 
 def bias(call: Call) -> int | None:
-    """What a call that contracts adds to the result; None for nothing."""
+    """What a call that contracts adds to the result; None for nothing, and for any other call."""
+    if call.name not in _WEIGHT or call.name in _ADDS_NOTHING:
+        return None
     place = _BIAS.get(call.name, 2)
     found = call.args[place] if place < len(call.args) else call.kwargs.get("bias")
-    return found.value if isinstance(found, Ref) and call.name not in _NO_BIAS else None
+    return found.value if isinstance(found, Ref) else None
 
 
 def activation(call: Call) -> int:

@@ -71,10 +71,7 @@ class Explainer:
         learned = [self._bind_whole(literal) for _, literal in other]
         if any(learned):
             return True
-        if outcome.divergence is not None and self._explain_divergence(outcome.divergence):
-            return True
-        learned = [self._reject_whole(literal) for _, literal in other]
-        return any(learned)
+        return outcome.divergence is not None and self._explain_divergence(outcome.divergence)
 
     def _bind_facts(self) -> None:
         """PyTorch's own layers keep lengths under the operator's argument names."""
@@ -141,16 +138,6 @@ class Explainer:
         if wrong is not None:
             self.bindings.pop(wrong, None)
             self._wrong.add((self.space.resolve(literal.value), *wrong))
-
-    def _reject_whole(self, literal: Literal) -> bool:
-        """A longer length was bound because of the number, and still it is not what was foretold: unbind it."""
-        held = self.bindings.get(self._tried.get(_key(literal), ("", ())))
-        if held is None or self.space.size(held) == self.space.size(literal.value):
-            return False
-        module, path = self._tried.pop(_key(literal))
-        del self.bindings[module, path]
-        self._wrong.add((self.space.resolve(held), module, path))
-        return True
 
     def _new_size(self, value: Expression) -> int:
         """The size of a length in the last rehearsal."""

@@ -164,7 +164,7 @@ class Products:
         produces, to = _MADE[call.name]
         found = self._laid(call.outputs[0], held, {produces % rank: to})
         given = [ref for ref in references(call) if ref != place]
-        added = bias(call) if call.name != "aten.embedding" else None
+        added = bias(call)
         if added is not None:
             given.remove(added)
             other = self._sums.get(added)

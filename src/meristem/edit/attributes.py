@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from meristem.axes.attributes import Path, at, exchanged
+from meristem.axes.attributes import ABSENT, Path, at, exchanged
 from meristem.axes.expression import leaves, size_of
 from meristem.axes.map import AttributeBinding, AxisMap
 from meristem.edit.journal import SetAttribute, SetItem, Step
@@ -30,7 +30,7 @@ def check_attributes(model: nn.Module, bindings: Iterable[AttributeBinding], siz
             value: Any = modules[binding.module]
             for key in binding.path:
                 value = at(value, key)
-        except (AttributeError, KeyError, IndexError):
+        except ABSENT:
             raise StaleMapError(
                 f"the attribute {_where(model, binding)} no longer exists; trace the model again"
             ) from None

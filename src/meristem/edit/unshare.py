@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meristem.axes.attributes import Path, at
+from meristem.axes.attributes import ABSENT, Path, at
 from meristem.edit.heap import PASSING
 from meristem.edit.journal import SetItem, Step
 from meristem.errors import EditError
@@ -88,7 +88,7 @@ def _holders_on(owner: Any, path: Path) -> Iterator[Any]:
     for key in path[:-1]:
         try:
             owner = at(owner, key)
-        except (AttributeError, KeyError, IndexError, TypeError):
+        except ABSENT:
             return
         if isinstance(owner, tuple):
             return

@@ -42,7 +42,7 @@ _BLOCK = 32
 """How many columns of the candidate gradient are computed at once where they are computed one by one."""
 
 _ALIGNED = 16
-"""Rows of M begin at multiples of so many entries: a product that is written to such places is a sixth faster."""
+"""Rows of M begin at multiples of so many entries: products are written faster to such places."""
 
 
 def fan_in_gradient(
